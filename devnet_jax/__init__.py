@@ -1,0 +1,18 @@
+"""Explainable deep few-shot anomaly detection with deviation networks, in JAX and Flax."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devnet_jax.detector import Detector
+
+__all__ = ["Detector", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # JAX is imported with the first use, so that `--help` and the reading of settings are quick.
+    if name == "Detector":
+        from devnet_jax.detector import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

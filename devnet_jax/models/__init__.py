@@ -1,0 +1,25 @@
+"""The deviation network and its weights."""
+
+from devnet_jax.models.deviation_network import (
+    BACKBONES,
+    DeviationNetwork,
+    check_n_scales,
+    feature_size,
+    max_n_scales,
+)
+from devnet_jax.models.pretrained import (
+    from_torch_state_dict,
+    load_pretrained,
+    to_torch_state_dict,
+)
+
+__all__ = [
+    "BACKBONES",
+    "DeviationNetwork",
+    "check_n_scales",
+    "feature_size",
+    "from_torch_state_dict",
+    "load_pretrained",
+    "max_n_scales",
+    "to_torch_state_dict",
+]

@@ -1,0 +1,40 @@
+"""Brain MRI images for tumour detection, as published on Kaggle: `no/` and `yes/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devnet_jax.data.builders.anomaly_dataset import (
+    ANOMALY,
+    GOOD,
+    NORMAL,
+    AnomalyDatasetBuilder,
+    RawExample,
+    list_files,
+)
+from devnet_jax.errors import UserError
+
+
+class BrainMri(AnomalyDatasetBuilder):
+    """Slices of brain scans, 98 without (`no`) and 155 with a tumour (`yes`)."""
+
+    name = "brain_mri"
+    LAYOUT = (
+        "no/ and yes/, as unpacked from"
+        " https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
+    )
+
+    @classmethod
+    def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
+        if not (folder / "no").is_dir() and (folder / "brain_tumor_dataset").is_dir():
+            folder = folder / "brain_tumor_dataset"  # so nested in the published archive
+        examples = []
+        for name, label, defect in (("no", NORMAL, GOOD), ("yes", ANOMALY, "tumor")):
+            images = list_files(folder / name)
+            if not images:
+                raise UserError(f"no images in '{folder / name}': expected {cls.LAYOUT}")
+            examples += [
+                RawExample(image.relative_to(folder).as_posix(), label, defect, image)
+                for image in images
+            ]
+        return examples

@@ -1,0 +1,76 @@
+"""A data set that needs no download: drawn surfaces and defects, for a first run and for tests."""
+
+from __future__ import annotations
+
+import functools
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from devnet_jax.data.builders import texture_defects, textures
+from devnet_jax.data.builders.anomaly_dataset import (
+    ANOMALY,
+    GOOD,
+    NORMAL,
+    AnomalyDatasetBuilder,
+    Produced,
+    RawExample,
+)
+
+SEED = 2108_00462
+N_TRAIN_NORMAL = 100
+N_TEST_NORMAL = 40
+N_PER_DEFECT = 12
+
+
+class SyntheticTextures(AnomalyDatasetBuilder):
+    """Drawn surfaces, 140 good and 12 of each of six defects, with pixel masks: 256×256 PNG."""
+
+    name = "synthetic_textures"
+    CATEGORIES = tuple(textures.FAMILIES)
+    NEEDS_FOLDER = False
+
+    @classmethod
+    def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
+        assert category is not None
+        classes = [("train", GOOD, N_TRAIN_NORMAL), ("test", GOOD, N_TEST_NORMAL)]
+        classes += [("test", defect, N_PER_DEFECT) for defect in texture_defects.DEFECTS]
+        examples = []
+        for split, defect, count in classes:
+            for number in range(count):
+                stem = f"{split}/{defect}/{number:03d}"
+                draw = functools.partial(_draw, category, stem, defect)
+                examples.append(
+                    RawExample(
+                        path=f"{stem}.png",
+                        label=NORMAL if defect == GOOD else ANOMALY,
+                        defect=defect,
+                        image=Produced(functools.partial(draw, mask=False)),
+                        mask=None if defect == GOOD else Produced(functools.partial(draw, mask=True)),
+                        split=split,
+                    )
+                )
+        return examples
+
+    @classmethod
+    def state(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
+        """The drawing code stands in for raw files: when it changes, so do the pictures."""
+        for module in (__file__, textures.__file__, texture_defects.__file__):
+            yield Path(module).read_text()
+
+
+def _draw(category: str, stem: str, defect: str, mask: bool) -> bytes:
+    """The PNG of a picture or of its defect's mask; seeded by its name, whatever the order."""
+    rng = np.random.default_rng([SEED, zlib.crc32(f"{category}/{stem}".encode())])
+    surface = textures.draw_surface(category, rng)
+    region = None
+    if defect != GOOD:
+        surface, region = texture_defects.draw_defect(defect, surface, rng)
+    pixels = region.astype(np.uint8) * 255 if mask else textures.photograph(surface, rng)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

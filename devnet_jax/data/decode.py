@@ -1,0 +1,269 @@
+"""Image files' bytes → pixels, by content, for every type that Pillow opens and for `.npy` arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from devnet_jax.errors import UserError
+
+_NPY_MAGIC = b"\x93NUMPY"
+# Content that begins like one of these and yet cannot be opened is a damaged image, not
+# some other kind of file.
+_KNOWN_BEGINNINGS = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP",
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class NotAnImageError(UserError):
+    """The content is not empty, and of no image type known to Pillow or NumPy."""
+
+
+class Images(Protocol):
+    """Where image bytes come from: what `load_images` needs of a data source."""
+
+    def image_bytes(self, i: int) -> bytes: ...
+    def image_name(self, i: int) -> str: ...
+
+
+def decode_image(data: bytes, path: str) -> np.ndarray:
+    """Decodes an image to the RGB that a viewer shows: uint8 [H, W, 3].
+
+    The type is told by the content. EXIF orientation is applied, transparency is laid over
+    white (as most viewers do), an animation gives its first frame, greyscale of 16 bits is
+    scaled (not clipped) to 8, floats are read in [0, 1]; colour profiles are not applied.
+    An `.npy` array is H×W, H×W×1 or H×W×C with C ≥ 3, of which the first three are taken.
+
+    Args:
+      data: the file's bytes.
+      path: the file's name, for messages.
+
+    Raises:
+      NotAnImageError: the content is of no image type.
+      UserError: the file is empty, damaged, too large, or of values that have no meaning here.
+    """
+    return _array_to_rgb(_pixels(data, path, background="white"), path)
+
+
+def decode_mask(data: bytes, path: str) -> np.ndarray:
+    """Decodes a defect mask to bool [H, W], True on the defect.
+
+    Defect is what lies above half of the value range; in a mask that never gets there (classes
+    numbered 0, 1, 2, …) it is what differs from 0. Transparent pixels are no defect.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    pixels = _pixels(data, path, background="black")
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3].max(axis=-1)
+    if pixels.dtype == bool:
+        return pixels
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1.0
+    return pixels > (full / 2 if pixels.max() > full / 2 else 0)
+
+
+def load_image(data: bytes, path: str, image_size: int) -> np.ndarray:
+    """Decodes and resizes an image: uint8 [S, S, 3], S = image_size.
+
+    Bilinear with antialiasing, as torchvision resizes Pillow images; the aspect ratio is not
+    kept.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    image = Image.fromarray(decode_image(data, path))
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+def load_mask(data: bytes, path: str, image_size: int) -> np.ndarray:
+    """Decodes and resizes a defect mask to the nearest pixel: bool [S, S], S = image_size.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    mask = Image.fromarray(decode_mask(data, path).astype(np.uint8))
+    return np.asarray(mask.resize((image_size, image_size), Image.Resampling.NEAREST)) > 0
+
+
+def load_images(
+    source: Images, indices: Sequence[int], image_size: int, description: str = "decoding images"
+) -> np.ndarray:
+    """Loads many images on all cores: uint8 [N, S, S, 3], in the order of `indices`.
+
+    Raises:
+      UserError: as `decode_image`, for the first image that cannot be decoded.
+    """
+    images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+
+    def load(i: int) -> np.ndarray:
+        return load_image(source.image_bytes(i), source.image_name(i), image_size)
+
+    for n, image in enumerate(map_in_threads(load, indices, description)):
+        images[n] = image
+    return images
+
+
+def map_in_threads(function: Callable[[T], R], items: Iterable[T], description: str) -> Iterator[R]:
+    """Yields function(item) in order, computed by a thread a core, with a bar on a terminal.
+
+    The first error in the items' order is raised, and what has not begun by then never will.
+    """
+    items = list(items)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(cores or 1)
+    try:
+        # disable=None shows the bar on a terminal only.
+        yield from tqdm(
+            pool.map(function, items),
+            total=len(items),
+            desc=description,
+            unit=" images",
+            leave=False,
+            disable=None,
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels(data: bytes, path: str, background: str) -> np.ndarray:
+    """[H, W] or [H, W, C] of bool, uint8, uint16 or floats; colours and 8 bits as uint8 RGB."""
+    if data.startswith(_NPY_MAGIC):
+        return _read_npy(data, path)
+    image = _open(data, path)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _wide_array(image, path)
+    try:
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise UserError(
+            f"image '{path}' has the colour mode {image.mode}, which cannot be shown as RGB:"
+            " save it as an RGB or greyscale image"
+        ) from error
+
+
+def _open(data: bytes, path: str) -> Image.Image:
+    """The first frame, fully decoded and upright."""
+    if not data:
+        raise UserError(f"image '{path}' is empty (0 bytes): restore or remove it")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
+        image.load()
+    except UnidentifiedImageError as error:
+        if data.startswith(_KNOWN_BEGINNINGS):
+            raise UserError(f"image '{path}' is damaged: restore or remove it") from error
+        raise NotAnImageError(
+            f"'{path}' is no image of a known type: convert it to PNG or remove it"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"image '{path}' has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+            " that are read: make it smaller or cut it"
+        ) from error
+    except Exception as error:  # decoders raise almost anything on damaged data
+        raise UserError(
+            f"image '{path}' is truncated or damaged ({_one_line(error)}): restore or remove it"
+        ) from error
+    # Unreadable EXIF data is no reason to refuse a picture that every viewer shows.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    # EPS is a program, not a picture: Pillow would run Ghostscript on it.
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
+def _wide_array(image: Image.Image, path: str) -> np.ndarray:
+    """Greyscale of more than 8 bits: uint16 or float [H, W]."""
+    array = np.asarray(image)
+    if image.mode != "I":
+        return array if image.mode == "F" else array.astype(np.uint16)
+    # Pillow's 32-bit integers hold 16-bit data of several file types.
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise UserError(
+            f"image '{path}' has greyscale values from {low} to {high}, outside 0 to 65535:"
+            " save it with 16 bits"
+        )
+    return array.astype(np.uint16)
+
+
+def _read_npy(data: bytes, path: str) -> np.ndarray:
+    """An image-like array, [H, W] or [H, W, C], not pickled and of the size its header says."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        complete = len(data) - file.tell() >= np.prod(shape, dtype=object) * dtype.itemsize
+        # Compared before it is read: a damaged header may ask for any amount of memory.
+        array = np.load(io.BytesIO(data), allow_pickle=False) if complete else None
+    except Exception as error:  # a damaged header fails in many ways; a pickle is refused
+        raise UserError(
+            f"array '{path}' cannot be read ({_one_line(error)}): save it again with numpy.save"
+        ) from error
+    if array is None:
+        raise UserError(f"array '{path}' is truncated: restore or remove it")
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels == 2 or array.size == 0:
+        raise UserError(
+            f"array '{path}' has the shape {array.shape}; an image is H×W, H×W×1 or H×W×C, C ≥ 3"
+        )
+    if array.dtype not in (np.bool_, np.uint8, np.uint16) and array.dtype.kind != "f":
+        raise UserError(
+            f"array '{path}' is of type {array.dtype}: save it as uint8, uint16, or floats in [0, 1]"
+        )
+    return array
+
+
+def _array_to_rgb(array: np.ndarray, path: str) -> np.ndarray:
+    """uint8 [H, W, 3] of an array [H, W] or [H, W, C]."""
+    if array.ndim == 2:
+        array = array[..., None]
+    array = array[..., :3]
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype == np.uint16:
+        # 257 × 255 = 65535; rounded to the nearest.
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # also when there is a NaN
+            raise UserError(
+                f"image '{path}' has floating-point values from {low:g} to {high:g}, outside 0 to 1:"
+                " rescale it"
+            )
+        array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,83 @@
+"""Where the decoded training images live: in device memory or in host memory.
+
+Both kinds answer the same three questions, so that the training step does not know
+which one it has: what is always at hand (`resident`), what one call is given
+(`per_call`), and how a step finds its images in the two (`gather`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import jax
+import numpy as np
+
+DEVICE_SHARE = 0.25  # of an accelerator's memory, at most, for images; the rest is for the step
+
+
+class ImageStore(Protocol):
+    """Decoded training images, uint8 [N, S, S, 3]."""
+
+    resident: jax.Array | None  # what every call is given, replicated over the devices
+
+    def per_call(self, indices: np.ndarray) -> np.ndarray:
+        """What one call is given for int32 [steps, D, b] indices; the leading axes stay."""
+
+    def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
+        """One device's images of one step, uint8 [b, S, S, 3]; traced inside the step."""
+
+
+class DeviceStore:
+    """Images in device memory: a call carries indices only."""
+
+    resident: jax.Array | None
+
+    def __init__(self, images: np.ndarray, sharding: jax.sharding.Sharding) -> None:
+        self.resident = jax.device_put(images, sharding)
+
+    def per_call(self, indices: np.ndarray) -> np.ndarray:
+        return indices
+
+    def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
+        assert resident is not None
+        return resident[batch]
+
+
+class HostStore:
+    """Images in host memory: a call carries the pixels of its batches."""
+
+    resident: jax.Array | None = None
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._images = images
+
+    def per_call(self, indices: np.ndarray) -> np.ndarray:
+        return self._images[indices]
+
+    def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
+        return batch
+
+
+def make_store(
+    images: np.ndarray,
+    where: Literal["auto", "device", "host"],
+    sharding: jax.sharding.Sharding,
+) -> ImageStore:
+    """Puts the images where the setting says; "auto" goes by their size.
+
+    Args:
+      images: uint8 [N, S, S, 3].
+      where: `config.dataset.store`. "auto" keeps images on the device unless they need more
+        than a quarter of an accelerator's memory, or would be copied once for each of several
+        CPU devices that share one memory.
+      sharding: of images kept on the devices.
+    """
+    if where == "auto":
+        device = jax.local_devices()[0]
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if limit is not None:
+            fits = images.nbytes <= DEVICE_SHARE * limit
+        else:
+            fits = jax.local_device_count() == 1
+        where = "device" if fits else "host"
+    return DeviceStore(images, sharding) if where == "device" else HostStore(images)

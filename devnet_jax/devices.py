@@ -1,0 +1,23 @@
+"""How arrays lie on the local devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"  # the one device axis: data parallelism
+
+
+def replicated() -> NamedSharding:
+    """The sharding of an array that every local device holds whole."""
+    return _sharding(PartitionSpec())
+
+
+def batch_sharded() -> NamedSharding:
+    """The sharding of a batch whose images are divided among the local devices."""
+    return _sharding(PartitionSpec(AXIS))
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), spec)

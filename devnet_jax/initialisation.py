@@ -1,0 +1,52 @@
+"""From settings to the network and to its first variables."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from devnet_jax.config import Config
+from devnet_jax.models import DeviationNetwork, from_torch_state_dict
+from devnet_jax.randomness import key
+
+
+def make_model(config: Config, axis_name: str | None = None) -> DeviationNetwork:
+    """The network that the settings describe; `axis_name` synchronises BatchNorm in training."""
+    return DeviationNetwork(
+        backbone=config.model.backbone,
+        n_scales=config.model.n_scales,
+        topk=config.model.topk,
+        dtype=jnp.dtype(config.model.dtype),
+        axis_name=axis_name,
+    )
+
+
+def make_variables(
+    config: Config, pretrained: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Initial "params" and "batch_stats", drawn with the seed.
+
+    Args:
+      config: all settings.
+      pretrained: tensors under torchvision's names (`devnet_jax.models.load_pretrained`), which
+        take the place of the drawn ones.
+    """
+    size = config.dataset.image_size
+    model = make_model(config)
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(key(config.seed, "initialise"), jnp.zeros((1, size, size, 3)))
+    variables = {"batch_stats": {}, **variables}  # AlexNet has no running statistics
+    if pretrained is not None:
+        loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
+        for collection, tree in loaded.items():
+            variables[collection] = {**variables[collection], **tree}
+    return variables
+
+
+def abstract_variables(config: Config) -> dict[str, Any]:
+    """Shapes and dtypes of the variables, computed without making them."""
+    return jax.eval_shape(lambda: make_variables(config))

@@ -1,0 +1,30 @@
+"""Measures of a detector, from labels and scores; NumPy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn import metrics
+
+
+def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """AUROC, average precision, and the best F1 with the threshold that reaches it.
+
+    Args:
+      labels: int [N], 0 normal or 1 anomalous; both must occur.
+      scores: float [N], larger for more anomalous.
+    """
+    precision, recall, thresholds = metrics.precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = int(np.argmax(f1[:-1]))  # the curve's last point belongs to no threshold
+    return {
+        "image_auroc": float(metrics.roc_auc_score(labels, scores)),
+        "image_ap": float(metrics.average_precision_score(labels, scores)),
+        "image_f1_max": float(f1[best]),
+        "image_f1_max_threshold": float(thresholds[best]),
+    }
+
+
+def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[float, float]:
+    """False-alarm and miss rate where scores at or above the threshold raise an alarm."""
+    alarms = scores >= threshold
+    return float(alarms[labels == 0].mean()), float(1 - alarms[labels == 1].mean())

@@ -1,0 +1,287 @@
+"""Training: the state, one step, many steps in one call over all devices, and the loop.
+
+In the order of a run: the state is initialised (from pretrained weights where asked), the
+newest checkpoint is restored over it if there is one, then epoch follows epoch: draw the
+indices of its batches, run its steps on the devices, log, save.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from devnet_jax.checkpoints import Checkpoints
+from devnet_jax.config import Config, LossConfig
+from devnet_jax.data.augment import normalise, random_rotations
+from devnet_jax.data.sampler import balanced_batch
+from devnet_jax.data.store import ImageStore, make_store
+from devnet_jax.devices import AXIS, replicated
+from devnet_jax.errors import UserError
+from devnet_jax.initialisation import make_model
+from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss, sample_prior
+from devnet_jax.optimizer import make_optimizer, step_decay
+from devnet_jax.randomness import key
+from devnet_jax.training_log import TrainingLog
+
+logger = logging.getLogger(__name__)
+
+
+class TrainState(struct.PyTreeNode):
+    """What a step changes; a pytree, equal on all devices.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      variables: the network's "params" and "batch_stats".
+      optimizer_state: of the Optax chain.
+    """
+
+    step: jax.Array
+    variables: dict[str, Any]
+    optimizer_state: optax.OptState
+
+
+def make_optimizer_from(config: Config) -> optax.GradientTransformation:
+    """The optimiser that the settings describe."""
+    settings = config.optimizer
+    return make_optimizer(
+        learning_rate=make_schedule(config),
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def make_schedule(config: Config) -> optax.Schedule:
+    """The learning rate as a function of the step."""
+    settings = config.optimizer
+    return step_decay(
+        settings.learning_rate,
+        settings.decay_rate,
+        settings.decay_epochs * config.train.steps_per_epoch,
+    )
+
+
+def initial_state(config: Config, variables: dict[str, Any]) -> TrainState:
+    """The state before the first step."""
+    optimizer_state = make_optimizer_from(config).init(variables["params"])
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer_state)
+
+
+def make_loss(config: LossConfig, prior_key: jax.Array) -> Callable[..., jax.Array]:
+    """The loss as a function of (scores [B], labels [B], step)."""
+    if config.name == "focal":
+        return lambda scores, labels, step: focal_loss(scores, labels)
+    if config.name == "bce":
+        return lambda scores, labels, step: binary_cross_entropy(scores, labels)
+
+    def deviation(scores: jax.Array, labels: jax.Array, step: jax.Array) -> jax.Array:
+        # The same key on all devices: they compare their scores with the same draw.
+        prior = sample_prior(
+            jax.random.fold_in(prior_key, step),
+            n_samples=config.prior_samples,
+            mean=config.prior_mean,
+            std=config.prior_std,
+        )
+        return deviation_loss(scores, labels, prior, margin=config.margin)
+
+    return deviation
+
+
+def make_train_step(config: Config) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """One step on one device's share of a batch, to be run under the device axis `AXIS`.
+
+    The returned function takes the state, images (uint8 [b, S, S, 3]) and labels ([b]), and
+    returns the next state and scalar metrics, both equal on all devices.
+    """
+    model = make_model(config, axis_name=AXIS)
+    optimizer = make_optimizer_from(config)
+    loss_function = make_loss(config.loss, key(config.seed, "prior"))
+    augment_key = key(config.seed, "augment")
+
+    def train_step(
+        state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        share = labels.shape[0]
+        positions = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
+        images = random_rotations(
+            images, jax.random.fold_in(augment_key, state.step), positions, config.train.rotation
+        )
+        images = normalise(images)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            variables = {**state.variables, "params": params}
+            (scores, _), updated = model.apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
+            return loss_function(scores, labels, state.step), updated
+
+        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.variables["params"]
+        )
+        # The mean over devices comes before clipping: the norm is that of the whole batch.
+        loss, gradients = jax.lax.pmean((loss, gradients), AXIS)
+        updates, optimizer_state = optimizer.update(
+            gradients, state.optimizer_state, state.variables["params"]
+        )
+        params = optax.apply_updates(state.variables["params"], updates)
+        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        variables = {**state.variables, **updated, "params": params}
+        return TrainState(state.step + 1, variables, optimizer_state), metrics
+
+    return train_step
+
+
+def make_train_call(config: Config, store: ImageStore) -> Callable[..., Any]:
+    """Many steps on all local devices in one call: the package's one pmap.
+
+    The returned function takes the state (replicated; donated), `store.resident`,
+    `store.per_call` of indices [steps, D, b], and labels [steps, D, b]; it returns the state and
+    the metrics of each step, [steps]. No array in it carries a device axis: the state is
+    replicated by its sharding.
+    """
+    train_step = make_train_step(config)
+    on_cpu = jax.default_backend() == "cpu"
+
+    def steps(
+        state: TrainState, resident: Any, batches: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        def one(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> Any:
+            return train_step(state, store.gather(resident, batch[0]), batch[1])
+
+        # XLA's CPU backend runs convolutions inside a loop by a path 30 times slower, so
+        # there the steps of a call are laid out one after the other.
+        return jax.lax.scan(one, state, (batches, labels), unroll=on_cpu)
+
+    return jax.pmap(
+        steps, axis_name=AXIS, in_axes=(None, None, 1, 1), out_axes=None, donate_argnums=0
+    )
+
+
+def require_divisible_batch(config: Config) -> None:
+    """Raises `UserError` where the batch cannot be shared equally among the devices."""
+    n_devices = jax.local_device_count()
+    if config.train.batch_size % n_devices:
+        raise UserError(
+            f"config.train.batch_size = {config.train.batch_size}: must be a multiple of the "
+            f"{n_devices} devices"
+        )
+
+
+def fit(
+    config: Config,
+    images: np.ndarray,
+    n_normal: int,
+    variables: dict[str, Any],
+    checkpoints: Checkpoints,
+    log: TrainingLog,
+) -> TrainState:
+    """Trains from the newest checkpoint, or from `variables` where there is none, to the end.
+
+    Args:
+      config: all settings.
+      images: uint8 [N, S, S, 3], the normal training images, then the labelled anomalies.
+      n_normal: how many of them are normal.
+      variables: what a run without a checkpoint starts from (`make_variables`).
+      checkpoints: read once, then written.
+      log: told of every call and every epoch.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: the batch does not divide by the devices, a checkpoint cannot be restored, or
+        the loss is no longer finite (the last good checkpoint stays).
+    """
+    require_divisible_batch(config)
+    state = initial_state(config, variables)
+    if checkpoints.latest_step() is not None:
+        state = restore_state(checkpoints, state)
+    # Replicated before the first call, or the second, with other shardings, compiles again.
+    state = jax.device_put(state, replicated())
+    store = make_store(images, config.dataset.store, replicated())
+    logger.info("%d training images are kept by the %s", len(images), type(store).__name__)
+    train_call = make_train_call(config, store)
+
+    done = int(state.step)
+    log.resume(done)
+    for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
+        last_step = (epoch + 1) * config.train.steps_per_epoch
+        history = []
+        while done < last_step:
+            started = time.perf_counter()
+            count = min(steps_per_call(config), last_step - done)
+            indices = batch_indices(config, range(done, done + count), n_normal, len(images))
+            labels = (indices >= n_normal).astype(np.float32)
+            state, metrics = train_call(state, store.resident, store.per_call(indices), labels)
+            metrics = {name: np.asarray(values) for name, values in metrics.items()}
+            _require_finite(metrics["loss"], done, checkpoints)
+            done += count
+            history.append(metrics)
+            log.call(done, metrics, time.perf_counter() - started)
+        log.epoch(
+            epoch + 1,
+            done,
+            {name: np.concatenate([m[name] for m in history]) for name in history[0]},
+            learning_rate=float(make_schedule(config)(last_step - 1)),
+        )
+        if (epoch + 1) % config.train.checkpoint_epochs == 0 or epoch + 1 == config.train.epochs:
+            save_state(checkpoints, state)
+    return state
+
+
+def steps_per_call(config: Config) -> int:
+    """Steps that one call runs: as set, else an epoch on accelerators and one step on a CPU."""
+    automatic = 1 if jax.default_backend() == "cpu" else config.train.steps_per_epoch
+    return config.train.steps_per_call or automatic
+
+
+def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) -> np.ndarray:
+    """Indices int32 [steps, D, b] of the global batches of those steps, shared among devices."""
+    batches = [
+        balanced_batch(
+            step,
+            n_normal=n_normal,
+            n_anomaly=n_images - n_normal,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+        )
+        for step in steps
+    ]
+    return np.stack(batches).reshape(len(steps), jax.local_device_count(), -1)
+
+
+def save_state(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Saves the state as the checkpoint of its step."""
+    optimizer = {"state": state.optimizer_state, "step": state.step}
+    checkpoints.save(int(state.step), variables=state.variables, optimizer=optimizer)
+
+
+def restore_state(checkpoints: Checkpoints, like: TrainState) -> TrainState:
+    """The newest checkpoint's state, with the shapes of `like`, replicated over the devices."""
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()), like
+    )
+    restored = checkpoints.restore(
+        variables=abstract.variables,
+        optimizer={"state": abstract.optimizer_state, "step": abstract.step},
+    )
+    optimizer = restored["optimizer"]
+    return TrainState(optimizer["step"], restored["variables"], optimizer["state"])
+
+
+def _require_finite(losses: np.ndarray, first_step: int, checkpoints: Checkpoints) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        last_good = checkpoints.latest_step()
+        raise UserError(
+            f"step {first_step + bad[0] + 1}: the loss is {losses[bad[0]]}; training stopped, "
+            + ("no checkpoint was saved yet" if last_good is None else f"step {last_good} is saved")
+            + "; a smaller config.optimizer.learning_rate may help"
+        )

@@ -1,0 +1,92 @@
+"""The folder of one run: what lies where, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from devnet_jax.errors import UserError
+
+
+class Workdir:
+    """Names of the files in a run's folder, on a local disk or in a bucket."""
+
+    def __init__(self, path: epath.PathLike) -> None:
+        text = os.fspath(path)
+        # Orbax wants absolute paths; a bucket's (gs://…) already is one.
+        self.is_local = "://" not in text
+        self.path = epath.Path(Path(text).expanduser().resolve() if self.is_local else text)
+        self.config = self.path / "config.json"
+        self.split = self.path / "split.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.evaluation = self.path / "eval"
+
+    def require_run(self) -> None:
+        """Raises `UserError` unless a run has left its settings here."""
+        if not self.config.exists():
+            raise UserError(
+                f"--workdir={self.path}: no run is there (no config.json); "
+                "train first, or give the folder of a trained run"
+            )
+
+    def require_writable(self) -> None:
+        """Raises `UserError` if the folder can neither be written nor be made. Makes nothing."""
+        if not self.is_local:
+            return
+        existing = Path(self.path)
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UserError(
+                f"--workdir={self.path}: {existing} is a file, not a folder; choose another"
+            )
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"--workdir={self.path}: {existing} cannot be written; choose another")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all: beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """Reads a JSON object; raises `UserError` where the file is absent or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this the folder of a trained run?") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it or train anew") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object; restore it or train anew")
+    return value

@@ -1,0 +1,78 @@
+"""Few-shot protocols: who trains, who tests."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devnet_jax.data.source import Example
+from devnet_jax.data.split import Split, few_shot_split
+from devnet_jax.errors import UserError
+
+
+def examples(train: int, good: int, **defects: int) -> list[Example]:
+    rows = [Example(f"train/good/{i}.png", "train", 0, "good") for i in range(train)]
+    rows += [Example(f"test/good/{i}.png", "test", 0, "good") for i in range(good)]
+    for defect, count in defects.items():
+        rows += [Example(f"test/{defect}/{i}.png", "test", 1, defect) for i in range(count)]
+    return rows
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    hole=st.integers(1, 9),
+    scratch=st.integers(1, 9),
+    data=st.data(),
+)
+def test_general_setting(seed: int, hole: int, scratch: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, hole + scratch - 1))
+    rows = examples(5, 4, hole=hole, scratch=scratch)
+    split = few_shot_split(rows, n_anomaly=n, known_class=None, seed=seed)
+    assert len(split.train_anomaly) == n
+    assert not set(split.train_anomaly) & set(split.test)
+    assert sorted(split.paths) == sorted(row.path for row in rows)  # every image plays one part
+    assert split == few_shot_split(rows[::-1], n_anomaly=n, known_class=None, seed=seed)
+    assert Split.from_dict(split.to_dict()) == split
+
+
+def test_hard_setting_keeps_the_known_class_out_of_the_test() -> None:
+    rows = examples(5, 4, hole=6, scratch=3)
+    split = few_shot_split(rows, n_anomaly=2, known_class="hole", seed=0)
+    assert all("hole" in path for path in split.train_anomaly)
+    assert not any("hole" in path for path in split.test)
+    assert len(split.test) == 4 + 3
+    # All of the known class may be shown: other classes stay for the test.
+    assert len(few_shot_split(rows, n_anomaly=6, known_class="hole", seed=0).train_anomaly) == 6
+
+
+def test_seeds_draw_differently() -> None:
+    rows = examples(5, 4, hole=30)
+    drawn = {
+        few_shot_split(rows, n_anomaly=3, known_class=None, seed=seed).train_anomaly
+        for seed in range(10)
+    }
+    assert len(drawn) > 5
+
+
+@pytest.mark.parametrize(
+    ("n_anomaly", "known_class", "message"),
+    [
+        (9, None, "there are 9 anomalies in all defect classes together and one must stay"),
+        (7, "hole", "there are 6 anomalies of class hole; ask for 6 at most"),
+        (1, "hoel", "no such defect class; did you mean hole"),
+    ],
+)
+def test_impossible_requests(n_anomaly: int, known_class: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        few_shot_split(
+            examples(5, 4, hole=6, scratch=3), n_anomaly=n_anomaly, known_class=known_class, seed=0
+        )
+
+
+def test_only_class_cannot_be_the_known_one() -> None:
+    with pytest.raises(UserError, match="only defect class"):
+        few_shot_split(examples(5, 4, hole=6), n_anomaly=1, known_class="hole", seed=0)
+
+
+def test_a_single_anomaly_is_not_enough() -> None:
+    with pytest.raises(UserError, match="at least two anomalies are needed"):
+        few_shot_split(examples(5, 4, hole=1), n_anomaly=1, known_class=None, seed=0)

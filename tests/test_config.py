@@ -1,0 +1,89 @@
+"""Settings: one declaration, checked once, overridden by name."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from devnet_jax.config import Config, changed_settings, get_config, require_setting
+from devnet_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_gives_valid_settings(path: Path) -> None:
+    module = runpy.run_path(str(path))
+    config = Config.from_dict(module["get_config"]())
+    assert config.dataset.name
+    assert f"configs/{path.name}" in module["__doc__"], "the command to run it is in its docstring"
+
+
+def test_defaults_are_the_papers() -> None:
+    # arXiv 2108.00462, section 4.1, and the official code's defaults.
+    config = Config()
+    assert (config.dataset.image_size, config.dataset.n_anomaly) == (448, 10)
+    assert (config.model.backbone, config.model.n_scales, config.model.topk) == ("resnet18", 2, 0.1)
+    assert (config.loss.margin, config.loss.prior_samples) == (5.0, 5000)
+    assert (config.train.batch_size, config.train.epochs, config.train.steps_per_epoch) == (
+        48,
+        50,
+        20,
+    )
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (2e-4, 1e-5)
+    assert (config.optimizer.clip_norm, config.optimizer.decay_epochs) == (1.0, 10)
+
+
+def test_settings_survive_the_trip_to_json_and_back() -> None:
+    values = get_config()
+    values.dataset.known_class = "mono"
+    values.train.batch_size = 6
+    config = Config.from_dict(values)
+    assert Config.from_dict(config.to_dict()) == config
+    assert config.dataset.known_class == "mono"
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "message"),
+    [
+        ("model", "topk", 1.5, r"config\.model\.topk = 1\.5: must be in \[0, 1\]"),
+        ("model", "topk", float("nan"), "must be finite"),
+        ("model", "n_scales", 0, "must be at least 1"),
+        ("model", "backbone", "resnet81", "unknown; did you mean resnet18"),
+        ("loss", "name", "devation", "did you mean deviation"),
+        ("train", "batch_size", 3.5, "must be int"),
+        ("train", "batch_size", True, "must be int"),
+        ("train", "batchsize", 8, r"config\.train\.batchsize: no such setting.*batch_size"),
+        ("dataset", "known_class", 3, "must be str or none"),
+        ("dataset", "n_anomaly", 0, "must be at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_named(group: str, name: str, value: object, message: str) -> None:
+    values = Config().to_dict()
+    values[group][name] = value
+    with pytest.raises(UserError, match=message):
+        Config.from_dict(values)
+
+
+def test_an_unknown_override_names_the_nearest() -> None:
+    require_setting("train.epochs")
+    require_setting("train")
+    with pytest.raises(UserError, match=r"did you mean evaluation\.batch_size or train\.batch_size"):
+        require_setting("batch_size")
+    with pytest.raises(UserError, match=r"did you mean train\.epochs"):
+        require_setting("train.epoch")
+
+
+def test_only_settings_that_change_the_result_forbid_resuming() -> None:
+    old = Config()
+    values = old.to_dict()
+    values["dataset"]["manual_dir"] = "elsewhere"
+    values["evaluation"]["batch_size"] = 7
+    values["train"]["epochs"] = 60
+    assert changed_settings(old, Config.from_dict(values)) == {}
+    values["optimizer"]["learning_rate"] = 1.0
+    values["seed"] = 1
+    assert changed_settings(old, Config.from_dict(values)) == {
+        "config.optimizer.learning_rate": (2e-4, 1.0),
+        "config.seed": (42, 1),
+    }
