@@ -117,7 +117,7 @@ class OptimizerConfig:
 
     learning_rate: float = setting(2e-4, "Adam's learning rate in the first epoch", minimum=0)
     weight_decay: float = setting(1e-5, "L2 coefficient, added to every gradient", minimum=0)
-    clip_norm: float = setting(1.0, "largest global norm of the gradient", minimum=0)
+    clip_norm: float = setting(1.0, "largest global norm of the gradient", minimum=1e-6)
     decay_rate: float = setting(
         0.1, "factor of each decay of the learning rate", minimum=0, maximum=1
     )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from devnet_jax import saved_config
@@ -112,6 +113,7 @@ def _start_logging(verbose: bool) -> None:
     """Shows what the package says, plainly; the libraries' own accounts stay at warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    absl_logging.set_verbosity(absl_logging.WARNING)
     package = logging.getLogger("devnet_jax")
     package.addHandler(handler)
     package.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -155,9 +155,15 @@ def make_train_call(config: Config, store: ImageStore) -> Callable[..., Any]:
         def one(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> Any:
             return train_step(state, store.gather(resident, batch[0]), batch[1])
 
+        if not on_cpu:
+            return jax.lax.scan(one, state, (batches, labels))
         # XLA's CPU backend runs convolutions inside a loop by a path 30 times slower, so
         # there the steps of a call are laid out one after the other.
-        return jax.lax.scan(one, state, (batches, labels), unroll=on_cpu)
+        history = []
+        for batch in zip(batches, labels, strict=True):
+            state, metrics = one(state, batch)
+            history.append(metrics)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
 
     return jax.pmap(
         steps, axis_name=AXIS, in_axes=(None, None, 1, 1), out_axes=None, donate_argnums=0

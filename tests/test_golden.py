@@ -6,6 +6,7 @@ follow the official ones in float64; float32 is checked where training is not ye
 
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,15 @@ def golden_images(dtype: type[np.floating]) -> jax.Array:
     return jnp.asarray((GOLDEN["images_uint8"] / 255 - mean) / std, dtype)
 
 
+@partial(jax.jit, static_argnums=0)
+def apply(model: DeviationNetwork, variables: Any, images: jax.Array) -> Any:
+    return model.apply(variables, images)
+
+
 def evaluate(name: str, dtype: type[np.floating]) -> jax.Array:
     model, _ = parse(name)
     variables = golden_variables(model.backbone, dtype)
-    scores, maps = jax.jit(model.apply)(variables, golden_images(dtype))
+    scores, maps = apply(model, variables, golden_images(dtype))
     assert scores.dtype == maps.dtype == dtype
     return scores
 
@@ -240,7 +246,7 @@ def train(name: str, n_steps: int, dtype: type[np.floating]) -> dict[str, Any]:
     for key, value in final.items():
         computed[f"final_norm/{official(key)}"] = np.linalg.norm(value)
         computed[f"final_head/{official(key)}"] = value.ravel()[:4]
-    computed["eval_scores_after"] = jax.jit(model.apply)(variables, images)[0]
+    computed["eval_scores_after"] = apply(model, variables, images)[0]
     return computed
 
 

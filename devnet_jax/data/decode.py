@@ -1,4 +1,4 @@
-"""Image files' bytes → pixels, by content, for every type that Pillow opens and for `.npy` arrays."""
+"""Image files' bytes → pixels: by content, every type that Pillow opens, and `.npy` arrays."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def _read_npy(data: bytes, path: str) -> np.ndarray:
         )
     if array.dtype not in (np.bool_, np.uint8, np.uint16) and array.dtype.kind != "f":
         raise UserError(
-            f"array '{path}' is of type {array.dtype}: save it as uint8, uint16, or floats in [0, 1]"
+            f"array '{path}' is of type {array.dtype}: save it as uint8, uint16 or float in [0, 1]"
         )
     return array
 
@@ -258,8 +258,8 @@ def _array_to_rgb(array: np.ndarray, path: str) -> np.ndarray:
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also when there is a NaN
             raise UserError(
-                f"image '{path}' has floating-point values from {low:g} to {high:g}, outside 0 to 1:"
-                " rescale it"
+                f"image '{path}' has floating-point values from {low:g} to {high:g},"
+                " outside 0 to 1: rescale it"
             )
         array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

@@ -69,6 +69,8 @@ class Source:
             for length in builder.info.splits[str(records.split)].shard_lengths:
                 records[first]
                 first += length
+        if _read_index(Path(builder.data_dir))["fingerprint"] != self.fingerprint:
+            raise ValueError("another process replaced it meanwhile")
 
     def image_bytes(self, i: int) -> bytes:
         """The bytes of example i's image file."""
@@ -119,6 +121,9 @@ def open_source(
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
     prepared = _Prepared(builder_class, root, builder_class.config_name(folder, category))
     if folder is None and builder_class.NEEDS_FOLDER:
+        if prepared.is_interrupted():
+            with prepared.lock():
+                pass  # which mends it
         if not (builder_class.SHARED_NAME and prepared.fingerprint()):
             raise UserError(
                 f"data set '{name}' is not in '{root}' and no raw folder is given:"
@@ -188,6 +193,10 @@ class _Prepared:
         except (OSError, ValueError, KeyError):
             return None
 
+    def is_interrupted(self) -> bool:
+        """Whether a process was killed between the two renames of `replace`."""
+        return self.retired.exists() and not self.target.exists()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Lets one process prepare, and mends what a killed one has left."""
@@ -206,7 +215,7 @@ class _Prepared:
                 " that can be written to"
             ) from error
         try:
-            if self.retired.exists() and not self.target.exists():
+            if self.is_interrupted():
                 self.retired.rename(self.target)
             yield
         finally:
@@ -245,8 +254,8 @@ class _Prepared:
                 return Source(self.builder(self.root))
         except Exception as error:  # TFDS and ArrayRecord raise many kinds on damaged files
             raise UserError(
-                f"the prepared data in '{self.target}' is damaged ({' '.join(str(error).split())}):"
-                " delete that folder and start again"
+                f"cannot open the prepared data in '{self.target}'"
+                f" ({' '.join(str(error).split())}): delete that folder and start again"
             ) from error
 
 

@@ -1,6 +1,5 @@
 """Batch normalisation with PyTorch's running statistics, synchronised over devices."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
@@ -36,7 +35,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
 
-        dtype = self.dtype or jnp.result_type(x, scale, bias)
+        dtype = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
             # No device axis is bound while parameters are being initialised.
@@ -65,4 +64,4 @@ def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array,
         return mean, jnp.square(x - mean).mean(axes), n
     mean = lax.pmean(x.mean(axes), axis_name)
     var = lax.pmean(jnp.square(x - mean).mean(axes), axis_name)
-    return mean, var, n * jax.lax.axis_size(axis_name)
+    return mean, var, n * lax.axis_size(axis_name)

@@ -103,11 +103,13 @@ def torch_name(path: _Path) -> str:
 
 
 def _to_flax(array: np.ndarray) -> np.ndarray:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array  # OIHW → HWIO
+    """OIHW → HWIO; other tensors have the same layout."""
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
 
 
 def _to_torch(array: np.ndarray) -> np.ndarray:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array  # HWIO → OIHW
+    """HWIO → OIHW; other tensors have the same layout."""
+    return np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
 
 
 @functools.cache
@@ -188,7 +190,7 @@ def _download(backbone: str) -> str:
     repository = IMAGENET_REPOSITORIES[backbone]
     try:
         return huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except OSError as error:  # every failure of the network and of the Hub is one
+    except Exception as error:  # the Hub, its transport and its cache each have their own
         raise UserError(
             f"cannot download {repository} from huggingface.co ({type(error).__name__}): "
             f"{_TO_OTHER_SOURCE}"
@@ -210,7 +212,7 @@ def _read(path: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"pretrained weights '{path}': no such file") from error
     except Exception as error:  # each format fails in its own ways on a damaged file
-        reason = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"cannot read pretrained weights '{path}': {reason}") from error
 
 
@@ -228,8 +230,10 @@ def _read_torch(data: bytes) -> dict[str, np.ndarray]:
             "to .safetensors where PyTorch is installed"
         ) from error
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    if not isinstance(state, Mapping):
+        raise TypeError("not a state dict")
+    state = state.get("state_dict", state)  # as saved by many training scripts
+    return {name: tensor.detach().numpy() for name, tensor in state.items()}
 
 
 _READERS = {

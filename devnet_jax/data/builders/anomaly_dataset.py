@@ -19,7 +19,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
 from devnet_jax.errors import UserError
@@ -301,14 +300,14 @@ def _read(part: Path | Produced | bytes) -> bytes:
         raise UserError(f"cannot read '{part}': {error.strerror}") from error
 
 
-def _shards(examples: list[RawExample]) -> Iterator[list[RawExample]]:
-    """Consecutive examples of at most `_SHARD_BYTES` of images, or one."""
+def _shards(examples: list[RawExample], most: int = _SHARD_BYTES) -> Iterator[list[RawExample]]:
+    """Consecutive examples of at most `most` bytes of images, or one."""
     shard: list[RawExample] = []
     size = 0
     for example in examples:
         image = example.image
         length = image.stat().st_size if isinstance(image, Path) else len(_read(image))
-        if shard and size + length > _SHARD_BYTES:
+        if shard and size + length > most:
             yield shard
             shard, size = [], 0
         shard.append(example)

@@ -43,14 +43,17 @@ class SyntheticTextures(AnomalyDatasetBuilder):
         for split, defect, count in classes:
             for number in range(count):
                 stem = f"{split}/{defect}/{number:03d}"
-                draw = functools.partial(_draw, category, stem, defect)
+                image, mask = (
+                    Produced(functools.partial(_draw_part, category, stem, defect, part))
+                    for part in (0, 1)
+                )
                 examples.append(
                     RawExample(
                         path=f"{stem}.png",
                         label=NORMAL if defect == GOOD else ANOMALY,
                         defect=defect,
-                        image=Produced(functools.partial(draw, mask=False)),
-                        mask=None if defect == GOOD else Produced(functools.partial(draw, mask=True)),
+                        image=image,
+                        mask=None if defect == GOOD else mask,
                         split=split,
                     )
                 )
@@ -63,14 +66,22 @@ class SyntheticTextures(AnomalyDatasetBuilder):
             yield Path(module).read_text()
 
 
-def _draw(category: str, stem: str, defect: str, mask: bool) -> bytes:
-    """The PNG of a picture or of its defect's mask; seeded by its name, whatever the order."""
+def _draw_part(category: str, stem: str, defect: str, part: int) -> bytes:
+    return _draw(category, stem, defect)[part]
+
+
+@functools.lru_cache(maxsize=64)  # the mask is asked for right after the picture
+def _draw(category: str, stem: str, defect: str) -> tuple[bytes, bytes]:
+    """The PNGs of a picture and of its defect's mask; seeded by its name, whatever the order."""
     rng = np.random.default_rng([SEED, zlib.crc32(f"{category}/{stem}".encode())])
     surface = textures.draw_surface(category, rng)
-    region = None
+    mask = np.zeros(surface.shape[:2], bool)
     if defect != GOOD:
-        surface, region = texture_defects.draw_defect(defect, surface, rng)
-    pixels = region.astype(np.uint8) * 255 if mask else textures.photograph(surface, rng)
+        surface, mask = texture_defects.draw_defect(defect, surface, rng)
+    return _png(textures.photograph(surface, rng)), _png(mask.astype(np.uint8) * 255)
+
+
+def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -14,12 +14,12 @@ SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_STRENGTH = (80, 170), (1.6, 2.8), (0.22, 
 STAIN_RADIUS, STAIN_STRENGTH = (20, 40), (0.22, 0.42)
 HOLE_RADIUS = (9, 19)
 DISTORTION_RADIUS, DISTORTION_TWIST = (34, 56), (1.0, 1.8)
-THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (130, 260), (1.5, 2.3), (0.6, 0.9)
+THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (130, 260), (1.8, 2.8), (0.65, 0.95)
 WEAR_RADIUS, WEAR_STRENGTH, WEAR_TONE = (26, 46), (0.7, 0.95), (0.04, 0.1)
 
 
 def draw_defect(kind: str, surface: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draws one of DEFECTS: the surface [SIZE, SIZE, 3], float32, and its mask [SIZE, SIZE], bool."""
+    """Draws one of DEFECTS: the surface [SIZE, SIZE, 3] and its mask, bool [SIZE, SIZE]."""
     image, strength = DEFECTS[kind](surface, rng)
     return np.clip(image, 0, 1).astype(np.float32), strength > 0.25
 
@@ -74,8 +74,9 @@ def _distortion(surface: Array, rng: np.random.Generator) -> tuple[Array, Array]
 def _thread(surface: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A foreign thread that lies on the surface and throws a shadow."""
     colours = [[0.75, 0.16, 0.13], [0.88, 0.87, 0.82], [0.10, 0.11, 0.13], [0.12, 0.33, 0.60]]
-    # One of the two that differ most from the surface: others would hardly be seen.
-    colours.sort(key=lambda c: -np.abs(np.array(c) - surface.mean((0, 1))).sum())
+    # One of the two whose hue differs most: others would hardly be seen on some surfaces.
+    ground = surface.mean((0, 1))
+    colours.sort(key=lambda colour: -float(np.ptp(np.array(colour) - ground)))
     colour = np.array(colours[rng.integers(2)])
     cover, across = _stroke(
         rng, rng.uniform(*THREAD_LENGTH), bend=3.0, width=rng.uniform(*THREAD_WIDTH), taper=False
@@ -90,7 +91,8 @@ def _wear(surface: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A rubbed place: the pattern has lost its relief."""
     inside = _blob(rng, rng.uniform(*WEAR_RADIUS), softness=6)
     alpha = (inside * rng.uniform(*WEAR_STRENGTH))[..., None]
-    flat = ndimage.gaussian_filter(surface, (12, 12, 0)) + rng.uniform(*WEAR_TONE) * rng.choice([-1, 1])
+    flat = ndimage.gaussian_filter(surface, (12, 12, 0))
+    flat += rng.uniform(*WEAR_TONE) * rng.choice([-1, 1])
     return surface * (1 - alpha) + flat * alpha, inside * 2
 
 

@@ -1,0 +1,317 @@
+"""Preparing and opening: when it is done anew, and what is left when it fails."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from devnet_jax.data import source as source_module
+from devnet_jax.data.builders import anomaly_dataset
+from devnet_jax.data.decode import load_images
+from devnet_jax.data.source import DATASETS, Example, open_source
+from devnet_jax.errors import UserError
+
+
+def write_image(path: Path, value: int, mode: str = "L") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (4, 4), value).save(path)
+    return path
+
+
+def write_parts(folder: Path, value: int = 10) -> Path:
+    for n, name in enumerate(
+        ("train/good/b.png", "train/good/a.png", "test/good/a.png", "test/dent/a.bmp")
+    ):
+        write_image(folder / name, value + n)
+    write_image(folder / "ground_truth/dent/a_mask.png", 255)
+    return folder
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    return write_parts(tmp_path / "parts")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "prepared"
+
+
+@pytest.fixture
+def verifications(monkeypatch) -> list[str]:
+    """The data sets that were verified, thus prepared."""
+    names: list[str] = []
+
+    def verify(raw):
+        names.append(raw.name)
+        return anomaly_dataset.verify(raw)
+
+    monkeypatch.setattr(source_module, "verify", verify)
+    return names
+
+
+def open_parts(parts: Path, data_dir: Path):
+    return open_source("image_folder", manual_dir=str(parts), data_dir=str(data_dir))
+
+
+def everything(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name != ".lock"}
+
+
+def test_examples_and_bytes(parts, data_dir):
+    source = open_parts(parts, data_dir)
+    assert list(source.examples) == [
+        Example("train/good/a.png", "train", 0, "good"),
+        Example("train/good/b.png", "train", 0, "good"),
+        Example("test/dent/a.bmp", "test", 1, "dent"),
+        Example("test/good/a.png", "test", 0, "good"),
+    ]
+    for i, example in enumerate(source.examples):
+        # Exactly the file, also where it ends in zeros, as the bitmap does.
+        assert source.image_bytes(i) == (parts / example.path).read_bytes()
+    mask = (parts / "ground_truth/dent/a_mask.png").read_bytes()
+    assert [source.mask_bytes(i) for i in range(4)] == [b"", b"", mask, b""]
+    assert source.name.startswith("image_folder/parts-")
+    with pytest.raises(IndexError):
+        source.image_bytes(4)
+    images = load_images(source, range(4), 8)
+    assert images[:, 0, 0, 0].tolist() == [11, 10, 13, 12]
+
+
+def test_trailing_zeros_survive(parts, data_dir):
+    np.save(parts / "test/dent/z.npy", np.zeros((4, 4), np.uint8))
+    source = open_parts(parts, data_dir)
+    index = [e.path for e in source.examples].index("test/dent/z.npy")
+    assert source.image_bytes(index) == (parts / "test/dent/z.npy").read_bytes()
+
+
+def test_unchanged_folder_is_not_prepared_again(parts, data_dir, verifications):
+    first, second = open_parts(parts, data_dir), open_parts(parts, data_dir)
+    assert len(verifications) == 1
+    assert first.fingerprint == second.fingerprint
+    assert first.examples == second.examples
+
+
+def test_changed_folder_is_prepared_again(parts, data_dir, verifications):
+    before = open_parts(parts, data_dir)
+    write_image(parts / "test/dent/b.png", 99)
+    write_image(parts / "train/good/a.png", 200, mode="RGB")
+    after = open_parts(parts, data_dir)
+    assert len(verifications) == 2
+    assert before.fingerprint != after.fingerprint
+    assert len(after.examples) == 5
+    assert after.image_bytes(0) == (parts / "train/good/a.png").read_bytes()
+    # What was opened before goes on showing what its index describes.
+    assert before.image_bytes(0) != after.image_bytes(0)
+    assert len(before.examples) == 4
+
+
+def test_a_verification_error_leaves_nothing(parts, data_dir):
+    (parts / "test/dent/a.bmp").write_bytes(b"")
+    with pytest.raises(UserError, match="empty"):
+        open_parts(parts, data_dir)
+    assert not [p for p in everything(data_dir) if (data_dir / p).is_file()]
+
+
+def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
+    before = open_parts(parts, data_dir)
+    kept = everything(data_dir)
+    write_image(parts / "test/dent/b.png", 99)
+
+    def fail(self, example):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(anomaly_dataset.AnomalyDatasetBuilder, "_record", fail)
+    with pytest.raises(OSError, match="no space"):
+        open_parts(parts, data_dir)
+    assert everything(data_dir) == kept
+    monkeypatch.undo()
+    (parts / "test/dent/b.png").unlink()
+    assert open_parts(parts, data_dir).fingerprint == before.fingerprint
+
+
+def test_files_that_change_while_they_are_read_are_noticed(parts, data_dir, monkeypatch):
+    def verify(raw):
+        examples = anomaly_dataset.verify(raw)
+        write_image(parts / "test/dent/a.bmp", 77)
+        return examples
+
+    monkeypatch.setattr(source_module, "verify", verify)
+    with pytest.raises(UserError, match="changed while they were read"):
+        open_parts(parts, data_dir)
+
+
+PREPARE = """
+import sys, time
+from devnet_jax.data import source
+from devnet_jax.data.builders import anomaly_dataset
+record = anomaly_dataset.AnomalyDatasetBuilder._record
+def slow(self, example):
+    print("writing", flush=True)
+    time.sleep(float(sys.argv[3]))
+    return record(self, example)
+anomaly_dataset.AnomalyDatasetBuilder._record = slow
+opened = source.open_source("image_folder", manual_dir=sys.argv[1], data_dir=sys.argv[2])
+print(len(opened.examples), "tensorflow" in sys.modules)
+"""
+
+
+def start(parts: Path, data_dir: Path, pause: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", PREPARE, str(parts), str(data_dir), str(pause)]
+    repository = Path(source_module.__file__).parents[2]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(repository)}
+    )
+
+
+def test_a_killed_process_leaves_the_earlier_data(parts, data_dir, verifications):
+    open_parts(parts, data_dir)
+    write_image(parts / "test/dent/b.png", 99)
+    process = start(parts, data_dir, pause=60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    process.kill()
+    process.communicate()
+    (prepared,) = data_dir.glob("image_folder/*/1.0.0")
+    assert '"test/dent/b.png"' not in (prepared / "metadata.json").read_text()
+    # The next one neither waits for the dead one's lock nor minds what it left.
+    assert len(open_parts(parts, data_dir).examples) == 5
+    assert not list(prepared.parent.glob(".preparing*"))
+
+
+def test_a_process_killed_between_the_renames_is_made_good(parts, data_dir, verifications):
+    open_parts(parts, data_dir)
+    (prepared,) = data_dir.glob("image_folder/*/1.0.0")
+    prepared.rename(prepared.with_name(".1.0.0.replaced"))
+    assert len(open_parts(parts, data_dir).examples) == 4
+    assert len(verifications) == 1
+
+
+def test_processes_that_prepare_at_once_do_it_once(parts, data_dir):
+    processes = [start(parts, data_dir, pause=0.05) for _ in range(3)]
+    outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    assert sorted(len(lines) for lines in outputs) == [1, 1, 5]
+    assert {lines[-1] for lines in outputs} == {"4 False"}
+
+
+def test_two_folders_of_one_name_share_a_data_dir(tmp_path, data_dir, verifications):
+    folders = [write_parts(tmp_path / which / "parts", 10 * n) for n, which in enumerate("ab")]
+    for _ in range(2):
+        for n, folder in enumerate(folders):
+            source = open_parts(folder, data_dir)
+            assert load_images(source, [1], 4)[0, 0, 0, 0] == 10 * n
+    assert len(verifications) == 2
+
+
+def test_prepared_copy_is_used_without_the_raw_folder(tmp_path, data_dir):
+    for name in ("no/1.png", "no/2.png", "yes/1.png"):
+        write_image(tmp_path / "raw" / name, 5)
+    with pytest.raises(UserError, match=r"brain_mri.*set manual_dir to a folder with no/ and yes/"):
+        open_source("brain_mri", data_dir=str(data_dir))
+    prepared = open_source("brain_mri", manual_dir=str(tmp_path / "raw"), data_dir=str(data_dir))
+    opened = open_source("brain_mri", data_dir=str(data_dir))
+    assert opened.examples == prepared.examples
+    assert opened.image_bytes(0) == prepared.image_bytes(0)
+    target = data_dir / "brain_mri/1.0.0"
+    target.rename(target.with_name(".1.0.0.replaced"))
+    assert len(open_source("brain_mri", data_dir=str(data_dir)).examples) == 3
+
+
+def test_home_and_working_directory(parts, data_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(parts.parent))
+    source = open_source("image_folder", manual_dir="~/parts", data_dir="~/prepared")
+    monkeypatch.chdir(parts.parent)
+    relative = open_source("image_folder", manual_dir="parts", data_dir="prepared")
+    assert relative.name == source.name
+    monkeypatch.chdir("/")
+    assert relative.image_bytes(0) == source.image_bytes(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"name": "mvtecad"},
+            r"unknown data set 'mvtecad': did you mean mvtec_ad\? known: brain_mri",
+        ),
+        ({"name": "mvtec_ad"}, "'mvtec_ad' needs a category: one of bottle, cable"),
+        (
+            {"name": "mvtec_ad", "category": "botle"},
+            r"unknown category of 'mvtec_ad' 'botle': did you mean bottle",
+        ),
+        ({"name": "elpv", "category": "mono"}, "'elpv' has no categories"),
+        ({"name": "image_folder"}, "set manual_dir to a folder with train/good/"),
+        (
+            {"name": "image_folder", "manual_dir": "/nowhere/parts"},
+            r"no folder '/nowhere/parts': set manual_dir to a folder with train/good/",
+        ),
+        (
+            {"name": "synthetic_textures", "category": "wood", "manual_dir": "/tmp"},
+            "'synthetic_textures' has no raw files",
+        ),
+    ],
+)
+def test_wrong_requests(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        open_source(**arguments, data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_preparation_says_what_to_delete(parts, data_dir):
+    open_parts(parts, data_dir)
+    (shard,) = data_dir.rglob("*test.array_record*")
+    shard.unlink()
+    with pytest.raises(UserError, match=r"cannot open the prepared data in '.*1\.0\.0'.*delete"):
+        open_parts(parts, data_dir)
+
+
+def test_a_data_dir_that_cannot_be_written_to(parts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to '.*file.*set data_dir"):
+        open_parts(parts, tmp_path / "file")
+
+
+def test_real_data_from_many_threads(shared, data_dir):
+    folder = shared / "data/brain_mri"
+    source = open_source("brain_mri", manual_dir=str(folder), data_dir=str(data_dir))
+    assert Counter(e.label for e in source.examples) == {0: 98, 1: 155}
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(source.image_bytes, range(253)))
+    assert read == [(folder / e.path).read_bytes() for e in source.examples]
+
+
+def test_elpv_opens_at_once_when_prepared(shared, data_dir):
+    arguments = {"manual_dir": str(shared / "data/elpv"), "data_dir": str(data_dir)}
+    source = open_source("elpv", **arguments)
+    assert Counter((e.split, e.label) for e in source.examples) == {
+        ("train", 0): 1508 - 377,
+        ("test", 0): 377,
+        ("test", 1): 715,
+    }
+    begin = time.monotonic()
+    open_source("elpv", **arguments)
+    assert time.monotonic() - begin < 2  # it reads no images
+
+
+def test_synthetic_textures_need_no_folder(data_dir, monkeypatch):
+    synthetic = DATASETS["synthetic_textures"]
+    listed = synthetic.raw_examples(data_dir, "mesh")
+    monkeypatch.setattr(synthetic, "raw_examples", lambda folder, category: listed[::20])
+    source = open_source("synthetic_textures", category="mesh", data_dir=str(data_dir))
+    assert source.name == "synthetic_textures/mesh"
+    assert len(source.examples) == len(listed[::20])
+    assert all(bool(source.mask_bytes(i)) == bool(e.label) for i, e in enumerate(source.examples))
+
+
+def test_data_is_kept_where_tfds_keeps_it(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_module.tfds.core.constants, "DATA_DIR", str(tmp_path / "home"))
+    open_source("image_folder", manual_dir=str(parts))
+    assert list((tmp_path / "home/image_folder").iterdir())

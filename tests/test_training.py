@@ -1,0 +1,137 @@
+"""Training: the same model on any number of devices, exact resumption, non-finite losses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from devnet_jax import Detector
+from devnet_jax.config import Config
+from devnet_jax.data.store import DeviceStore, HostStore, make_store
+from devnet_jax.devices import replicated
+from devnet_jax.initialisation import make_variables
+from devnet_jax.models import to_torch_state_dict
+from devnet_jax.training import batch_indices
+
+Main = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def parameters(workdir: Path) -> np.ndarray:
+    """All parameters and running statistics of the newest checkpoint, as one vector."""
+    leaves = jax.tree.leaves(Detector.load(workdir).variables)
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+@pytest.mark.slow
+def test_one_two_and_eight_devices_train_the_same_model(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    trained, scores = {}, {}
+    for devices in (1, 2, 8):
+        workdir = tmp_path / str(devices)
+        result = main(*tiny, f"--workdir={workdir}", devices=devices)
+        assert result.returncode == 0, result.stderr
+        trained[devices] = parameters(workdir)
+        scores[devices] = json.loads((workdir / "eval/metrics.json").read_text())
+    start = make_variables(Detector.load(tmp_path / "1").config)
+    initial = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)])
+    moved = np.linalg.norm(trained[1] - initial)
+    for devices in (2, 8):
+        # Sums over the batch are taken in another order, so float32 gradients differ in their
+        # last bits, and Adam turns a sign that flips where a gradient is nearly 0 into a step
+        # of the learning rate: hence a norm over all parameters, relative to the way travelled,
+        # and not a bound for each of them.
+        assert np.linalg.norm(trained[devices] - trained[1]) < 0.02 * moved
+        assert scores[devices].keys() == scores[1].keys()
+        assert scores[devices]["image_auroc"] == pytest.approx(scores[1]["image_auroc"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_like_one_that_was_never_stopped(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert main(*tiny, f"--workdir={whole}").returncode == 0
+    first = main(*tiny, f"--workdir={resumed}", "--config.train.epochs=1")
+    assert first.returncode == 0, first.stderr
+    halfway = parameters(resumed)
+    # Without --config: the workdir knows its settings.
+    second = main(f"--workdir={resumed}", "--config.train.epochs=2")
+    assert second.returncode == 0, second.stderr
+    assert not np.array_equal(parameters(resumed), halfway)
+    np.testing.assert_array_equal(parameters(resumed), parameters(whole))
+    assert (resumed / "eval/scores.csv").read_text() == (whole / "eval/scores.csv").read_text()
+
+    def logged(workdir: Path) -> list[tuple[int, float]]:
+        records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return [(record["step"], record["loss"]) for record in records]
+
+    assert logged(resumed) == logged(whole)
+    assert [step for step, _ in logged(whole)] == [2, 4]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    # Adam's first step is about the learning rate: the second loss overflows.
+    result = main(
+        *tiny,
+        f"--workdir={tmp_path}",
+        "--config.optimizer.learning_rate=1e30",
+        "--config.train.steps_per_epoch=1",
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: step 2: the loss is .*, step 1 is saved; .*\n", last_line(result))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in result.stderr
+    return result.stderr.splitlines(keepends=True)[-1]
+
+
+def test_batches_are_divided_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config()
+    whole = batch_indices(config, range(3), 30, 40)
+    assert whole.shape == (3, jax.local_device_count(), 48 // jax.local_device_count())
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    divided = batch_indices(config, range(3), 30, 40)
+    assert divided.shape == (3, 4, 12)
+    np.testing.assert_array_equal(divided.reshape(3, -1), whole.reshape(3, -1))
+
+
+def test_both_stores_give_the_step_the_same_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    indices = np.array([[[0, 3], [4, 4]]], np.int32)
+    stores = [make_store(images, where, replicated()) for where in ("device", "host")]
+    assert [type(store) for store in stores] == [DeviceStore, HostStore]
+    for store in stores:
+        call = store.per_call(indices)
+        for device in range(2):
+            batch = store.gather(store.resident, call[0, device])
+            np.testing.assert_array_equal(batch, images[indices[0, device]])
+
+
+def test_a_pretrained_start_replaces_the_features_and_keeps_a_drawn_head() -> None:
+    values = Config().to_dict()
+    values["dataset"]["image_size"] = 32
+    values["model"]["n_scales"] = 1
+    config = Config.from_dict(values)
+    drawn = make_variables(config)
+    state = {k: v + 1 for k, v in to_torch_state_dict(drawn).items()}
+    features = {k: v for k, v in state.items() if not k.startswith("conv.")}
+    loaded = make_variables(config, features)
+    again = to_torch_state_dict(loaded)
+    for name, value in features.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    np.testing.assert_array_equal(
+        loaded["params"]["score"]["kernel"], drawn["params"]["score"]["kernel"]
+    )
