@@ -82,6 +82,8 @@ class Checkpoints:
         except Exception as error:
             raise _unreadable(path, error) from error
         for name, tree in abstract.items():
+            if not stored[name]:
+                raise _unreadable(path, FileNotFoundError(f"{name} is empty"))
             _require_same_shapes(path / name, stored[name], _shapes(tree))
         try:
             restored = self._manager.restore(

@@ -53,7 +53,11 @@ def main(argv: Sequence[str]) -> None:
             workdir.require_run()
         _run(Config.from_dict(_CONFIG.value), workdir, _MODE.value)
     except UserError as error:
-        _fail(str(error))
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # All files are closed by now. Reader threads that a failed restore has left behind would
+        # print tracebacks of their own while Python shuts down.
+        os._exit(1)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -86,8 +90,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file")
     except OSError:
-        filename = config_flags.get_config_filename(flags.FLAGS["config"])
-        _fail(f"--config={filename}: no such file of settings")
+        given = [argument for argument in argv if re.match(r"--?config=", argument)]
+        _fail(f"{given[-1] if given else '--config'}: no such file of settings")
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(str(error).strip().splitlines()[-1])
     _start_logging(verbose=flags.FLAGS.verbosity >= 1)

@@ -68,7 +68,9 @@ def test_a_wrong_setting_is_named(group: str, name: str, value: object, message:
 def test_an_unknown_override_names_the_nearest() -> None:
     require_setting("train.epochs")
     require_setting("train")
-    with pytest.raises(UserError, match=r"did you mean evaluation\.batch_size or train\.batch_size"):
+    with pytest.raises(
+        UserError, match=r"did you mean evaluation\.batch_size or train\.batch_size"
+    ):
         require_setting("batch_size")
     with pytest.raises(UserError, match=r"did you mean train\.epochs"):
         require_setting("train.epoch")

@@ -26,9 +26,7 @@ def test_rotations_differ_by_image_and_step_but_not_by_the_division_of_the_batch
     images[:] = images[0]
     key = jax.random.key(5)
     whole = random_rotations(images, key, jnp.arange(4), 180.0)
-    halves = [
-        random_rotations(images[i : i + 2], key, jnp.arange(i, i + 2), 180.0) for i in (0, 2)
-    ]
+    halves = [random_rotations(images[i : i + 2], key, jnp.arange(i, i + 2), 180.0) for i in (0, 2)]
     np.testing.assert_array_equal(whole, np.concatenate(halves))
     assert len({np.asarray(image).tobytes() for image in whole}) == 4
     again = random_rotations(images, jax.random.key(6), jnp.arange(4), 180.0)

@@ -48,7 +48,8 @@ def photograph(surface: Array, rng: np.random.Generator) -> Array:
     direction = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0, SHADING) * 2 * (np.cos(direction) * x + np.sin(direction) * y)
     light *= 1 + rng.uniform(-GAIN, GAIN)
-    image = surface * light[..., None] * (1 + rng.uniform(-TINT, TINT, 3))
+    tint = 1 + rng.uniform(-TINT, TINT, 3).astype(np.float32)
+    image = surface * light[..., None].astype(np.float32) * tint
     middle = image.mean()
     image = middle + (image - middle) * (1 + rng.uniform(-CONTRAST, CONTRAST))
     for _ in range(rng.integers(DUST + 1)):
@@ -57,7 +58,7 @@ def photograph(surface: Array, rng: np.random.Generator) -> Array:
         patch = np.exp(-(np.add.outer(*[np.arange(-2, 3) ** 2] * 2)) / rng.uniform(0.7, 2))
         image[row - 2 : row + 3, column - 2 : column + 3] += speck * patch[..., None]
     image = ndimage.gaussian_filter(image, (0.5, 0.5, 0))
-    image += rng.normal(0, GRAIN, image.shape)
+    image += GRAIN * rng.standard_normal(image.shape, dtype=np.float32)
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -65,9 +66,10 @@ def noise(rng: np.random.Generator, sigma: float, sigma_x: float | None = None) 
     """Gaussian-filtered white noise of mean 0 and deviation 1 that tiles: [SIZE, SIZE]."""
     sigma_x = sigma if sigma_x is None else sigma_x
     white = scipy.fft.rfft2(rng.standard_normal((SIZE, SIZE), dtype=np.float32))
-    falloff = -2 * np.pi**2
-    white *= np.exp(falloff * (sigma * np.fft.fftfreq(SIZE)) ** 2)[:, None]
-    white *= np.exp(falloff * (sigma_x * np.fft.rfftfreq(SIZE)) ** 2)
+    for axis, width in ((0, sigma), (1, sigma_x)):
+        frequency = scipy.fft.fftfreq(SIZE)[: white.shape[axis]]
+        transfer = np.exp(-2 * (np.pi * width * frequency) ** 2).astype(np.float32)
+        white *= transfer[:, None] if axis == 0 else transfer
     white[0, 0] = 0
     field = scipy.fft.irfft2(white, s=(SIZE, SIZE))
     return (field / field.std()).astype(np.float32)

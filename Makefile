@@ -1,0 +1,29 @@
+# make quickstart   install, train on the built-in data set, restore, evaluate (a few minutes)
+# make test         install what the tests need, check types and style, run all tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m devnet_jax.main
+
+.PHONY: quickstart test
+
+quickstart: .venv/.installed
+	@echo "== training =="
+	$(RUN) --config=configs/quickstart.py --workdir=runs/quickstart
+	@echo "== restoring the checkpoint in a new process, and evaluating again =="
+	$(RUN) --mode=eval --workdir=runs/quickstart
+
+test: .venv/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto --dist loadfile
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@

@@ -1,0 +1,350 @@
+"""The command line as its users meet it: processes, files, messages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from devnet_jax import Detector
+from devnet_jax.data.decode import load_image
+from devnet_jax.errors import UserError
+from tests.conftest import REPOSITORY, make_parts
+
+Main = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def trained(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished run; read it only."""
+    workdir = tmp_path_factory.mktemp("trained") / "not there yet" / "run"
+    result = main(*tiny, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "AUROC" in result.stdout
+    assert str(workdir / "eval" / "scores.csv") in result.stdout
+    return workdir
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that workdir, to do harm to."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def read_scores(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "eval" / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """One clear line with all those parts, and a non-zero status."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "config.json",
+        "split.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "eval",
+    }
+    assert not [path for path in trained.rglob("*") if path.name.endswith(".tmp")]
+    assert list((trained / "tensorboard").iterdir())
+
+    rows = read_scores(trained)
+    split = json.loads((trained / "split.json").read_text())
+    assert [row["path"] for row in rows] == split["test"]
+    assert len(rows) == 5 + 8 - 3  # the test folder without the three labelled anomalies
+    for row in rows:
+        assert (parts / row["path"]).is_file()
+        assert row["defect"] == row["path"].split("/")[1]
+        assert row["label"] == str(int(row["defect"] != "good"))
+
+    labels = [int(row["label"]) for row in rows]
+    scores = [float(row["score"]) for row in rows]
+    metrics = json.loads((trained / "eval" / "metrics.json").read_text())
+    assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (5, 5)
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert metrics["image_ap"] == pytest.approx(average_precision_score(labels, scores))
+    assert metrics["prior_threshold"] == pytest.approx(1.6449, abs=1e-4)
+
+
+def test_eval_restores_to_the_same_scores_bit_for_bit(main: Main, trained: Path) -> None:
+    scores = (trained / "eval" / "scores.csv").read_bytes()
+    metrics = (trained / "eval" / "metrics.json").read_bytes()
+    result = main("--mode=eval", f"--workdir={trained}")
+    assert result.returncode == 0, result.stderr
+    assert (trained / "eval" / "scores.csv").read_bytes() == scores
+    assert (trained / "eval" / "metrics.json").read_bytes() == metrics
+
+
+def test_no_image_is_dropped_whatever_the_batch_and_the_devices(main: Main, copy: Path) -> None:
+    before = read_scores(copy)
+    # 10 images on 4 devices, 7 at once: neither divides.
+    result = main("--mode=eval", f"--workdir={copy}", "--config.evaluation.batch_size=7", devices=4)
+    assert result.returncode == 0, result.stderr
+    after = read_scores(copy)
+    assert [row["path"] for row in after] == [row["path"] for row in before]
+    # Other batch shapes take other orders of summation: float32's rounding, no more.
+    np.testing.assert_allclose(
+        [float(row["score"]) for row in after],
+        [float(row["score"]) for row in before],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_detector_scores_as_the_command_line_does(trained: Path, parts: Path) -> None:
+    detector = Detector.load(trained)
+    rows = read_scores(trained)
+    paths = [row["path"] for row in rows]
+    images = np.stack([load_image((parts / path).read_bytes(), path, 32) for path in paths])
+    scores, maps = detector.score(images)
+    np.testing.assert_allclose(scores, [float(row["score"]) for row in rows], rtol=1e-4, atol=1e-5)
+    assert maps.shape == (10, 1, 1)
+    # topk 0.1 of one position is that position: the score is its absolute value.
+    np.testing.assert_allclose(scores, np.abs(maps[:, 0, 0]), rtol=1e-6)
+    with pytest.raises(UserError, match=r"scores uint8 \[N, 32, 32, 3\]"):
+        detector.score(images / 255)
+
+
+def test_a_killed_run_leaves_whole_files_and_goes_on(
+    trained: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "devnet_jax.main", *tiny, f"--workdir={workdir}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while not (workdir / "metrics.jsonl").exists():
+        assert process.poll() is None, "it ended before its first epoch"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for name in ("config.json", "split.json"):
+        assert json.loads((workdir / name).read_text())
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+    assert (workdir / "eval/scores.csv").read_bytes() == (trained / "eval/scores.csv").read_bytes()
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts_of_message"),
+    [
+        (["--config.dataset.manual_dir=/no/such/folder"], ["/no/such/folder", "train/good"]),
+        (["--config.dataset.name=mvtek_ad"], ["mvtek_ad", "did you mean mvtec_ad"]),
+        (
+            ["--config.dataset.name=mvtec_ad", "--config.dataset.category=carpett"],
+            ["carpett", "did you mean carpet"],
+        ),
+        (["--config.dataset.known_class=skratch"], ["skratch", "did you mean scratch"]),
+        (["--config.dataset.n_anomaly=8"], ["n_anomaly = 8", "one must stay for the test"]),
+        (["--config.model.backbone=resnet19"], ["resnet19", "did you mean resnet18"]),
+        (["--config.loss.name=deviatoin"], ["deviatoin", "did you mean deviation"]),
+        (["--config.model.topk=1.1"], ["config.model.topk = 1.1", "[0, 1]"]),
+        (["--config.model.n_scales=7"], ["n_scales", "32 pixels"]),
+        (["--config.train.batchsize=4"], ["config.train.batchsize", "train.batch_size"]),
+        (["--config.train.epochs=many"], ["config.train.epochs", "many"]),
+        (["--config.model.pretrained=/no/weights.npz"], ["/no/weights.npz"]),
+        (["--config=configs/no.py"], ["configs/no.py", "no such file"]),
+        (["--mode=trian"], ["trian", "train"]),
+        (["config.seed=3"], ["config.seed=3", "not a flag"]),
+    ],
+    ids=lambda value: value[-1].lstrip("-") if isinstance(value, list) else None,
+)
+def test_a_wrong_request_ends_in_one_line_and_writes_nothing(
+    main: Main,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    arguments: list[str],
+    parts_of_message: list[str],
+) -> None:
+    workdir = tmp_path / "run"
+    refused(main(*tiny, f"--workdir={workdir}", *arguments), *parts_of_message)
+    assert not workdir.exists()
+
+
+def test_a_batch_that_devices_cannot_share(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = main(*tiny, f"--workdir={tmp_path / 'run'}", devices=3)
+    refused(result, "config.train.batch_size = 8", "3 devices")
+    assert not (tmp_path / "run").exists()
+
+
+def test_imagenet_weights_without_a_network(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    result = main(*tiny, f"--workdir={tmp_path / 'run'}", "--config.model.pretrained=imagenet")
+    refused(result, "--config.model.pretrained=")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_backbone(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path, shared: Path
+) -> None:
+    weights = shared / "weights" / "resnet18_imagenet.safetensors"
+    result = main(
+        *tiny,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.model.pretrained={weights}",
+        "--config.model.backbone=resnet34",
+    )
+    refused(result, str(weights), "resnet18")
+    assert not (tmp_path / "run").exists()
+
+
+def harm(folder: Path, how: str) -> None:
+    if how == "empty class":
+        for path in (folder / "train" / "good").iterdir():
+            path.unlink()
+    elif how == "truncated":
+        path = folder / "test" / "stain" / "002.png"
+        path.write_bytes(path.read_bytes()[:-600])
+    elif how == "zero bytes":
+        (folder / "train" / "good" / "004.png").write_bytes(b"")
+    elif how == "mask of another size":
+        (folder / "ground_truth" / "scratch").mkdir(parents=True)
+        mask = Image.new("L", (48, 41))
+        mask.save(folder / "ground_truth" / "scratch" / "001_mask.png")
+
+
+@pytest.mark.parametrize(
+    ("how", "parts_of_message"),
+    [
+        ("empty class", ["train/good"]),
+        ("truncated", ["test/stain/002.png"]),
+        ("zero bytes", ["train/good/004.png"]),
+        ("mask of another size", ["001_mask.png", "48×41", "48×40"]),
+    ],
+)
+def test_a_bad_folder_of_pictures(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path, how: str, parts_of_message: list[str]
+) -> None:
+    folder = make_parts(tmp_path / "parts")
+    harm(folder, how)
+    data_dir = tmp_path / "data"
+    result = main(
+        *tiny,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset.manual_dir={folder}",
+        f"--config.dataset.data_dir={data_dir}",
+    )
+    refused(result, *parts_of_message)
+    assert not (tmp_path / "run").exists()
+    assert not list(data_dir.rglob("*.array_record*"))
+
+
+def test_files_that_are_no_images_are_counted_and_at_verbosity_named(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = make_parts(tmp_path / "parts")
+    (folder / "train" / "good" / "notes.txt").write_text("taken on Monday")
+    result = main(
+        *tiny,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset.manual_dir={folder}",
+        "--config.dataset.n_anomaly=99",  # ends the run once the folder is read
+        "--verbosity=1",
+    )
+    refused(result, "n_anomaly = 99")
+    assert "1 file" in result.stderr
+    assert "notes.txt" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in the way is how POSIX refuses a folder")
+def test_a_workdir_that_cannot_be_made(main: Main, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = main(*tiny, f"--workdir={tmp_path / 'file' / 'run'}")
+    refused(result, str(tmp_path / "file"), "not a folder")
+
+
+def test_a_workdir_without_a_run(main: Main, tmp_path: Path) -> None:
+    refused(main("--mode=eval", f"--workdir={tmp_path}"), str(tmp_path), "no run is there")
+    refused(main("--mode=eval"), "--workdir is missing")
+
+
+def test_settings_that_make_resuming_wrong_are_named(main: Main, copy: Path) -> None:
+    result = main(
+        f"--workdir={copy}", "--config.seed=7", "--config.model.topk=0.5", "--config.train.epochs=9"
+    )
+    refused(result, "config.seed is 7, was 42", "config.model.topk is 0.5, was 0.1")
+    assert "epochs" not in result.stderr
+
+
+def test_an_image_of_the_split_that_is_gone(main: Main, copy: Path, tmp_path: Path) -> None:
+    folder = make_parts(tmp_path / "parts")
+    (folder / "test" / "good" / "001.png").unlink()
+    result = main(
+        "--mode=eval",
+        f"--workdir={copy}",
+        f"--config.dataset.manual_dir={folder}",
+        f"--config.dataset.data_dir={tmp_path / 'data'}",
+    )
+    refused(result, "test/good/001.png", "no longer in data set")
+
+
+def test_a_checkpoint_that_is_missing(main: Main, copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    refused(main("--mode=eval", f"--workdir={copy}"), str(copy / "checkpoints"), "no checkpoint")
+
+
+def test_a_checkpoint_of_another_architecture(main: Main, copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text())
+    settings["model"]["backbone"] = "resnet34"
+    (copy / "config.json").write_text(json.dumps(settings))
+    refused(main("--mode=eval", f"--workdir={copy}"), "checkpoints/4", "of another network")
+
+
+def test_a_damaged_settings_file(main: Main, copy: Path) -> None:
+    (copy / "config.json").write_text('{"seed": 4')
+    refused(main("--mode=eval", f"--workdir={copy}"), "config.json", "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("largest", "truncated"),
+        ("largest", "zeroed"),
+        ("largest", "removed"),
+        ("_METADATA", "truncated"),
+        ("_METADATA", "removed"),
+        ("manifest.ocdbt", "zeroed"),
+    ],
+)
+def test_a_damaged_checkpoint(main: Main, copy: Path, name: str, damage: str) -> None:
+    folder = copy / "checkpoints" / "4" / "variables"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size) if name == "largest" else folder / name
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "zeroed":
+        path.write_bytes(bytes(len(content)))
+    else:
+        path.unlink()
+    result = main("--mode=eval", f"--workdir={copy}")
+    refused(result, "checkpoints/4: the checkpoint is damaged")
+    assert len(result.stderr.splitlines()) == 1
