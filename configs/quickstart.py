@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from devnet_jax.config import get_config as default_config
 
 
-def get_config(category: str = "weave") -> ConfigDict:
+def get_config(category: str = "fabric") -> ConfigDict:
     config = default_config()
     config.dataset.name = "synthetic_textures"
     config.dataset.category = category

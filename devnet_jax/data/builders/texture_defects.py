@@ -10,11 +10,12 @@ from scipy import ndimage
 from devnet_jax.data.builders.textures import SIZE, Array, noise
 
 # How plain the defects are: sizes in pixels of SIZE, strengths in parts of the full range.
-SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_STRENGTH = (80, 170), (1.6, 2.8), (0.22, 0.40)
+SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_STRENGTH = (100, 190), (2.0, 3.4), (0.30, 0.50)
 STAIN_RADIUS, STAIN_STRENGTH = (20, 40), (0.22, 0.42)
 HOLE_RADIUS = (9, 19)
 DISTORTION_RADIUS, DISTORTION_TWIST = (34, 56), (1.0, 1.8)
-THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (130, 260), (1.8, 2.8), (0.65, 0.95)
+THREAD_COLOURS = ((0.75, 0.16, 0.13), (0.88, 0.87, 0.82), (0.12, 0.33, 0.60))
+THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (150, 280), (2.2, 3.2), (0.75, 0.95)
 WEAR_RADIUS, WEAR_STRENGTH, WEAR_TONE = (26, 46), (0.7, 0.95), (0.04, 0.1)
 
 
@@ -73,11 +74,10 @@ def _distortion(surface: Array, rng: np.random.Generator) -> tuple[Array, Array]
 
 def _thread(surface: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A foreign thread that lies on the surface and throws a shadow."""
-    colours = [[0.75, 0.16, 0.13], [0.88, 0.87, 0.82], [0.10, 0.11, 0.13], [0.12, 0.33, 0.60]]
-    # One of the two whose hue differs most: others would hardly be seen on some surfaces.
+    # The one whose hue differs most: others would hardly be seen on some surfaces.
     ground = surface.mean((0, 1))
-    colours.sort(key=lambda colour: -float(np.ptp(np.array(colour) - ground)))
-    colour = np.array(colours[rng.integers(2)])
+    colour = max(map(np.array, THREAD_COLOURS), key=lambda colour: float(np.ptp(colour - ground)))
+    colour = colour + rng.uniform(-0.06, 0.06, 3)
     cover, across = _stroke(
         rng, rng.uniform(*THREAD_LENGTH), bend=3.0, width=rng.uniform(*THREAD_WIDTH), taper=False
     )
