@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from devnet_jax.config import get_config as default_config
 
 
-def get_config(category: str = "fabric") -> ConfigDict:
+def get_config(category: str = "mesh") -> ConfigDict:
     config = default_config()
     config.dataset.name = "synthetic_textures"
     config.dataset.category = category
@@ -16,6 +16,6 @@ def get_config(category: str = "fabric") -> ConfigDict:
     config.model.pretrained = "none"
     config.model.n_scales = 1
     config.train.batch_size = 16
-    config.train.epochs = 20
+    config.train.epochs = 12
     config.evaluation.batch_size = 64
     return config

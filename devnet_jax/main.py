@@ -6,6 +6,7 @@ python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         workdir = Workdir(_WORKDIR.value)
         if _CONFIG.value is None:
             workdir.require_run()
-        _run(Config.from_dict(_CONFIG.value), workdir, _MODE.value)
+        _run(with_absolute_folders(Config.from_dict(_CONFIG.value)), workdir, _MODE.value)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -111,6 +112,22 @@ def with_saved_settings(argv: Sequence[str]) -> list[str]:
     if workdir and Workdir(workdir).config.exists():
         argv.insert(1, f"--config={saved_config.__file__}:{workdir}")
     return argv
+
+
+def with_absolute_folders(config: Config) -> Config:
+    """The settings with folders that do not depend on where the command was run."""
+
+    def absolute(folder: str | None) -> str | None:
+        if folder is None or "://" in folder:
+            return folder
+        return str(Path(folder).expanduser().absolute())
+
+    dataset = dataclasses.replace(
+        config.dataset,
+        manual_dir=absolute(config.dataset.manual_dir),
+        data_dir=absolute(config.dataset.data_dir),
+    )
+    return dataclasses.replace(config, dataset=dataset)
 
 
 def _start_logging(verbose: bool) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 
 from devnet_jax.data.builders import DATASETS
 from devnet_jax.data.builders.anomaly_dataset import (
@@ -22,7 +22,9 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawDataset,
     verify,
 )
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DATASETS", "Example", "Source", "open_source"]
 
@@ -115,7 +117,9 @@ def open_source(
     """
     builder_class = DATASETS.get(name)
     if builder_class is None:
-        raise UserError(_unknown("data set", name, DATASETS))
+        raise UserError(
+            f"config.dataset.name = {name!r}: no such data set; {nearest(name, DATASETS)}"
+        )
     _check_category(builder_class, category)
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
@@ -127,14 +131,18 @@ def open_source(
         if not (builder_class.SHARED_NAME and prepared.fingerprint()):
             raise UserError(
                 f"data set '{name}' is not in '{root}' and no raw folder is given:"
-                f" set manual_dir to a folder with {builder_class.LAYOUT}"
+                f" set config.dataset.manual_dir to a folder with {builder_class.LAYOUT}"
             )
         return prepared.open()
     if folder is not None and not builder_class.NEEDS_FOLDER:
-        raise UserError(f"data set '{name}' has no raw files: leave manual_dir ('{folder}') unset")
+        raise UserError(
+            f"config.dataset.manual_dir = '{folder}': data set '{name}' has no raw files;"
+            " leave it unset"
+        )
     if folder is not None and not folder.is_dir():
         raise UserError(
-            f"no folder '{folder}': set manual_dir to a folder with {builder_class.LAYOUT}"
+            f"config.dataset.manual_dir = '{folder}': no such folder; expected a folder with"
+            f" {builder_class.LAYOUT}"
         )
     raw = builder_class.read_raw(folder or root, category)
     if prepared.fingerprint() != raw.fingerprint:
@@ -150,15 +158,15 @@ def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | 
     if category is None and known:
         raise UserError(f"data set '{name}' needs a category: one of {', '.join(known)}")
     if category is not None and not known:
-        raise UserError(f"data set '{name}' has no categories: leave category ('{category}') unset")
+        raise UserError(
+            f"config.dataset.category = {category!r}: data set '{name}' has no categories;"
+            " leave it unset"
+        )
     if category is not None and category not in known:
-        raise UserError(_unknown(f"category of '{name}'", category, known))
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown {kind} '{name}': {hint}known: {', '.join(sorted(known))}"
+        raise UserError(
+            f"config.dataset.category = {category!r}: no such category of {name}; "
+            + nearest(category, known)
+        )
 
 
 @dataclass(frozen=True)
@@ -207,12 +215,12 @@ class _Prepared:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                logging.info("waiting for another process that prepares '%s'", self.target)
+                logger.info("waiting for another process that prepares '%s'", self.target)
                 lock.acquire()
         except OSError as error:
             raise UserError(
-                f"cannot write to '{path.parent}' ({error.strerror}): set data_dir to a folder"
-                " that can be written to"
+                f"cannot write to '{path.parent}' ({error.strerror}): set"
+                " config.dataset.data_dir to a folder that can be written to"
             ) from error
         try:
             if self.is_interrupted():
@@ -240,7 +248,7 @@ class _Prepared:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         normal = sum(e.label == 0 for e in examples)
-        logging.info(
+        logger.info(
             "%s: prepared %d normal and %d anomalous images in '%s'",
             raw.name,
             normal,
@@ -266,11 +274,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """Keeps TFDS's account of its own doings out of the log, except at verbosity 1."""
-    verbosity = logging.get_verbosity()
-    if verbosity == logging.INFO:
-        logging.set_verbosity(logging.ERROR)
+    """Keeps TFDS's account of its own doings out of the log; its errors stay."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        absl_logging.set_verbosity(verbosity)

@@ -1,7 +1,6 @@
 """The deviation network: image pyramid, features, a score per position, an image score."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, nearest
 from devnet_jax.models import alexnet, resnet
 
 
@@ -125,9 +124,7 @@ def bag_scores(maps: Array, topk: float) -> Array:
 def get_backbone(name: str) -> Backbone:
     """The registered backbone of that name; UserError names the nearest otherwise."""
     if name not in BACKBONES:
-        nearest = difflib.get_close_matches(name, BACKBONES)
-        hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
-        raise UserError(f"unknown backbone '{name}': {hint}(known: {', '.join(BACKBONES)})")
+        raise UserError(f"unknown backbone {name!r}: {nearest(name, BACKBONES)}")
     return BACKBONES[name]
 
 

@@ -213,7 +213,7 @@ def test_two_folders_of_one_name_share_a_data_dir(tmp_path, data_dir, verificati
 def test_prepared_copy_is_used_without_the_raw_folder(tmp_path, data_dir):
     for name in ("no/1.png", "no/2.png", "yes/1.png"):
         write_image(tmp_path / "raw" / name, 5)
-    with pytest.raises(UserError, match=r"brain_mri.*set manual_dir to a folder with no/ and yes/"):
+    with pytest.raises(UserError, match=r"brain_mri.*manual_dir to a folder with no/ and yes/"):
         open_source("brain_mri", data_dir=str(data_dir))
     prepared = open_source("brain_mri", manual_dir=str(tmp_path / "raw"), data_dir=str(data_dir))
     opened = open_source("brain_mri", data_dir=str(data_dir))
@@ -239,18 +239,18 @@ def test_home_and_working_directory(parts, data_dir, monkeypatch):
     [
         (
             {"name": "mvtecad"},
-            r"unknown data set 'mvtecad': did you mean mvtec_ad\? known: brain_mri",
+            r"'mvtecad': no such data set; did you mean mvtec_ad",
         ),
         ({"name": "mvtec_ad"}, "'mvtec_ad' needs a category: one of bottle, cable"),
         (
             {"name": "mvtec_ad", "category": "botle"},
-            r"unknown category of 'mvtec_ad' 'botle': did you mean bottle",
+            r"'botle': no such category of mvtec_ad; did you mean bottle",
         ),
         ({"name": "elpv", "category": "mono"}, "'elpv' has no categories"),
-        ({"name": "image_folder"}, "set manual_dir to a folder with train/good/"),
+        ({"name": "image_folder"}, "manual_dir to a folder with train/good/"),
         (
             {"name": "image_folder", "manual_dir": "/nowhere/parts"},
-            r"no folder '/nowhere/parts': set manual_dir to a folder with train/good/",
+            r"'/nowhere/parts': no such folder; expected a folder with train/good/",
         ),
         (
             {"name": "synthetic_textures", "category": "wood", "manual_dir": "/tmp"},
@@ -275,7 +275,7 @@ def test_damaged_preparation_says_what_to_delete(parts, data_dir):
 
 def test_a_data_dir_that_cannot_be_written_to(parts, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to '.*file.*set data_dir"):
+    with pytest.raises(UserError, match=r"cannot write to '.*file.*data_dir"):
         open_parts(parts, tmp_path / "file")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,11 +18,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
 from devnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 NORMAL, ANOMALY = 0, 1
@@ -234,8 +236,8 @@ def verify(raw: RawDataset) -> list[RawExample]:
     kept = [e for e in checked if e is not None]
     skipped = [e.path for e, result in zip(examples, checked, strict=True) if result is None]
     if skipped:
-        logging.info("%s: %d files skipped that are no images", where, len(skipped))
-        logging.vlog(1, "%s: skipped %s", where, ", ".join(skipped))
+        logger.info("%s: %d files skipped that are no images", where, len(skipped))
+        logger.debug("%s: skipped %s", where, ", ".join(skipped))
     for split, defect in sorted({(e.split or "", e.defect) for e in examples}):
         if not any((e.split or "", e.defect) == (split, defect) for e in kept):
             raise UserError(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from pathlib import Path
-
-from absl import logging
 
 from devnet_jax.data.builders.anomaly_dataset import (
     ANOMALY,
@@ -17,6 +16,8 @@ from devnet_jax.data.builders.anomaly_dataset import (
     list_files,
 )
 from devnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = (
     "train/good/, test/good/, test/<defect>/ and, for masks, ground_truth/<defect>/<image>_mask.png"
@@ -90,7 +91,7 @@ def read_class_folders(folder: Path) -> list[RawExample]:
                 )
             )
         if unused:
-            logging.warning(
+            logger.warning(
                 "%d masks belong to no image in '%s', for example '%s'",
                 len(unused),
                 class_folder,

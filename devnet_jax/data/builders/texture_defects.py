@@ -10,13 +10,13 @@ from scipy import ndimage
 from devnet_jax.data.builders.textures import SIZE, Array, noise
 
 # How plain the defects are: sizes in pixels of SIZE, strengths in parts of the full range.
-SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_STRENGTH = (100, 190), (2.0, 3.4), (0.30, 0.50)
-STAIN_RADIUS, STAIN_STRENGTH = (20, 40), (0.22, 0.42)
-HOLE_RADIUS = (9, 19)
-DISTORTION_RADIUS, DISTORTION_TWIST = (34, 56), (1.0, 1.8)
+SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_STRENGTH = (130, 220), (3.6, 5.4), (0.55, 0.80)
+STAIN_RADIUS, STAIN_STRENGTH = (24, 44), (0.28, 0.48)
+HOLE_RADIUS = (13, 24)
+DISTORTION_RADIUS, DISTORTION_TWIST = (44, 66), (1.2, 2.0)
 THREAD_COLOURS = ((0.75, 0.16, 0.13), (0.88, 0.87, 0.82), (0.12, 0.33, 0.60))
-THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (150, 280), (2.2, 3.2), (0.75, 0.95)
-WEAR_RADIUS, WEAR_STRENGTH, WEAR_TONE = (26, 46), (0.7, 0.95), (0.04, 0.1)
+THREAD_LENGTH, THREAD_WIDTH, THREAD_STRENGTH = (160, 290), (3.0, 4.2), (0.75, 0.95)
+WEAR_RADIUS, WEAR_STRENGTH, WEAR_TONE = (30, 50), (0.75, 0.95), (0.04, 0.1)
 
 
 def draw_defect(kind: str, surface: Array, rng: np.random.Generator) -> tuple[Array, Array]:
