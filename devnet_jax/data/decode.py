@@ -104,7 +104,7 @@ def load_mask(data: bytes, path: str, image_size: int) -> np.ndarray:
 
 
 def load_images(
-    source: Images, indices: Sequence[int], image_size: int, description: str = "decoding images"
+    source: Images, indices: Sequence[int], image_size: int, description: str | None = None
 ) -> np.ndarray:
     """Loads many images on all cores: uint8 [N, S, S, 3], in the order of `indices`.
 
@@ -121,8 +121,12 @@ def load_images(
     return images
 
 
-def map_in_threads(function: Callable[[T], R], items: Iterable[T], description: str) -> Iterator[R]:
-    """Yields function(item) in order, computed by a thread a core, with a bar on a terminal.
+def map_in_threads(
+    function: Callable[[T], R], items: Iterable[T], description: str | None
+) -> Iterator[R]:
+    """Yields function(item) in order, computed by a thread a core.
+
+    On a terminal, a description comes with a progress bar.
 
     The first error in the items' order is raised, and what has not begun by then never will.
     """
@@ -130,14 +134,13 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T], description: 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool = ThreadPoolExecutor(cores or 1)
     try:
-        # disable=None shows the bar on a terminal only.
         yield from tqdm(
             pool.map(function, items),
             total=len(items),
             desc=description,
             unit=" images",
             leave=False,
-            disable=None,
+            disable=True if description is None else None,  # None: where there is no terminal
         )
     finally:
         pool.shutdown(cancel_futures=True)

@@ -70,9 +70,11 @@ class FewShotDataset:
 
     def test_images(self, image_size: int, start: int, stop: int) -> np.ndarray:
         """uint8 [≤ stop - start, S, S, 3]: a part of the test images, in their order."""
-        return self._load(self.split.test[start:stop], image_size, "decoding test images")
+        return self._load(self.split.test[start:stop], image_size)
 
-    def _load(self, paths: tuple[str, ...], image_size: int, description: str) -> np.ndarray:
+    def _load(
+        self, paths: tuple[str, ...], image_size: int, description: str | None = None
+    ) -> np.ndarray:
         indices = [self._index[path] for path in paths]
         return load_images(self.source, indices, image_size, description)
 
