@@ -9,12 +9,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from devnet_jax.config import Config, changed_settings, describe
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 VARIABLES = "variables"  # what scoring needs: parameters and running statistics
 OPTIMIZER = "optimizer"  # what resuming needs besides: the optimiser's state and the step
+SETTINGS = "settings"  # what the variables mean nothing without
 
 
 class Checkpoints:
@@ -30,6 +32,7 @@ class Checkpoints:
             item_handlers={
                 VARIABLES: ocp.StandardCheckpointHandler(),
                 OPTIMIZER: ocp.StandardCheckpointHandler(),
+                SETTINGS: ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=False),
         )
@@ -44,8 +47,8 @@ class Checkpoints:
         """Steps done in the newest checkpoint, or `None` if there is none yet."""
         return self._manager.latest_step()
 
-    def save(self, step: int, variables: Any, optimizer: Any) -> None:
-        """Starts to save both trees as the checkpoint of `step`; it counts once it is whole."""
+    def save(self, step: int, variables: Any, optimizer: Any, settings: dict[str, Any]) -> None:
+        """Starts to save all three as the checkpoint of `step`; it counts once it is whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._manager.save(
             step,
@@ -53,14 +56,16 @@ class Checkpoints:
                 **{
                     VARIABLES: ocp.args.StandardSave(variables),
                     OPTIMIZER: ocp.args.StandardSave(optimizer),
+                    SETTINGS: ocp.args.JsonSave(settings),
                 }
             ),
         )
 
-    def restore(self, **abstract: Any) -> dict[str, Any]:
+    def restore(self, config: Config, **abstract: Any) -> dict[str, Any]:
         """Restores trees of the newest checkpoint.
 
         Args:
+          config: the settings it must have been saved with, but for those that may change.
           **abstract: for `variables`, `optimizer` or both, a tree of `jax.ShapeDtypeStruct`
             (with shardings where the arrays shall not lie on the default device).
 
@@ -68,7 +73,8 @@ class Checkpoints:
           The named trees, as arrays.
 
         Raises:
-          UserError: there is no checkpoint, it cannot be read, or it holds other shapes.
+          UserError: there is no checkpoint, it cannot be read, or it is of other settings or
+            shapes.
         """
         step = self.latest_step()
         if step is None:
@@ -77,10 +83,16 @@ class Checkpoints:
             )
         path = self.folder / str(step)
         try:
+            settings = self._manager.restore(
+                step, args=ocp.args.Composite(**{SETTINGS: ocp.args.JsonRestore()})
+            )[SETTINGS]
+            changed = changed_settings(Config.from_dict(settings), config)
             metadata = self._manager.item_metadata(step)
             stored = {name: _shapes(metadata[name]) for name in abstract}
         except Exception as error:
             raise _unreadable(path, error) from error
+        if changed:
+            raise UserError(f"{path}: saved by a run with other settings: {describe(changed)}")
         for name, tree in abstract.items():
             if not stored[name]:
                 raise _unreadable(path, FileNotFoundError(f"{name} is empty"))

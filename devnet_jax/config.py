@@ -91,7 +91,6 @@ class ModelConfig:
     pretrained: str = setting(
         "imagenet",
         "where the feature extractor starts: imagenet, none, or a .safetensors, .npz or .pth file",
-        may_change=True,
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type the network computes in")
 
@@ -119,7 +118,7 @@ class OptimizerConfig:
     weight_decay: float = setting(1e-5, "L2 coefficient, added to every gradient", minimum=0)
     clip_norm: float = setting(1.0, "largest global norm of the gradient", minimum=1e-6)
     decay_rate: float = setting(
-        0.1, "factor of each decay of the learning rate", minimum=0, maximum=1
+        0.1, "factor of each decay of the learning rate", minimum=1e-6, maximum=1
     )
     decay_epochs: int = setting(10, "epochs from one decay to the next", minimum=1)
 
@@ -214,6 +213,11 @@ def setting_names(section: type = Config, prefix: str = "") -> typing.Iterator[s
 def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Settings that differ and must not when a run is resumed: dotted name → (old, new)."""
     return dict(_changes(old, new, "config"))
+
+
+def describe(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """The result of `changed_settings` in words."""
+    return ", ".join(f"{name} is {new!r}, was {old!r}" for name, (old, new) in changed.items())
 
 
 def _changes(old: Any, new: Any, name: str) -> typing.Iterator[tuple[str, tuple[Any, Any]]]:

@@ -16,7 +16,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.scoring import Scores, score_in_batches
 from devnet_jax.thresholds import prior_threshold
-from devnet_jax.workdir import Workdir, read_json
+from devnet_jax.workdir import Workdir, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Detector:
         folder = Workdir(workdir)
         folder.require_run()
         if config is None:
-            config = Config.from_dict(read_json(folder.config))
+            config = read_config(folder)
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()),
             abstract_variables(config),
         )
         with Checkpoints(folder.checkpoints) as checkpoints:
-            variables = checkpoints.restore(variables=abstract)["variables"]
+            variables = checkpoints.restore(config, variables=abstract)["variables"]
             step = checkpoints.latest_step()
         assert step is not None  # restore has raised otherwise
         return cls(config, variables, step)
@@ -73,8 +73,9 @@ class Detector:
             `devnet_jax.data.decode` decodes and resizes a file so); N at least 1.
 
         Returns:
-          Scores float32 [N], in standard deviations of the prior from its mean where the
-          deviation loss was used, and maps float32 [N, h, w]: the signed score of each position.
+          Scores float32 [N], of which the deviation loss brings those of normal images to the
+          prior's mean (with the standard prior they read as standard deviations from normal),
+          and maps float32 [N, h, w]: the signed score of each position.
 
         Raises:
           UserError: the images are of another type or size.

@@ -9,6 +9,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"  # the one device axis: data parallelism
 
 
+def n_devices() -> int:
+    """How many devices share a batch."""
+    return jax.local_device_count()
+
+
 def replicated() -> NamedSharding:
     """The sharding of an array that every local device holds whole."""
     return _sharding(PartitionSpec())

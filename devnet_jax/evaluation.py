@@ -10,8 +10,9 @@ from tqdm import tqdm
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.detector import Detector
+from devnet_jax.errors import UserError
 from devnet_jax.metrics import alarm_rates, image_metrics
-from devnet_jax.run import open_dataset
+from devnet_jax.resume import open_dataset
 from devnet_jax.workdir import Workdir, write_csv, write_json
 
 BATCHES_AT_ONCE = 8  # decoded together: enough for all cores, little enough for any memory
@@ -24,12 +25,19 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
       The content of eval/metrics.json.
 
     Raises:
-      UserError: there is no run, no readable checkpoint, or the test images are gone.
+      UserError: there is no run, no readable checkpoint, the test images are gone, or a score is
+        not finite.
     """
     workdir.require_run()
-    detector = Detector.load(workdir.path, config)
+    workdir.require_writable()
     dataset = open_dataset(config, workdir)
+    detector = Detector.load(workdir.path, config)
     scores = score_test_images(detector, dataset)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{workdir.checkpoints}: the network of step {detector.step} gives scores that are not "
+            "finite; train again with a smaller config.optimizer.learning_rate"
+        )
     labels = np.array([example.label for example in dataset.test_examples])
     results = {
         "step": detector.step,

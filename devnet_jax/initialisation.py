@@ -43,7 +43,10 @@ def make_variables(
     if pretrained is not None:
         loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
         for collection, tree in loaded.items():
-            variables[collection] = {**variables[collection], **tree}
+            drawn = {name: variables[collection][name] for name in tree}
+            # A file may hold half precision; parameters are trained in the precision of the drawn.
+            cast = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), tree, drawn)
+            variables[collection] = {**variables[collection], **cast}
     return variables
 
 

@@ -7,12 +7,14 @@ python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -23,6 +25,14 @@ from devnet_jax.config import Config, require_setting
 from devnet_jax.errors import UserError
 from devnet_jax.workdir import Workdir
 
+FULL_OR_FORBIDDEN = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+)
 MODES = {
     "train": "train, or go on training, then evaluate",
     "eval": "restore the newest checkpoint and evaluate",
@@ -51,14 +61,15 @@ def main(argv: Sequence[str]) -> None:
             raise UserError("--workdir is missing: the folder that the run writes to, or lies in")
         workdir = Workdir(_WORKDIR.value)
         if _CONFIG.value is None:
-            workdir.require_run()
-        _run(with_absolute_folders(Config.from_dict(_CONFIG.value)), workdir, _MODE.value)
+            raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
+        _run(with_absolute_paths(Config.from_dict(_CONFIG.value)), workdir, _MODE.value)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        # All files are closed by now. Reader threads that a failed restore has left behind would
-        # print tracebacks of their own while Python shuts down.
-        os._exit(1)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in FULL_OR_FORBIDDEN:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _end(f"{place}{error.strerror}; make room there, or allow it")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -114,20 +125,24 @@ def with_saved_settings(argv: Sequence[str]) -> list[str]:
     return argv
 
 
-def with_absolute_folders(config: Config) -> Config:
-    """The settings with folders that do not depend on where the command was run."""
+def with_absolute_paths(config: Config) -> Config:
+    """The settings with paths that do not depend on where the command was run."""
 
-    def absolute(folder: str | None) -> str | None:
-        if folder is None or "://" in folder:
-            return folder
-        return str(Path(folder).expanduser().absolute())
+    def absolute(path: str | None) -> str | None:
+        if path is None or "://" in path:
+            return path
+        return str(Path(path).expanduser().absolute())
 
     dataset = dataclasses.replace(
         config.dataset,
         manual_dir=absolute(config.dataset.manual_dir),
         data_dir=absolute(config.dataset.data_dir),
     )
-    return dataclasses.replace(config, dataset=dataset)
+    pretrained = config.model.pretrained
+    if pretrained not in ("imagenet", "none"):
+        pretrained = absolute(pretrained) or pretrained
+    model = dataclasses.replace(config.model, pretrained=pretrained)
+    return dataclasses.replace(config, dataset=dataset, model=model)
 
 
 def _start_logging(verbose: bool) -> None:
@@ -141,7 +156,16 @@ def _start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
-def _fail(message: str) -> None:
+def _end(message: str) -> NoReturn:
+    """Ends a run that has begun."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # All files are closed by now. Reader threads that a failed restore has left behind would
+    # print tracebacks of their own while Python shuts down.
+    os._exit(1)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 

@@ -5,13 +5,12 @@
 
 from ml_collections import ConfigDict
 
-from devnet_jax.config import Config
 from devnet_jax.config import get_config as default_config
-from devnet_jax.workdir import Workdir, read_json
+from devnet_jax.workdir import Workdir, read_config
 
 
 def get_config(workdir: str) -> ConfigDict:
     """The settings in the config.json of a workdir."""
     config = default_config()
-    config.update(Config.from_dict(read_json(Workdir(workdir).config)).to_dict())
+    config.update(read_config(Workdir(workdir)).to_dict())
     return config

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from devnet_jax.data.augment import normalise
-from devnet_jax.devices import batch_sharded
+from devnet_jax.devices import batch_sharded, n_devices
 from devnet_jax.models import DeviationNetwork
+from devnet_jax.preprocessing import normalise
 
 
 class Scores(NamedTuple):
@@ -43,8 +43,7 @@ def score_in_batches(
         filled up with black images whose scores are dropped: no image is left out, none counts
         twice, and nothing compiles again.
     """
-    n_devices = jax.local_device_count()
-    batch_size = -(-batch_size // n_devices) * n_devices
+    batch_size = -(-batch_size // n_devices()) * n_devices()
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

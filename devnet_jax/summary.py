@@ -27,7 +27,7 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
         ),
     ]
     if "prior_threshold" in results:
-        confidence = f"{config.evaluation.confidence:.0%}"
+        confidence = f"{100 * config.evaluation.confidence:g}%"
         at = f"at score {results['prior_threshold']:.3f} ({confidence} of the prior)"
         rows += [
             ("false alarms", f"{results['prior_false_alarm_rate']:.1%} {at}"),

@@ -27,7 +27,7 @@ class TrainingLog:
         self._batch_size = batch_size
         self._records: list[dict[str, Any]] = []
         self._seconds: list[tuple[int, float]] = []  # steps and time of each call of this epoch
-        self._calls = 0
+        self._compiled: set[int] = set()
         self._tensorboard: SummaryWriter | None = None
         # disable=None: shown on a terminal, silent in a log file.
         self._bar = tqdm(total=epochs * steps_per_epoch, unit="step", disable=None, desc="training")
@@ -45,8 +45,11 @@ class TrainingLog:
         if step and self._workdir.metrics.exists():
             lines = self._workdir.metrics.read_text().splitlines()
             self._records = [r for r in map(json.loads, lines) if r["step"] <= step]
-        self._bar.update(step)
+        self._bar.initial = self._bar.n = step  # neither speed nor time left counts earlier runs
+        self._bar.refresh()
         if self._workdir.is_local:  # tensorboardX cannot append to files in a bucket
+            if not step:  # a run that was killed before its first checkpoint is drawn over
+                self._workdir.tensorboard.rmtree(missing_ok=True)
             self._tensorboard = SummaryWriter(
                 str(self._workdir.tensorboard), purge_step=step + 1 if step else None
             )
@@ -54,9 +57,9 @@ class TrainingLog:
     def call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
         """After each call to the devices; metrics are [steps of the call]."""
         count = len(metrics["loss"])
-        self._calls += 1
-        if self._calls > 1:  # the first one compiles
+        if count in self._compiled:
             self._seconds.append((count, seconds))
+        self._compiled.add(count)  # the first call of each length compiles
         self._bar.set_postfix(
             {"loss": f"{metrics['loss'][-1]:.3f}", **self._speed("images/s")}, refresh=False
         )

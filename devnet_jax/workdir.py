@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from devnet_jax.config import Config
 from devnet_jax.errors import UserError
 
 
@@ -53,10 +54,20 @@ class Workdir:
             raise UserError(f"--workdir={self.path}: {existing} cannot be written; choose another")
 
 
+def read_config(workdir: Workdir) -> Config:
+    """The settings of the run in a workdir; raises `UserError` where they are absent or wrong."""
+    workdir.require_run()
+    values = read_json(workdir.config)
+    try:
+        return Config.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{workdir.config}: {error}") from None
+
+
 def write_text(path: epath.Path, text: str) -> None:
     """Writes a file whole or not at all: beside it first, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.tmp"  # one name: what a kill left is written over
     try:
         temporary.write_text(text)
         temporary.replace(path)

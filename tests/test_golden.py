@@ -20,6 +20,8 @@ from scipy import ndimage
 from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss
 from devnet_jax.models import DeviationNetwork, from_torch_state_dict, to_torch_state_dict
 from devnet_jax.optimizer import make_optimizer, step_decay
+from devnet_jax.preprocessing import normalise
+from devnet_jax.training import TrainState, gradient_step
 
 with np.load(Path(__file__).with_name("golden.npz")) as npz:
     GOLDEN = dict(npz)
@@ -176,8 +178,7 @@ def golden_variables(backbone: str, dtype: type[np.floating]) -> dict[str, Any]:
 
 
 def golden_images(dtype: type[np.floating]) -> jax.Array:
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    return jnp.asarray((GOLDEN["images_uint8"] / 255 - mean) / std, dtype)
+    return normalise(jnp.asarray(GOLDEN["images_uint8"], dtype))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -206,32 +207,25 @@ def train(name: str, n_steps: int, dtype: type[np.floating]) -> dict[str, Any]:
     variables = golden_variables(model.backbone, dtype)
     optimizer = make_optimizer(2e-4, weight_decay=1e-5, clip_norm=1.0)
 
-    @jax.jit
-    def step(variables: Any, optimizer_state: Any) -> tuple[Any, Any, Any, Any]:
-        def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            (scores, _), updated = model.apply(
-                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
-            )
-            return LOSSES[loss](scores, GOLDEN["labels"]), (scores, updated)
+    def loss_function(scores: jax.Array, labels: jax.Array, step: jax.Array) -> jax.Array:
+        return LOSSES[loss](scores, labels)
 
-        params = variables["params"]
-        (value, (scores, updated)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        variables = {"params": optax.apply_updates(params, updates), **updated}
-        metrics = {
-            "losses": value,
-            "scores": scores,
-            "grad_global_norms": optax.tree.norm(gradients),
-        }
-        return variables, optimizer_state, metrics, gradients
-
-    optimizer_state = optimizer.init(variables["params"])
+    step = jax.jit(partial(gradient_step, model, optimizer, loss_function))
+    labels = jnp.asarray(GOLDEN["labels"], dtype)
+    state = TrainState(jnp.int32(0), variables, optimizer.init(variables["params"]))
     history = []
     for i in range(n_steps):
-        variables, optimizer_state, metrics, gradients = step(variables, optimizer_state)
-        history.append(metrics)
+        state, result = step(state, images, labels)
+        history.append(
+            {
+                "losses": result.loss,
+                "scores": result.scores,
+                "grad_global_norms": optax.tree.norm(result.gradients),
+            }
+        )
         if i == 0:
-            first_gradients = to_torch_state_dict({"params": gradients})
+            first_gradients = to_torch_state_dict({"params": result.gradients})
+    variables = state.variables
 
     computed: dict[str, Any] = {
         key: np.stack([metrics[key] for metrics in history]) for key in history[0]

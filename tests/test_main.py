@@ -146,6 +146,39 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
     assert (workdir / "eval/scores.csv").read_bytes() == (trained / "eval/scores.csv").read_bytes()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not list(workdir.rglob("*.tmp"))
+
+
+def test_mvtec_ad_hard_setting_two_scales(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    raw = tmp_path / "mvtec"
+    make_parts(raw / "carpet")
+    (raw / "carpet" / "ground_truth" / "stain").mkdir(parents=True)
+    for i in range(4):
+        mask = Image.new("L", (48, 40))
+        mask.paste(255, (10 + i, 20, 22 + i, 32))
+        mask.save(raw / "carpet" / "ground_truth" / "stain" / f"{i:03}_mask.png")
+    workdir = tmp_path / "run"
+    result = main(
+        "--config=configs/mvtec.py:carpet",
+        *tiny[1:],
+        f"--workdir={workdir}",
+        f"--config.dataset.manual_dir={raw}",
+        "--config.dataset.known_class=stain",
+        "--config.dataset.image_size=96",
+        "--config.model.backbone=resnet34",
+        "--config.model.n_scales=2",
+        "--config.train.epochs=1",
+        "--config.train.steps_per_epoch=3",
+        "--config.train.steps_per_call=2",  # does not divide the epoch
+    )
+    assert result.returncode == 0, result.stderr
+    split = json.loads((workdir / "split.json").read_text())
+    assert len(split["train_anomaly"]) == 3
+    assert all(path.startswith("test/stain/") for path in split["train_anomaly"])
+    assert {row["defect"] for row in read_scores(workdir)} == {"good", "scratch"}
+    assert json.loads((workdir / "eval" / "metrics.json").read_text())["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -315,7 +348,27 @@ def test_a_checkpoint_of_another_architecture(main: Main, copy: Path) -> None:
     settings = json.loads((copy / "config.json").read_text())
     settings["model"]["backbone"] = "resnet34"
     (copy / "config.json").write_text(json.dumps(settings))
-    refused(main("--mode=eval", f"--workdir={copy}"), "checkpoints/4", "of another network")
+    result = main("--mode=eval", f"--workdir={copy}")
+    refused(result, "checkpoints/4", "config.model.backbone is 'resnet34', was 'resnet18'")
+
+
+def test_fewer_epochs_than_were_done(main: Main, copy: Path) -> None:
+    refused(main(f"--workdir={copy}", "--config.train.epochs=1"), "epochs = 1", "has done 2")
+    assert json.loads((copy / "config.json").read_text())["train"]["epochs"] == 2
+
+
+def test_pictures_that_changed_after_training(main: Main, copy: Path, tmp_path: Path) -> None:
+    folder = make_parts(tmp_path / "parts")  # equal pictures, written anew
+    result = main("--mode=eval", f"--workdir={copy}", f"--config.dataset.manual_dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert "has changed, or was copied, since the run began" in result.stderr
+
+
+def test_checkpoints_without_settings_are_not_trained_over(
+    main: Main, tiny: tuple[str, ...], copy: Path
+) -> None:
+    (copy / "config.json").unlink()
+    refused(main(*tiny, f"--workdir={copy}"), "holds checkpoints but no config.json")
 
 
 def test_a_damaged_settings_file(main: Main, copy: Path) -> None:
@@ -347,4 +400,4 @@ def test_a_damaged_checkpoint(main: Main, copy: Path, name: str, damage: str) ->
         path.unlink()
     result = main("--mode=eval", f"--workdir={copy}")
     refused(result, "checkpoints/4: the checkpoint is damaged")
-    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr

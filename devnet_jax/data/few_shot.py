@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,8 @@ from devnet_jax.data.decode import load_images
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split
 from devnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,24 +38,43 @@ class FewShotDataset:
             known_class=settings.known_class,
             seed=seed,
         )
-        return cls(source, split)
+        return cls(source, dataclasses.replace(split, fingerprint=source.fingerprint))
 
     @classmethod
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
         """Opens the data set of the settings for a split drawn earlier.
 
+        Data that has changed since, if only by being copied, gives a warning.
+
         Raises:
-          UserError: the data set cannot be opened, or images of the split are gone.
+          UserError: the data set cannot be opened, images of the split are gone, or training
+            images have another label now.
         """
         dataset = cls(_open(settings), split)
-        gone = [path for path in split.paths if path not in dataset._index]
+        dataset._require_images()
+        if dataset.source.fingerprint != split.fingerprint:
+            logger.warning(
+                "data set %s has changed, or was copied, since the run began; the images named in "
+                "split.json are used as they are now, and no others",
+                dataset.source.name,
+            )
+        return dataset
+
+    def _require_images(self) -> None:
+        gone = [path for path in self.split.paths if path not in self._index]
         if gone:
             raise UserError(
                 f"{len(gone)} images named in split.json are no longer in data set "
-                f"{settings.name}, {gone[0]} among them; put them back, or train anew in "
+                f"{self.source.name}, {gone[0]} among them; put them back, or train anew in "
                 "another workdir"
             )
-        return dataset
+        for label, paths in ((0, self.split.train_normal), (1, self.split.train_anomaly)):
+            for path in paths:
+                if self.source.examples[self._index[path]].label != label:
+                    raise UserError(
+                        f"{path} has another label in data set {self.source.name} than in "
+                        "split.json; undo the change, or train anew in another workdir"
+                    )
 
     @cached_property
     def _index(self) -> dict[str, int]:

@@ -121,6 +121,12 @@ def open_source(
             f"config.dataset.name = {name!r}: no such data set; {nearest(name, DATASETS)}"
         )
     _check_category(builder_class, category)
+    for setting, place in (("manual_dir", manual_dir), ("data_dir", data_dir)):
+        if place is not None and "://" in place:
+            raise UserError(
+                f"config.dataset.{setting} = {place!r}: data is read from local disks only;"
+                " copy it to one"
+            )
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
     prepared = _Prepared(builder_class, root, builder_class.config_name(folder, category))

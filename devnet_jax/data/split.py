@@ -13,27 +13,38 @@ from devnet_jax.randomness import generator
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Paths of the images of each part, as in the source data, each part sorted."""
+    """Paths of the images of each part, as in the source data, each part sorted.
+
+    Attributes:
+      train_normal: normal images to train with.
+      train_anomaly: labelled anomalies to train with.
+      test: the images that test.
+      fingerprint: of the data set that was split (`Source.fingerprint`).
+    """
 
     train_normal: tuple[str, ...]
     train_anomaly: tuple[str, ...]
     test: tuple[str, ...]
+    fingerprint: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Every image that plays a part."""
         return self.train_normal + self.train_anomaly + self.test
 
-    def to_dict(self) -> dict[str, list[str]]:
+    def to_dict(self) -> dict[str, Any]:
         """The split as written to split.json."""
-        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Split:
         """The split as read from split.json; raises `UserError` if it is not one."""
         try:
             return cls(
-                **{field.name: tuple(values[field.name]) for field in dataclasses.fields(cls)}
+                train_normal=tuple(values["train_normal"]),
+                train_anomaly=tuple(values["train_anomaly"]),
+                test=tuple(values["test"]),
+                fingerprint=values["fingerprint"],
             )
         except (KeyError, TypeError):
             raise UserError("split.json: not a split; restore it or train anew") from None

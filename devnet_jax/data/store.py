@@ -1,18 +1,23 @@
 """Where the decoded training images live: in device memory or in host memory.
 
-Both kinds answer the same three questions, so that the training step does not know
+Both kinds answer the same questions, so that the training step does not know
 which one it has: what is always at hand (`resident`), what one call is given
-(`per_call`), and how a step finds its images in the two (`gather`).
+(`per_call`), how a step finds its images in the two (`gather`), and how many steps
+one call may have (`max_steps`).
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, Protocol
 
 import jax
 import numpy as np
 
+from devnet_jax.devices import n_devices
+
 DEVICE_SHARE = 0.25  # of an accelerator's memory, at most, for images; the rest is for the step
+CALL_BYTES = 256 << 20  # of pixels, at most, that one call carries from the host
 
 
 class ImageStore(Protocol):
@@ -25,6 +30,9 @@ class ImageStore(Protocol):
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
         """One device's images of one step, uint8 [b, S, S, 3]; traced inside the step."""
+
+    def max_steps(self, batch_size: int) -> int:
+        """The most steps that one call should be given."""
 
 
 class DeviceStore:
@@ -42,6 +50,9 @@ class DeviceStore:
         assert resident is not None
         return resident[batch]
 
+    def max_steps(self, batch_size: int) -> int:
+        return sys.maxsize
+
 
 class HostStore:
     """Images in host memory: a call carries the pixels of its batches."""
@@ -56,6 +67,9 @@ class HostStore:
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
         return batch
+
+    def max_steps(self, batch_size: int) -> int:
+        return max(1, CALL_BYTES // (batch_size * self._images[0].nbytes))
 
 
 def make_store(
@@ -75,9 +89,6 @@ def make_store(
     if where == "auto":
         device = jax.local_devices()[0]
         limit = (device.memory_stats() or {}).get("bytes_limit")
-        if limit is not None:
-            fits = images.nbytes <= DEVICE_SHARE * limit
-        else:
-            fits = jax.local_device_count() == 1
+        fits = n_devices() == 1 if limit is None else images.nbytes <= DEVICE_SHARE * limit
         where = "device" if fits else "host"
     return DeviceStore(images, sharding) if where == "device" else HostStore(images)

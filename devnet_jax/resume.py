@@ -1,0 +1,31 @@
+"""What a workdir remembers of its run when it is opened again: settings and split."""
+
+from __future__ import annotations
+
+from devnet_jax.config import Config, changed_settings, describe
+from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.split import Split
+from devnet_jax.errors import UserError
+from devnet_jax.workdir import Workdir, read_config, read_json
+
+
+def open_dataset(config: Config, workdir: Workdir) -> FewShotDataset:
+    """The data set of the settings, with the split of the workdir's run or, for a new run, drawn.
+
+    Raises:
+      UserError: the workdir holds a run that these settings would not have given.
+    """
+    if not workdir.config.exists():
+        if workdir.checkpoints.exists():
+            raise UserError(
+                f"--workdir={workdir.path} holds checkpoints but no config.json: restore that "
+                "file, or choose another workdir"
+            )
+        return FewShotDataset.draw(config.dataset, config.seed)
+    changed = changed_settings(read_config(workdir), config)
+    if changed:
+        raise UserError(
+            f"--workdir={workdir.path} holds a run with other settings: {describe(changed)}; "
+            "choose another workdir, or the settings of that run"
+        )
+    return FewShotDataset.reopen(config.dataset, Split.from_dict(read_json(workdir.split)))
