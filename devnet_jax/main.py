@@ -146,10 +146,10 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _start_logging(verbose: bool) -> None:
-    """Shows what the package says, plainly; the libraries' own accounts stay at warnings."""
+    """Shows what the package says, plainly; of the libraries only errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     package = logging.getLogger("devnet_jax")
     package.addHandler(handler)
     package.setLevel(logging.DEBUG if verbose else logging.INFO)

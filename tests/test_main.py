@@ -399,5 +399,8 @@ def test_a_damaged_checkpoint(main: Main, copy: Path, name: str, damage: str) ->
     else:
         path.unlink()
     result = main("--mode=eval", f"--workdir={copy}")
-    refused(result, "checkpoints/4: the checkpoint is damaged")
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    # Now and then Orbax's reader threads get a word in before the process ends, so this looks for
+    # our line among theirs.
+    assert result.returncode == 1
+    assert "checkpoints/4: the checkpoint is damaged" in result.stderr
+    assert result.stdout == ""
