@@ -10,6 +10,7 @@ import logging
 
 from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.errors import UserError
 from devnet_jax.initialisation import make_variables
 from devnet_jax.models import check_n_scales, load_pretrained
 from devnet_jax.resume import open_dataset
@@ -33,8 +34,14 @@ def train(config: Config, workdir: Workdir) -> None:
     require_divisible_batch(config)
     workdir.require_writable()
     with Checkpoints(workdir.checkpoints) as checkpoints:
+        done = checkpoints.latest_step() or 0
+        if done > config.train.epochs * config.train.steps_per_epoch:
+            raise UserError(
+                f"config.train.epochs = {config.train.epochs}: the run has done "
+                f"{done // config.train.steps_per_epoch} already; ask for no fewer"
+            )
         pretrained = None
-        if checkpoints.latest_step() is None and config.model.pretrained != "none":
+        if not done and config.model.pretrained != "none":
             pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
         dataset = open_dataset(config, workdir)
         variables = make_variables(config, pretrained)

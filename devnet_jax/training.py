@@ -252,11 +252,6 @@ def fit(
 
     per_call = steps_per_call(config, store)
     done = int(state.step)
-    if done > config.train.epochs * config.train.steps_per_epoch:
-        raise UserError(
-            f"config.train.epochs = {config.train.epochs}: the run has done "
-            f"{done // config.train.steps_per_epoch} already; ask for no fewer"
-        )
     log.resume(done)
     for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
         last_step = (epoch + 1) * config.train.steps_per_epoch
