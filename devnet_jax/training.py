@@ -247,7 +247,7 @@ def fit(
     # Replicated before the first call, or the second, with other shardings, compiles again.
     state = jax.device_put(state, replicated())
     store = make_store(images, config.dataset.store, replicated())
-    logger.info("%d training images are kept by the %s", len(images), type(store).__name__)
+    logger.info("%d training images are kept in %s memory", len(images), store.place)
     train_call = make_train_call(config, store, scan=not on_cpu())
 
     per_call = steps_per_call(config, store)

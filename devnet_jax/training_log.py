@@ -29,8 +29,8 @@ class TrainingLog:
         self._seconds: list[tuple[int, float]] = []  # steps and time of each call of this epoch
         self._compiled: set[int] = set()
         self._tensorboard: SummaryWriter | None = None
-        # disable=None: shown on a terminal, silent in a log file.
-        self._bar = tqdm(total=epochs * steps_per_epoch, unit="step", disable=None, desc="training")
+        self._steps = epochs * steps_per_epoch
+        self._bar = tqdm(disable=True)  # until the run starts
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -45,8 +45,10 @@ class TrainingLog:
         if step and self._workdir.metrics.exists():
             lines = self._workdir.metrics.read_text().splitlines()
             self._records = [r for r in map(json.loads, lines) if r["step"] <= step]
-        self._bar.initial = self._bar.n = step  # neither speed nor time left counts earlier runs
-        self._bar.refresh()
+        # disable=None: shown on a terminal, silent in a log file.
+        self._bar = tqdm(
+            total=self._steps, initial=step, unit="step", disable=None, desc="training"
+        )
         if self._workdir.is_local:  # tensorboardX cannot append to files in a bucket
             if not step:  # a run that was killed before its first checkpoint is drawn over
                 self._workdir.tensorboard.rmtree(missing_ok=True)

@@ -23,6 +23,7 @@ CALL_BYTES = 256 << 20  # of pixels, at most, that one call carries from the hos
 class ImageStore(Protocol):
     """Decoded training images, uint8 [N, S, S, 3]."""
 
+    place: str  # whose memory holds the images
     resident: jax.Array | None  # what every call is given, replicated over the devices
 
     def per_call(self, indices: np.ndarray) -> np.ndarray:
@@ -38,6 +39,7 @@ class ImageStore(Protocol):
 class DeviceStore:
     """Images in device memory: a call carries indices only."""
 
+    place = "device"
     resident: jax.Array | None
 
     def __init__(self, images: np.ndarray, sharding: jax.sharding.Sharding) -> None:
@@ -57,6 +59,7 @@ class DeviceStore:
 class HostStore:
     """Images in host memory: a call carries the pixels of its batches."""
 
+    place = "host"
     resident: jax.Array | None = None
 
     def __init__(self, images: np.ndarray) -> None:
