@@ -1,4 +1,4 @@
-"""Draws docs/quickstart.png: test images of the quickstart's run with their scores.
+"""Draws docs/quickstart.jpg: test images of the quickstart's run with their scores.
 
 python docs/quickstart_picture.py runs/quickstart
 """
@@ -29,7 +29,7 @@ def main(path: str) -> None:
         rows = list(csv.DictReader(file))
     good = [row for row in rows if row["label"] == "0"][:COLUMNS]
     kinds = sorted({row["defect"] for row in rows if row["label"] == "1"})
-    bad = [next(row for row in rows if row["defect"] == kind) for kind in kinds][:COLUMNS]
+    bad = [median_of(rows, kind) for kind in kinds][:COLUMNS]
 
     width = COLUMNS * (SIDE + GAP) + GAP
     sheet = Image.new("RGB", (width, 2 * (SIDE + CAPTION + GAP) + GAP), "white")
@@ -41,9 +41,15 @@ def main(path: str) -> None:
             picture = Image.open(io.BytesIO(pictures[row["path"]])).resize((SIDE, SIDE))
             sheet.paste(picture, (left, top))
             alarm = float(row["score"]) >= 1.645
-            text = f"{row['defect']}  {float(row['score']):.1f} σ"
+            text = f"{row['defect']}  {float(row['score']):.1f}"
             draw.text((left + 2, top + SIDE + 4), text, RED if alarm else GREEN, font)
-    sheet.save(Path(__file__).parent / "quickstart.png", optimize=True)
+    sheet.save(Path(__file__).parent / "quickstart.jpg", quality=85)
+
+
+def median_of(rows: list[dict[str, str]], kind: str) -> dict[str, str]:
+    """The image of that defect class with the class's median score."""
+    ranked = sorted((r for r in rows if r["defect"] == kind), key=lambda r: float(r["score"]))
+    return ranked[len(ranked) // 2]
 
 
 if __name__ == "__main__":
