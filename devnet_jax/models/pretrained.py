@@ -7,6 +7,7 @@ In a torchvision state dict `layer1.0.conv1.weight` is a kernel [O, I, H, W]; he
 
 import functools
 import io
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from flax import traverse_util
 
 from devnet_jax.errors import UserError
 from devnet_jax.models.deviation_network import BACKBONES, DeviationNetwork, get_backbone
+
+logger = logging.getLogger(__name__)
 
 # Repositories of torchvision's ImageNet weights (IMAGENET1K_V1) on the Hugging Face Hub.
 IMAGENET_REPOSITORIES = {
@@ -188,6 +191,9 @@ def _download(backbone: str) -> str:
     if backbone not in IMAGENET_REPOSITORIES:
         raise UserError(f"no ImageNet weights of {backbone} to download: {_TO_OTHER_SOURCE}")
     repository = IMAGENET_REPOSITORIES[backbone]
+    logger.info("fetching ImageNet weights: %s, from the Hugging Face Hub or its cache", repository)
+    verbosity = huggingface_hub.logging.get_verbosity()
+    huggingface_hub.logging.set_verbosity_error()  # it would report every attempt to connect
     try:
         return huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # the Hub, its transport and its cache each have their own
@@ -195,6 +201,8 @@ def _download(backbone: str) -> str:
             f"cannot download {repository} from huggingface.co ({type(error).__name__}): "
             f"{_TO_OTHER_SOURCE}"
         ) from error
+    finally:
+        huggingface_hub.logging.set_verbosity(verbosity)
 
 
 def _read(path: str) -> dict[str, Any]:
