@@ -1,208 +1,25 @@
-"""Training: the state, one step, many steps in one call over all devices, and the loop.
-
-In the order of a run: the state is initialised (from pretrained weights where asked), the
-newest checkpoint is restored over it if there is one, then epoch follows epoch: draw the
-indices of its batches, run its steps on the devices, log, save.
-"""
+"""The training loop: restore, then epoch after epoch: draw batches, run their steps, log, save."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import struct
 
 from devnet_jax.checkpoints import Checkpoints
-from devnet_jax.config import Config, LossConfig
-from devnet_jax.data.augment import random_rotations
+from devnet_jax.config import Config
 from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.data.store import ImageStore, make_store
-from devnet_jax.devices import AXIS, n_devices, replicated
+from devnet_jax.devices import n_devices, replicated
 from devnet_jax.errors import UserError
-from devnet_jax.initialisation import make_model
-from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss, sample_prior
-from devnet_jax.models import DeviationNetwork
-from devnet_jax.optimizer import make_optimizer, step_decay
-from devnet_jax.preprocessing import normalise
-from devnet_jax.randomness import key
+from devnet_jax.train_step import TrainState, initial_state, make_schedule, make_train_call
 from devnet_jax.training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
-
-
-class TrainState(struct.PyTreeNode):
-    """What a step changes; a pytree, equal on all devices.
-
-    Attributes:
-      step: int32 scalar, steps done.
-      variables: the network's "params" and "batch_stats".
-      optimizer_state: of the Optax chain.
-    """
-
-    step: jax.Array
-    variables: dict[str, Any]
-    optimizer_state: optax.OptState
-
-
-def make_optimizer_from(config: Config) -> optax.GradientTransformation:
-    """The optimiser that the settings describe."""
-    settings = config.optimizer
-    return make_optimizer(
-        learning_rate=make_schedule(config),
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-
-
-def make_schedule(config: Config) -> optax.Schedule:
-    """The learning rate as a function of the step."""
-    settings = config.optimizer
-    return step_decay(
-        settings.learning_rate,
-        settings.decay_rate,
-        settings.decay_epochs * config.train.steps_per_epoch,
-    )
-
-
-def initial_state(config: Config, variables: dict[str, Any]) -> TrainState:
-    """The state before the first step."""
-    optimizer_state = make_optimizer_from(config).init(variables["params"])
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer_state)
-
-
-def make_loss(config: LossConfig, prior_key: jax.Array) -> Callable[..., jax.Array]:
-    """The loss as a function of (scores [B], labels [B], step)."""
-    if config.name == "focal":
-        return lambda scores, labels, step: focal_loss(scores, labels)
-    if config.name == "bce":
-        return lambda scores, labels, step: binary_cross_entropy(scores, labels)
-
-    def deviation(scores: jax.Array, labels: jax.Array, step: jax.Array) -> jax.Array:
-        # The same key on all devices: they compare their scores with the same draw.
-        prior = sample_prior(
-            jax.random.fold_in(prior_key, step),
-            n_samples=config.prior_samples,
-            mean=config.prior_mean,
-            std=config.prior_std,
-        )
-        return deviation_loss(scores, labels, prior, margin=config.margin)
-
-    return deviation
-
-
-class StepResult(NamedTuple):
-    """What one step computed: the loss, this device's scores, the gradients before clipping."""
-
-    loss: jax.Array
-    scores: jax.Array
-    gradients: Any
-
-
-def gradient_step(
-    model: DeviationNetwork,
-    optimizer: optax.GradientTransformation,
-    loss_function: Callable[..., jax.Array],
-    state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-) -> tuple[TrainState, StepResult]:
-    """One step of gradient descent on one device's share of a batch.
-
-    Args:
-      model: whose `axis_name`, if it has one, is the device axis that the step runs under.
-      optimizer: of the parameters.
-      loss_function: of (scores, labels, step).
-      state: the state before.
-      images: float [b, S, S, 3], normalised.
-      labels: float [b], 0 normal or 1 anomalous.
-
-    Returns:
-      The next state, loss and gradients, which are equal on all devices, and scores [b].
-    """
-    params = state.variables["params"]
-
-    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        variables = {**state.variables, "params": params}
-        (scores, _), updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return loss_function(scores, labels, state.step), (scores, updated)
-
-    (loss, (scores, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-    if model.axis_name is not None:
-        # The mean over devices comes before clipping: the norm is that of the whole batch.
-        loss, gradients = jax.lax.pmean((loss, gradients), model.axis_name)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, params)
-    variables = {**state.variables, **updated, "params": optax.apply_updates(params, updates)}
-    return TrainState(state.step + 1, variables, optimizer_state), StepResult(
-        loss, scores, gradients
-    )
-
-
-def make_train_step(config: Config) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """One training step on one device's share of a batch, to be run under the device axis `AXIS`.
-
-    The returned function takes the state, images (uint8 [b, S, S, 3]) and labels ([b]), and
-    returns the next state and scalar metrics, both equal on all devices.
-    """
-    model = make_model(config, axis_name=AXIS)
-    optimizer = make_optimizer_from(config)
-    loss_function = make_loss(config.loss, key(config.seed, "prior"))
-    augment_key = key(config.seed, "augment")
-
-    def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        share = labels.shape[0]
-        positions = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
-        step_key = jax.random.fold_in(augment_key, state.step)
-        images = random_rotations(images, step_key, positions, config.train.rotation)
-        state, result = gradient_step(
-            model, optimizer, loss_function, state, normalise(images), labels
-        )
-        metrics = {"loss": result.loss, "gradient_norm": optax.tree.norm(result.gradients)}
-        return state, metrics
-
-    return train_step
-
-
-def make_train_call(config: Config, store: ImageStore, scan: bool) -> Callable[..., Any]:
-    """Many steps on all local devices in one call: the package's one pmap.
-
-    Args:
-      config: all settings.
-      store: where the images are.
-      scan: whether the steps of a call are a loop on the device, or laid out one after the other.
-
-    Returns:
-      A function that takes the state (replicated; donated), `store.resident`, `store.per_call` of
-      indices [steps, D, b], and labels [steps, D, b], and returns the state and the metrics of
-      each step, [steps]. No array in it carries a device axis: the state is replicated by its
-      sharding.
-    """
-    train_step = make_train_step(config)
-
-    def steps(
-        state: TrainState, resident: Any, batches: jax.Array, labels: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        def one(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> Any:
-            return train_step(state, store.gather(resident, batch[0]), batch[1])
-
-        if scan:
-            return jax.lax.scan(one, state, (batches, labels))
-        history = []
-        for batch in zip(batches, labels, strict=True):
-            state, metrics = one(state, batch)
-            history.append(metrics)
-        return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
-
-    return jax.pmap(
-        steps, axis_name=AXIS, in_axes=(None, None, 1, 1), out_axes=None, donate_argnums=0
-    )
 
 
 def require_divisible_batch(config: Config) -> None:

@@ -20,7 +20,8 @@ from devnet_jax.data.store import DeviceStore, HostStore, make_store
 from devnet_jax.devices import replicated
 from devnet_jax.initialisation import make_variables
 from devnet_jax.models import to_torch_state_dict
-from devnet_jax.training import batch_indices, initial_state, make_train_call
+from devnet_jax.train_step import initial_state, make_train_call
+from devnet_jax.training import batch_indices
 
 Main = Callable[..., subprocess.CompletedProcess[str]]
 
