@@ -86,11 +86,11 @@ class Checkpoints:
             settings = self._manager.restore(
                 step, args=ocp.args.Composite(**{SETTINGS: ocp.args.JsonRestore()})
             )[SETTINGS]
-            changed = changed_settings(Config.from_dict(settings), config)
             metadata = self._manager.item_metadata(step)
             stored = {name: _shapes(metadata[name]) for name in abstract}
         except Exception as error:
             raise _unreadable(path, error) from error
+        changed = changed_settings(Config.from_dict(settings, source=path), config)
         if changed:
             raise UserError(f"{path}: saved by a run with other settings: {describe(changed)}")
         for name, tree in abstract.items():
@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def _unreadable(path: epath.Path, error: Exception) -> UserError:
-    # Whatever Orbax raises here means the same to the user; its words go to the logger.
+    # Whatever Orbax raises here means the same to the user; its words go to the log.
     logger.debug("restoring %s failed: %s", path, error)
     return UserError(
         f"{path}: the checkpoint is damaged ({type(error).__name__}); delete this folder to go "

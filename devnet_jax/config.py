@@ -173,9 +173,14 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Settings from nested dictionaries; raises `UserError` at the first wrong one."""
-        return _from_dict(cls, values, "config")
+    def from_dict(cls, values: Mapping[str, Any], source: object = None) -> Config:
+        """Settings from nested dictionaries.
+
+        Raises:
+          UserError: names the first wrong setting, and the file it stands in if that is given
+            as `source`.
+        """
+        return _from_dict(cls, values, "config" if source is None else f"{source}: config")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested dictionaries of plain values, as written to config.json."""

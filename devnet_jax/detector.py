@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
-from devnet_jax.devices import replicated
+from devnet_jax.devices import abstract_replicated
 from devnet_jax.errors import UserError
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.scoring import Scores, score_in_batches
@@ -50,10 +49,7 @@ class Detector:
         folder.require_run()
         if config is None:
             config = read_config(folder)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()),
-            abstract_variables(config),
-        )
+        abstract = abstract_replicated(abstract_variables(config))
         with Checkpoints(folder.checkpoints) as checkpoints:
             variables = checkpoints.restore(config, variables=abstract)["variables"]
             step = checkpoints.latest_step()

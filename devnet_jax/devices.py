@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -22,6 +24,14 @@ def replicated() -> NamedSharding:
 def batch_sharded() -> NamedSharding:
     """The sharding of a batch whose images are divided among the local devices."""
     return _sharding(PartitionSpec(AXIS))
+
+
+def abstract_replicated(tree: Any) -> Any:
+    """The shapes and dtypes of a tree's leaves, each to be held whole by every local device."""
+    sharding = replicated()
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

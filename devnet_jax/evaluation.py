@@ -54,7 +54,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     write_csv(
         workdir.evaluation / "scores.csv",
         ["path", "label", "defect", "score"],
-        # repr of a float32 is the shortest text that reads back to the same number.
+        # str of a float32 is the shortest text that reads back to the same number.
         [
             (example.path, example.label, example.defect, str(score))
             for example, score in zip(dataset.test_examples, scores, strict=True)

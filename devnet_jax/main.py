@@ -100,12 +100,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if _CONFIG.value is not None:
             _CONFIG.value.keys()  # ml_collections reports a missing file at the first use only
     except FileNotFoundError as error:
-        _fail(f"{error.filename}: no such file")
+        _end(f"{error.filename}: no such file")
     except OSError:
         given = [argument for argument in argv if re.match(r"--?config=", argument)]
-        _fail(f"{given[-1] if given else '--config'}: no such file of settings")
+        _end(f"{given[-1] if given else '--config'}: no such file of settings")
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(str(error).strip().splitlines()[-1])
+        _end(str(error).strip().splitlines()[-1])
     _start_logging(verbose=flags.FLAGS.verbosity >= 1)
     return remaining
 
@@ -157,17 +157,12 @@ def _start_logging(verbose: bool) -> None:
 
 
 def _end(message: str) -> NoReturn:
-    """Ends a run that has begun."""
+    """Ends the program with one line and status 1."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # All files are closed by now. Reader threads that a failed restore has left behind would
-    # print tracebacks of their own while Python shuts down.
+    # Not sys.exit: all files are closed by now, and reader threads that a failed restore has left
+    # behind would print tracebacks of their own while Python shuts down.
     os._exit(1)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
 
 
 def console() -> None:

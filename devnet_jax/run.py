@@ -14,7 +14,8 @@ from devnet_jax.errors import UserError
 from devnet_jax.initialisation import make_variables
 from devnet_jax.models import check_n_scales, load_pretrained
 from devnet_jax.resume import open_dataset
-from devnet_jax.training import fit, require_divisible_batch
+from devnet_jax.train_step import initial_state
+from devnet_jax.training import fit, require_divisible_batch, restore_state
 from devnet_jax.training_log import TrainingLog
 from devnet_jax.workdir import Workdir, write_json
 
@@ -44,7 +45,10 @@ def train(config: Config, workdir: Workdir) -> None:
         if not done and config.model.pretrained != "none":
             pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
         dataset = open_dataset(config, workdir)
-        variables = make_variables(config, pretrained)
+        if done:
+            state = restore_state(checkpoints, config)
+        else:
+            state = initial_state(config, make_variables(config, pretrained))
         images = dataset.train_images(config.dataset.image_size)
 
         write_json(workdir.split, dataset.split.to_dict())
@@ -63,4 +67,4 @@ def train(config: Config, workdir: Workdir) -> None:
             steps_per_epoch=config.train.steps_per_epoch,
             batch_size=config.train.batch_size,
         ) as log:
-            fit(config, images, n_normal, variables, checkpoints, log)
+            fit(config, images, n_normal, state, checkpoints, log)

@@ -14,8 +14,9 @@ from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
 from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.data.store import ImageStore, make_store
-from devnet_jax.devices import n_devices, replicated
+from devnet_jax.devices import abstract_replicated, n_devices, replicated
 from devnet_jax.errors import UserError
+from devnet_jax.initialisation import make_variables
 from devnet_jax.train_step import TrainState, initial_state, make_schedule, make_train_call
 from devnet_jax.training_log import TrainingLog
 
@@ -35,32 +36,28 @@ def fit(
     config: Config,
     images: np.ndarray,
     n_normal: int,
-    variables: dict[str, Any],
+    state: TrainState,
     checkpoints: Checkpoints,
     log: TrainingLog,
 ) -> TrainState:
-    """Trains from the newest checkpoint, or from `variables` where there is none, to the end.
+    """Trains from a state, a new one or a restored one, to the last epoch.
 
     Args:
       config: all settings.
       images: uint8 [N, S, S, 3], the normal training images, then the labelled anomalies.
       n_normal: how many of them are normal.
-      variables: what a run without a checkpoint starts from (`make_variables`).
-      checkpoints: read once, then written.
+      state: where training starts (`initial_state`, `restore_state`).
+      checkpoints: where states are saved.
       log: told of every call and every epoch.
 
     Returns:
       The state after the last step.
 
     Raises:
-      UserError: the batch does not divide by the devices, a checkpoint cannot be restored, or
-        the loss, the gradient or a parameter is no longer finite (the last good checkpoint
-        stays).
+      UserError: the batch does not divide by the devices, or the loss, the gradient or a
+        parameter is no longer finite (the last good checkpoint stays).
     """
     require_divisible_batch(config)
-    state = initial_state(config, variables)
-    if checkpoints.latest_step() is not None:
-        state = restore_state(checkpoints, state, config)
     # Replicated before the first call, or the second, with other shardings, compiles again.
     state = jax.device_put(state, replicated())
     store = make_store(images, config.dataset.store, replicated())
@@ -143,11 +140,14 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
-def restore_state(checkpoints: Checkpoints, like: TrainState, config: Config) -> TrainState:
-    """The newest checkpoint's state, with the shapes of `like`, replicated over the devices."""
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()), like
-    )
+def restore_state(checkpoints: Checkpoints, config: Config) -> TrainState:
+    """The newest checkpoint's state, replicated over the devices.
+
+    Raises:
+      UserError: there is no checkpoint, it cannot be read, or it is of other settings.
+    """
+    state = jax.eval_shape(lambda: initial_state(config, make_variables(config)))
+    abstract = abstract_replicated(state)
     restored = checkpoints.restore(
         config,
         variables=abstract.variables,

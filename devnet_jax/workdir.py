@@ -57,11 +57,7 @@ class Workdir:
 def read_config(workdir: Workdir) -> Config:
     """The settings of the run in a workdir; raises `UserError` where they are absent or wrong."""
     workdir.require_run()
-    values = read_json(workdir.config)
-    try:
-        return Config.from_dict(values)
-    except UserError as error:
-        raise UserError(f"{workdir.config}: {error}") from None
+    return Config.from_dict(read_json(workdir.config), source=workdir.config)
 
 
 def write_text(path: epath.Path, text: str) -> None:

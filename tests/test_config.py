@@ -65,6 +65,11 @@ def test_a_wrong_setting_is_named(group: str, name: str, value: object, message:
         Config.from_dict(values)
 
 
+def test_a_wrong_setting_in_a_file_names_the_file() -> None:
+    with pytest.raises(UserError, match=r"a/config\.json: config\.sede: no such setting.*seed"):
+        Config.from_dict({"sede": 3}, source="a/config.json")
+
+
 def test_an_unknown_override_names_the_nearest() -> None:
     require_setting("train.epochs")
     require_setting("train")

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from devnet_jax import Detector
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from tests.conftest import REPOSITORY, make_parts
-
-Main = Callable[..., subprocess.CompletedProcess[str]]
+from tests.conftest import REPOSITORY, Main, make_parts
 
 
 @pytest.fixture(scope="module")

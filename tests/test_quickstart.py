@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,7 @@ from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.detector import Detector
 from devnet_jax.initialisation import make_variables
-from tests.conftest import REPOSITORY
-
-Main = Callable[..., subprocess.CompletedProcess[str]]
+from tests.conftest import REPOSITORY, Main
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from devnet_jax.initialisation import make_variables
 from devnet_jax.models import to_torch_state_dict
 from devnet_jax.train_step import initial_state, make_train_call
 from devnet_jax.training import batch_indices
-
-Main = Callable[..., subprocess.CompletedProcess[str]]
+from tests.conftest import Main
 
 
 def parameters(workdir: Path) -> np.ndarray:
