@@ -6,6 +6,7 @@ A step is pure: state, images and labels in, state and metrics out. The loop aro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from flax import struct
 from devnet_jax.config import Config, LossConfig
 from devnet_jax.data.augment import random_rotations
 from devnet_jax.data.store import ImageStore
-from devnet_jax.devices import AXIS
+from devnet_jax.devices import AXIS, replicated
 from devnet_jax.initialisation import make_model
 from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss, sample_prior
 from devnet_jax.models import DeviationNetwork
@@ -133,24 +134,30 @@ def gradient_step(
     )
 
 
+class Keys(NamedTuple):
+    """Where a run's randomness starts: for the augmentation, and for the draws from the prior."""
+
+    augment: jax.Array
+    prior: jax.Array
+
+
 def make_train_step(config: Config) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """One training step on one device's share of a batch, to be run under the device axis `AXIS`.
 
-    The returned function takes the state, images (uint8 [b, S, S, 3]) and labels ([b]), and
-    returns the next state and scalar metrics, both equal on all devices.
+    The returned function takes `Keys`, the state, images (uint8 [b, S, S, 3]) and labels ([b]),
+    and returns the next state and scalar metrics, both equal on all devices.
     """
     model = make_model(config, axis_name=AXIS)
     optimizer = make_optimizer_from(config)
-    loss_function = make_loss(config.loss, key(config.seed, "prior"))
-    augment_key = key(config.seed, "augment")
 
     def train_step(
-        state: TrainState, images: jax.Array, labels: jax.Array
+        keys: Keys, state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         share = labels.shape[0]
         positions = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
-        step_key = jax.random.fold_in(augment_key, state.step)
+        step_key = jax.random.fold_in(keys.augment, state.step)
         images = random_rotations(images, step_key, positions, config.train.rotation)
+        loss_function = make_loss(config.loss, keys.prior)
         state, result = gradient_step(
             model, optimizer, loss_function, state, normalise(images), labels
         )
@@ -177,10 +184,10 @@ def make_train_call(config: Config, store: ImageStore, scan: bool) -> Callable[.
     train_step = make_train_step(config)
 
     def steps(
-        state: TrainState, resident: Any, batches: jax.Array, labels: jax.Array
+        keys: Keys, state: TrainState, resident: Any, batches: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         def one(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> Any:
-            return train_step(state, store.gather(resident, batch[0]), batch[1])
+            return train_step(keys, state, store.gather(resident, batch[0]), batch[1])
 
         if scan:
             return jax.lax.scan(one, state, (batches, labels))
@@ -190,6 +197,9 @@ def make_train_call(config: Config, store: ImageStore, scan: bool) -> Callable[.
             history.append(metrics)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
 
-    return jax.pmap(
-        steps, axis_name=AXIS, in_axes=(None, None, 1, 1), out_axes=None, donate_argnums=0
+    call = jax.pmap(
+        steps, axis_name=AXIS, in_axes=(None, None, None, 1, 1), out_axes=None, donate_argnums=1
     )
+    # Keys are given, not built in: runs that differ in their seed share what was compiled.
+    keys = Keys(augment=key(config.seed, "augment"), prior=key(config.seed, "prior"))
+    return functools.partial(call, jax.device_put(keys, replicated()))
