@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 from etils import epath
 
 from devnet_jax.config import Config
@@ -38,6 +40,52 @@ class Workdir:
                 f"--workdir={self.path}: no run is there (no config.json); "
                 "train first, or give the folder of a trained run"
             )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes of this host from training here at the same time.
+
+        Makes the folder, and removes it again if nothing was written to it. A bucket is not locked.
+
+        Raises:
+          UserError: another process trains here.
+        """
+        if not self.is_local:
+            yield
+            return
+        path = Path(self.path)
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        lock = self._lock()
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"--workdir={path}: another process is training there; wait for it, or choose "
+                "another workdir"
+            ) from None
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds what the run has written
+                    folder.rmdir()
+
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        lock = self._lock()
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+
+    def _lock(self) -> filelock.FileLock:
+        return filelock.FileLock(Path(self.path) / ".lock")
 
     def require_writable(self) -> None:
         """Raises `UserError` if the folder can neither be written nor be made. Makes nothing."""
