@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
@@ -22,6 +21,8 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawDataset,
     verify,
 )
+from devnet_jax.data.download import fetch
+from devnet_jax.data.one_process import one_process
 from devnet_jax.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,14 @@ class Example:
       split: "train" (normal images only) or "test" (normal images, and all anomalies).
       label: 0 normal, 1 anomaly.
       defect: "good" for a normal image, else the defect's class.
+      digest: equal for images that are equal once decoded.
     """
 
     path: str
     split: str
     label: int
     defect: str
+    digest: str = ""
 
 
 class Source:
@@ -108,7 +111,8 @@ def open_source(
     Args:
       name: a key of DATASETS.
       category: the part of a data set that is divided into categories.
-      manual_dir: the folder of raw files; None to use the copy prepared before.
+      manual_dir: the folder of raw files; None to use the copy prepared before or, where anyone
+        may, to fetch them.
       data_dir: where prepared data is kept; None for TFDS's default, ~/tensorflow_datasets.
 
     Raises:
@@ -134,12 +138,14 @@ def open_source(
         if prepared.is_interrupted():
             with prepared.lock():
                 pass  # which mends it
-        if not (builder_class.SHARED_NAME and prepared.fingerprint()):
+        if builder_class.SHARED_NAME and prepared.fingerprint():
+            return prepared.open()
+        if builder_class.DOWNLOAD is None:
             raise UserError(
                 f"data set '{name}' is not in '{root}' and no raw folder is given:"
                 f" set config.dataset.manual_dir to a folder with {builder_class.LAYOUT}"
             )
-        return prepared.open()
+        folder = fetch(name, builder_class.DOWNLOAD, root, builder_class.LAYOUT)
     if folder is not None and not builder_class.NEEDS_FOLDER:
         raise UserError(
             f"config.dataset.manual_dir = '{folder}': data set '{name}' has no raw files;"
@@ -214,26 +220,10 @@ class _Prepared:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Lets one process prepare, and mends what a killed one has left."""
-        path = self.target.parent / ".lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                logger.info("waiting for another process that prepares '%s'", self.target)
-                lock.acquire()
-        except OSError as error:
-            raise UserError(
-                f"cannot write to '{path.parent}' ({error.strerror}): set"
-                " config.dataset.data_dir to a folder that can be written to"
-            ) from error
-        try:
+        with one_process(self.target.parent, f"prepares '{self.target}'"):
             if self.is_interrupted():
                 self.retired.rename(self.target)
             yield
-        finally:
-            lock.release()
 
     def replace(self, raw: RawDataset, read_again: Callable[[], RawDataset]) -> None:
         """Verifies and writes `raw` beside the data that is there, then takes its place."""

@@ -199,6 +199,36 @@ def test_files_that_are_no_images_are_skipped_and_counted(parts, caplog):
     assert "Thumbs.db" not in caplog.text
 
 
+def test_equal_pixels_have_equal_digests_whatever_the_file(parts, tmp_path):
+    """A copy in another file type is found again; another size or value is not."""
+    files = {
+        "a": write_image(tmp_path / "1.png"),
+        "b": write_image(tmp_path / "2.bmp"),
+        "c": write_image(tmp_path / "3.png", size=(4, 6)),
+        "d": write_image(tmp_path / "four.png"),
+        "e": write_image(tmp_path / "5.png", mode="L"),
+    }
+    raw = RawDataset(
+        "set",
+        [RawExample(name, int(name == "a"), "good", file) for name, file in files.items()],
+        "",
+    )
+    digest = {e.path: e.digest for e in verify(raw)}
+    assert digest["a"] == digest["b"]
+    assert len(set(digest.values())) == 4
+
+
+def test_other_counts_than_the_published_are_reported_and_not_fatal(parts, caplog, monkeypatch):
+    counts = {None: {"good": 5, "scratch": 3, "dent": 1, "hole": 4}}
+    monkeypatch.setattr(ImageFolder, "PUBLISHED_COUNTS", counts)
+    assert len(verify(ImageFolder.read_raw(parts, None))) == 8
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert record.getMessage().endswith(
+        "not the published data set, or not all of it: 2 of class 'scratch' where 3 are published,"
+        " 0 of class 'hole' where 4 are published"
+    )
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-30])
 

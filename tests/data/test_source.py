@@ -1,11 +1,16 @@
 """Preparing and opening: when it is done anew, and what is left when it fails."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,9 @@ from PIL import Image
 
 from devnet_jax.data import source as source_module
 from devnet_jax.data.builders import anomaly_dataset
+from devnet_jax.data.builders.image_folder import ImageFolder
 from devnet_jax.data.decode import load_images
+from devnet_jax.data.download import Download
 from devnet_jax.data.source import DATASETS, Example, open_source
 from devnet_jax.errors import UserError
 
@@ -67,7 +74,7 @@ def everything(folder: Path) -> set[str]:
 
 def test_examples_and_bytes(parts, data_dir):
     source = open_parts(parts, data_dir)
-    assert list(source.examples) == [
+    assert [replace(example, digest="") for example in source.examples] == [
         Example("train/good/a.png", "train", 0, "good"),
         Example("train/good/b.png", "train", 0, "good"),
         Example("test/dent/a.bmp", "test", 1, "dent"),
@@ -179,7 +186,7 @@ def test_a_killed_process_leaves_the_earlier_data(parts, data_dir, verifications
     assert process.stdout.readline() == "writing\n"
     process.kill()
     process.communicate()
-    (prepared,) = data_dir.glob("image_folder/*/1.0.0")
+    (prepared,) = data_dir.glob("image_folder/*/[0-9]*")
     assert '"test/dent/b.png"' not in (prepared / "metadata.json").read_text()
     # The next one neither waits for the dead one's lock nor minds what it left.
     assert len(open_parts(parts, data_dir).examples) == 5
@@ -188,8 +195,8 @@ def test_a_killed_process_leaves_the_earlier_data(parts, data_dir, verifications
 
 def test_a_process_killed_between_the_renames_is_made_good(parts, data_dir, verifications):
     open_parts(parts, data_dir)
-    (prepared,) = data_dir.glob("image_folder/*/1.0.0")
-    prepared.rename(prepared.with_name(".1.0.0.replaced"))
+    (prepared,) = data_dir.glob("image_folder/*/[0-9]*")
+    prepared.rename(prepared.with_name(f".{prepared.name}.replaced"))
     assert len(open_parts(parts, data_dir).examples) == 4
     assert len(verifications) == 1
 
@@ -219,8 +226,8 @@ def test_prepared_copy_is_used_without_the_raw_folder(tmp_path, data_dir):
     opened = open_source("brain_mri", data_dir=str(data_dir))
     assert opened.examples == prepared.examples
     assert opened.image_bytes(0) == prepared.image_bytes(0)
-    target = data_dir / "brain_mri/1.0.0"
-    target.rename(target.with_name(".1.0.0.replaced"))
+    (target,) = data_dir.glob("brain_mri/[0-9]*")
+    target.rename(target.with_name(f".{target.name}.replaced"))
     assert len(open_source("brain_mri", data_dir=str(data_dir)).examples) == 3
 
 
@@ -269,7 +276,9 @@ def test_damaged_preparation_says_what_to_delete(parts, data_dir):
     open_parts(parts, data_dir)
     (shard,) = data_dir.rglob("*test.array_record*")
     shard.unlink()
-    with pytest.raises(UserError, match=r"cannot open the prepared data in '.*1\.0\.0'.*delete"):
+    with pytest.raises(
+        UserError, match=r"cannot open the prepared data in '.*image_folder.*'.*delete"
+    ):
         open_parts(parts, data_dir)
 
 
@@ -315,3 +324,45 @@ def test_data_is_kept_where_tfds_keeps_it(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(source_module.tfds.core.constants, "DATA_DIR", str(tmp_path / "home"))
     open_source("image_folder", manual_dir=str(parts))
     assert list((tmp_path / "home/image_folder").iterdir())
+
+
+def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, monkeypatch, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "parts"), "zip", parts))
+    checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(archive.read_bytes())
+
+    class Public(ImageFolder):
+        name = "public"
+        SHARED_NAME = True
+
+        @classmethod
+        def config_name(cls, folder, category):
+            return None
+
+    monkeypatch.setitem(DATASETS, "public", Public)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/parts.zip"
+        monkeypatch.setattr(Public, "DOWNLOAD", Download(url, checksum))
+        source = open_source("public", data_dir=str(data_dir))
+        assert [example.path for example in source.examples] == [
+            "train/good/a.png",
+            "train/good/b.png",
+            "test/dent/a.bmp",
+            "test/good/a.png",
+        ]
+        open_source("public", data_dir=str(data_dir))
+        assert requests == ["/parts.zip"]
+        server.shutdown()
+    monkeypatch.setattr(Public, "DOWNLOAD", Download(url, checksum))
+    with pytest.raises(
+        UserError, match=r"cannot be fetched .*manual_dir to a folder with train/go"
+    ):
+        open_source("public", data_dir=str(tmp_path / "elsewhere"))

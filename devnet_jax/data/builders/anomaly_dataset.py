@@ -11,8 +11,9 @@ import abc
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ import tensorflow_datasets as tfds
 from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
+from devnet_jax.data.download import Download
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class RawExample:
       mask: the same for the defect's mask, where there is one.
       split: "train" (normal images only) or "test"; None where the data set has no such split:
         a quarter of its normal images, and all anomalies, become "test".
+      digest: of the decoded image, whatever its file's type; set by `verify`.
     """
 
     path: str
@@ -59,6 +62,7 @@ class RawExample:
     image: Path | Produced | bytes
     mask: Path | Produced | bytes | None = None
     split: str | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class RawDataset:
     Attributes:
       name: the data set and its folder, for messages.
       fingerprint: changes with the path, size or modification time of any file that is read.
+      published_counts: images of each class as published, where that is known.
     """
 
     name: str
     examples: list[RawExample]
     fingerprint: str
+    published_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
@@ -86,13 +92,19 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
       NEEDS_FOLDER: whether there is a raw folder.
       SHARED_NAME: whether the name stands for one data set, so that a copy prepared earlier can
         be used without the raw folder.
+      PUBLISHED_COUNTS: images of each defect class, GOOD for the normal ones, by category (None
+        for a data set without), as its publication says; {} where it is not known. Other counts
+        are reported when the data set is prepared.
+      DOWNLOAD: where the raw folder is fetched from, if anyone may, when it is not given.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     CATEGORIES: ClassVar[tuple[str, ...]] = ()
     LAYOUT: ClassVar[str] = ""
     NEEDS_FOLDER: ClassVar[bool] = True
     SHARED_NAME: ClassVar[bool] = True
+    PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {}
+    DOWNLOAD: ClassVar[Download | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Not in TFDS's global registry, where names of its own (image_folder) would collide.
@@ -146,7 +158,8 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
             digest.update(f"{line}\n".encode())
         place = f" in '{folder}'" if cls.NEEDS_FOLDER else ""
         name = "/".join(filter(None, (cls.name, category)))
-        return RawDataset(f"{name}{place}", examples, digest.hexdigest())
+        published = cls.PUBLISHED_COUNTS.get(category, {})
+        return RawDataset(f"{name}{place}", examples, digest.hexdigest(), published)
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
@@ -194,7 +207,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         """Writes the examples and their index to this builder's `data_dir`."""
         self.info.metadata["fingerprint"] = fingerprint
         self.info.metadata["examples"] = [
-            [e.path, e.split, e.label, e.defect] for e in self._examples
+            [e.path, e.split, e.label, e.defect, e.digest] for e in self._examples
         ]
         self.download_and_prepare(
             file_format="array_record",
@@ -225,7 +238,8 @@ def verify(raw: RawDataset) -> list[RawExample]:
     """Decodes every file once and settles the splits: all of train, then all of test.
 
     Files that are no images are left out and counted in the log; their names are logged at
-    verbosity 1. Produced images come back as bytes.
+    verbosity 1. Other counts than the published ones are reported there too. Produced images come
+    back as bytes.
 
     Raises:
       UserError: a file is empty or damaged, a mask is not of its image's size, a class or a
@@ -244,7 +258,21 @@ def verify(raw: RawDataset) -> list[RawExample]:
                 f"{where}: none of the files of class '{defect}'{f' in {split}' * bool(split)}"
                 " is an image of a known type: convert them to PNG"
             )
+    _report_counts(kept, raw)
     return _with_splits(kept, where)
+
+
+def _report_counts(examples: list[RawExample], raw: RawDataset) -> None:
+    counts = Counter(e.defect for e in examples)
+    differences = [
+        f"{counts[defect]} of class '{defect}' where {published} are published"
+        for defect, published in raw.published_counts.items()
+        if counts[defect] != published
+    ]
+    if differences:
+        logger.warning(
+            "%s: not the published data set, or not all of it: %s", raw.name, ", ".join(differences)
+        )
 
 
 def _with_splits(examples: list[RawExample], where: str) -> list[RawExample]:
@@ -270,21 +298,30 @@ def _checked(example: RawExample) -> RawExample | None:
     """The example with its produced parts as bytes; None if its file is no image."""
     image_name, image = _name(example, example.image), _read(example.image)
     try:
-        shape = decode_image(image, image_name).shape[:2]
+        pixels = decode_image(image, image_name)
     except NotAnImageError:
         return None
+    example = replace(example, digest=_digest(pixels))
     if isinstance(example.image, Produced):
         example = replace(example, image=image)
     if example.mask is None:
         return example
     mask_name, mask = _name(example, example.mask), _read(example.mask)
     mask_shape = decode_mask(mask, mask_name).shape
+    shape = pixels.shape[:2]
     if mask_shape != shape:
         raise UserError(
             f"mask '{mask_name}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
             f" '{image_name}' is {shape[1]}×{shape[0]}: they must be equal"
         )
     return replace(example, mask=mask) if isinstance(example.mask, Produced) else example
+
+
+def _digest(pixels: np.ndarray) -> str:
+    """Equal for images that are equal once decoded, and for no others."""
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _name(example: RawExample, part: Path | Produced | bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from devnet_jax.data.builders.anomaly_dataset import (
     ANOMALY,
@@ -23,6 +24,8 @@ class BrainMri(AnomalyDatasetBuilder):
         "no/ and yes/, as unpacked from"
         " https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
     )
+    # As counted in the archive.
+    PUBLISHED_COUNTS: ClassVar = {None: {GOOD: 98, "tumor": 155}}
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:

@@ -1,0 +1,112 @@
+"""Large images cut into parts: the parts are lossless PNGs, each with its part of the mask."""
+
+from __future__ import annotations
+
+import functools
+import io
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from devnet_jax.data.builders.anomaly_dataset import Produced
+from devnet_jax.data.decode import decode_image
+from devnet_jax.errors import UserError
+
+Box = tuple[slice, slice]  # rows, columns
+
+
+class Part(NamedTuple):
+    """A part of an image; the mask is None where the part has no defect."""
+
+    image: Produced
+    mask: Produced | None
+
+
+def cut(
+    image: Path, masks: tuple[Path, ...], boxes: Callable[[int, int], Iterable[Box]]
+) -> list[Part]:
+    """Cuts an image: its masks and its header are read now, its pixels when a part is made.
+
+    A part's mask is white where any of the masks is not black. Greyscale stays greyscale.
+
+    Args:
+      image: the file to cut.
+      masks: of its defects; none if it has no defect.
+      boxes: height, width → the parts.
+
+    Raises:
+      UserError: a file is no image, or damaged, or a mask is not of the image's size.
+    """
+    shape = _shape(image)
+    stamp = image.stat().st_mtime_ns
+    defect = _defect(masks, image, shape)
+    parts = []
+    for box in boxes(*shape):
+        picture = Produced(functools.partial(_image_part, image, stamp, box), (image,))
+        mask = Produced(functools.partial(_mask_part, masks, image, shape, box), masks)
+        parts.append(Part(picture, mask if defect[box].any() else None))
+    return parts
+
+
+def _shape(image: Path) -> tuple[int, int]:
+    """Height and width, from the header."""
+    try:
+        with Image.open(image) as header:
+            return header.height, header.width
+    except Exception:  # Pillow raises almost anything; decoding says what is wrong
+        return _decode(image).shape[:2]
+
+
+# Parts are made in order by many threads, which then all need the same image: one decodes it.
+_DECODING = threading.Lock()
+
+
+def _image_part(image: Path, stamp: int, box: Box) -> bytes:
+    with _DECODING:
+        pixels = _decoded(image, stamp)
+    return _png(pixels[box])
+
+
+@functools.lru_cache(maxsize=32)  # more than are in hand at once with a hundred threads
+def _decoded(image: Path, stamp: int) -> np.ndarray:
+    """uint8 [H, W] or, if there are colours, [H, W, 3]; the stamp tells a changed file."""
+    rgb = _decode(image)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    grey = (red == green).all() and (green == blue).all()
+    return red.copy() if grey else rgb
+
+
+def _mask_part(masks: tuple[Path, ...], image: Path, shape: tuple[int, int], box: Box) -> bytes:
+    return _png(_defect(masks, image, shape)[box].astype(np.uint8) * 255)
+
+
+def _defect(masks: tuple[Path, ...], image: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Where any of the image's masks is not black: bool [H, W]."""
+    defect = np.zeros(shape, bool)
+    for mask in masks:
+        red, green, blue = np.moveaxis(_decode(mask), -1, 0)
+        if red.shape != shape:
+            raise UserError(
+                f"mask '{mask}' is {red.shape[1]}×{red.shape[0]} pixels but its image"
+                f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
+            )
+        defect |= (red | green | blue) > 0
+    return defect
+
+
+def _decode(file: Path) -> np.ndarray:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read '{file}': {error.strerror}") from error
+    return decode_image(data, str(file))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
