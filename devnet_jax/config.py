@@ -64,6 +64,12 @@ class DatasetConfig:
         "the hard setting: all labelled anomalies are of this defect class, "
         "which then leaves the test set; none is the general setting",
     )
+    contamination: float = setting(
+        0.0,
+        "share of unlabelled anomalies among the images that train as normal ones",
+        minimum=0,
+        maximum=0.5,
+    )
     store: Literal["auto", "device", "host"] = setting(
         "auto",
         "where the decoded training images are kept: in device memory, in host memory, "

@@ -43,6 +43,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
         "step": detector.step,
         "n_test_normal": int(np.sum(labels == 0)),
         "n_test_anomaly": int(np.sum(labels == 1)),
+        "n_test_duplicates": len(dataset.test_duplicates),
         **image_metrics(labels, scores),
     }
     if detector.threshold is not None:

@@ -34,6 +34,11 @@ def train(config: Config, workdir: Workdir) -> None:
     check_n_scales(config.model.backbone, config.model.n_scales, config.dataset.image_size)
     require_divisible_batch(config)
     workdir.require_writable()
+    with workdir.lock():
+        _train(config, workdir)
+
+
+def _train(config: Config, workdir: Workdir) -> None:
     with Checkpoints(workdir.checkpoints) as checkpoints:
         done = checkpoints.latest_step() or 0
         if done > config.train.epochs * config.train.steps_per_epoch:
@@ -53,18 +58,11 @@ def train(config: Config, workdir: Workdir) -> None:
 
         write_json(workdir.split, dataset.split.to_dict())
         write_json(workdir.config, config.to_dict())
-        n_normal = len(dataset.split.train_normal)
-        logger.info(
-            "%s: %d normal images and %d labelled anomalies train, %d images test",
-            dataset.source.name,
-            n_normal,
-            len(images) - n_normal,
-            len(dataset.split.test),
-        )
+        logger.info("%s", dataset)
         with TrainingLog(
             workdir,
             epochs=config.train.epochs,
             steps_per_epoch=config.train.steps_per_epoch,
             batch_size=config.train.batch_size,
         ) as log:
-            fit(config, images, n_normal, state, checkpoints, log)
+            fit(config, images, len(dataset.split.train_unlabelled), state, checkpoints, log)

@@ -13,7 +13,11 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
     """A table of the results in eval/metrics.json, and the files of the workdir."""
     dataset = config.dataset
     tested = f"{results['n_test_normal']} normal, {results['n_test_anomaly']} anomalous"
+    if results["n_test_duplicates"]:
+        tested += f"; {results['n_test_duplicates']} of them were also trained with"
     protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
+    if dataset.contamination:
+        protocol += f"; {dataset.contamination:.0%} of the normal images are unlabelled anomalies"
     rows = [
         ("data set", " / ".join(filter(None, (dataset.name, dataset.category)))),
         ("trained with", f"{dataset.n_anomaly} labelled anomalies of {protocol}"),

@@ -24,6 +24,18 @@ class FewShotDataset:
     source: Source
     split: Split
 
+    def __str__(self) -> str:
+        """How many images play which part, in words."""
+        split = self.split
+        normal = f"{len(split.train_unlabelled)} normal images"
+        if split.train_contamination:
+            normal += f" ({len(split.train_contamination)} of them are unlabelled anomalies)"
+        test = f"{len(split.test)} images test"
+        if self.test_duplicates:
+            test += f" ({len(self.test_duplicates)} of them are also trained with)"
+        labelled = f"{len(split.train_anomaly)} labelled anomalies"
+        return f"{self.source.name}: {normal} and {labelled} train, {test}"
+
     @classmethod
     def draw(cls, settings: DatasetConfig, seed: int) -> FewShotDataset:
         """Opens the data set of the settings and draws its labelled anomalies.
@@ -36,6 +48,7 @@ class FewShotDataset:
             source.examples,
             n_anomaly=settings.n_anomaly,
             known_class=settings.known_class,
+            contamination=settings.contamination,
             seed=seed,
         )
         return cls(source, dataclasses.replace(split, fingerprint=source.fingerprint))
@@ -68,7 +81,11 @@ class FewShotDataset:
                 f"{self.source.name}, {gone[0]} among them; put them back, or train anew in "
                 "another workdir"
             )
-        for label, paths in ((0, self.split.train_normal), (1, self.split.train_anomaly)):
+        split = self.split
+        for label, paths in (
+            (0, split.train_normal),
+            (1, split.train_contamination + split.train_anomaly),
+        ):
             for path in paths:
                 if self.source.examples[self._index[path]].label != label:
                     raise UserError(
@@ -85,9 +102,17 @@ class FewShotDataset:
         """The test images: path, label and defect class of each."""
         return [self.source.examples[self._index[path]] for path in self.split.test]
 
+    @cached_property
+    def test_duplicates(self) -> list[str]:
+        """The test images that are also among the training images, pixel by pixel."""
+        split = self.split
+        digest = {example.path: example.digest for example in self.source.examples}
+        trained = {digest[path] for path in split.train_unlabelled + split.train_anomaly}
+        return [path for path in split.test if digest[path] in trained]
+
     def train_images(self, image_size: int) -> np.ndarray:
-        """uint8 [N, S, S, 3]: the normal training images, then the labelled anomalies."""
-        paths = self.split.train_normal + self.split.train_anomaly
+        """uint8 [N, S, S, 3]: those that train as normal images, then the labelled anomalies."""
+        paths = self.split.train_unlabelled + self.split.train_anomaly
         return self._load(paths, image_size, "decoding training images")
 
     def test_images(self, image_size: int, start: int, stop: int) -> np.ndarray:

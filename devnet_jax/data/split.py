@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devnet_jax.data.source import Example
@@ -17,20 +18,29 @@ class Split:
 
     Attributes:
       train_normal: normal images to train with.
+      train_contamination: anomalies that nobody has noticed: they train as if they were normal.
       train_anomaly: labelled anomalies to train with.
       test: the images that test.
+      protocol: how they were drawn: the arguments of `few_shot_split`.
       fingerprint: of the data set that was split (`Source.fingerprint`).
     """
 
     train_normal: tuple[str, ...]
+    train_contamination: tuple[str, ...]
     train_anomaly: tuple[str, ...]
     test: tuple[str, ...]
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
+
+    @property
+    def train_unlabelled(self) -> tuple[str, ...]:
+        """The images that train as normal ones."""
+        return self.train_normal + self.train_contamination
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Every image that plays a part."""
-        return self.train_normal + self.train_anomaly + self.test
+        return self.train_unlabelled + self.train_anomaly + self.test
 
     def to_dict(self) -> dict[str, Any]:
         """The split as written to split.json."""
@@ -42,25 +52,34 @@ class Split:
         try:
             return cls(
                 train_normal=tuple(values["train_normal"]),
+                train_contamination=tuple(values["train_contamination"]),
                 train_anomaly=tuple(values["train_anomaly"]),
                 test=tuple(values["test"]),
+                protocol=dict(values["protocol"]),
                 fingerprint=values["fingerprint"],
             )
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             raise UserError("split.json: not a split; restore it or train anew") from None
 
 
 def few_shot_split(
-    examples: Sequence[Example], *, n_anomaly: int, known_class: str | None, seed: int
+    examples: Sequence[Example],
+    *,
+    n_anomaly: int,
+    known_class: str | None,
+    contamination: float,
+    seed: int,
 ) -> Split:
-    """Draws the labelled anomalies; all other images of the test part test.
+    """Draws the labelled anomalies and the unnoticed ones; the rest of the test part tests.
 
     Args:
       examples: all images; those of the part "train" are the normal training images.
-      n_anomaly: labelled anomalies to draw.
+      n_anomaly: labelled anomalies to draw. Those of fewer shots are among those of more.
       known_class: `None` draws from all defect classes (the paper's general setting); a class
         draws from it alone, and its other images are left out of the test (the hard setting).
-      seed: the draw is a function of it and of the sorted paths.
+      contamination: the share c of unnoticed anomalies among the images that train as normal
+        ones: to N normal images, ⌊N·c/(1-c)⌋ anomalies of any class are added.
+      seed: the draws are a function of it and of the sorted paths.
 
     Raises:
       UserError: no such class, or no anomaly would be left for the test.
@@ -68,6 +87,45 @@ def few_shot_split(
     normal = [example.path for example in examples if example.split == "train"]
     test = [example for example in examples if example.split == "test"]
     anomalies = [example for example in test if example.label == 1]
+    drawn = _draw_labelled(anomalies, n_anomaly, known_class, seed)
+    n_unnoticed = math.floor(len(normal) * contamination / (1 - contamination) + 1e-9)
+    candidates = sorted({example.path for example in anomalies} - drawn)
+    unnoticed = _draw(candidates, n_unnoticed, seed, "contamination")
+    left = [
+        example.path
+        for example in test
+        if example.path not in drawn | unnoticed
+        and not (example.label == 1 and example.defect == known_class)
+    ]
+    n_good = sum(example.label == 0 for example in test)
+    if n_unnoticed > len(candidates) or len(left) == n_good:
+        raise UserError(
+            f"config.dataset.contamination = {contamination}: {n_unnoticed} anomalies would train "
+            f"unnoticed beside {len(normal)} normal images, and of the {len(candidates)} that "
+            "there are none would be left for the test; ask for less"
+        )
+    return Split(
+        train_normal=tuple(sorted(normal)),
+        train_contamination=tuple(sorted(unnoticed)),
+        train_anomaly=tuple(sorted(drawn)),
+        test=tuple(sorted(left)),
+        protocol={
+            "n_anomaly": n_anomaly,
+            "known_class": known_class,
+            "contamination": contamination,
+            "seed": seed,
+        },
+    )
+
+
+def _draw(paths: Sequence[str], count: int, seed: int, purpose: str) -> set[str]:
+    order = generator(seed, purpose).permutation(len(paths))
+    return {paths[i] for i in order[:count]}
+
+
+def _draw_labelled(
+    anomalies: Sequence[Example], n_anomaly: int, known_class: str | None, seed: int
+) -> set[str]:
     classes = sorted({example.defect for example in anomalies})
     if known_class is None:
         candidates, where = anomalies, "in all defect classes together"
@@ -96,17 +154,4 @@ def few_shot_split(
             "at least two anomalies are needed, one to train and one to test"
         )
     paths = sorted(example.path for example in candidates)
-    order = generator(seed, "labelled anomalies").permutation(len(paths))
-    drawn = {paths[i] for i in order[:n_anomaly]}
-    return Split(
-        train_normal=tuple(sorted(normal)),
-        train_anomaly=tuple(sorted(drawn)),
-        test=tuple(
-            sorted(
-                example.path
-                for example in test
-                if example.path not in drawn
-                and not (example.label == 1 and example.defect == known_class)
-            )
-        ),
-    )
+    return _draw(paths, n_anomaly, seed, "labelled anomalies")

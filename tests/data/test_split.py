@@ -1,12 +1,17 @@
 """Few-shot protocols: who trains, who tests."""
 
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from devnet_jax.data.source import Example
-from devnet_jax.data.split import Split, few_shot_split
+from devnet_jax.data.split import Split
+from devnet_jax.data.split import few_shot_split as any_split
 from devnet_jax.errors import UserError
+
+few_shot_split = functools.partial(any_split, contamination=0.0)
 
 
 def examples(train: int, good: int, **defects: int) -> list[Example]:
@@ -76,3 +81,60 @@ def test_only_class_cannot_be_the_known_one() -> None:
 def test_a_single_anomaly_is_not_enough() -> None:
     with pytest.raises(UserError, match="at least two anomalies are needed"):
         few_shot_split(examples(5, 4, hole=1), n_anomaly=1, known_class=None, seed=0)
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    shots=st.integers(1, 9),
+    known_class=st.sampled_from([None, "hole", "scratch"]),
+    contamination=st.floats(0, 0.2),
+)
+def test_contamination_never_tests_and_is_not_labelled(
+    seed: int, shots: int, known_class: str | None, contamination: float
+) -> None:
+    rows = examples(40, 4, hole=15, scratch=15)
+    split = any_split(
+        rows, n_anomaly=shots, known_class=known_class, contamination=contamination, seed=seed
+    )
+    unnoticed = set(split.train_contamination)
+    # The largest number whose share does not pass the one asked for.
+    assert len(unnoticed) <= contamination * (40 + len(unnoticed)) + 1e-6
+    assert len(unnoticed) + 1 > contamination * (40 + len(unnoticed) + 1) - 1e-6
+    assert not unnoticed & {*split.test, *split.train_anomaly, *split.train_normal}
+    assert all("good" not in path for path in unnoticed)
+    if known_class:
+        assert not any(known_class in path for path in split.test)
+    # The labelled anomalies are those of the run without contamination.
+    clean = few_shot_split(rows, n_anomaly=shots, known_class=known_class, seed=seed)
+    assert split.train_anomaly == clean.train_anomaly
+    assert Split.from_dict(split.to_dict()) == split
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.02, 18), (0.05, 47), (0.1, 100)])
+def test_contamination_is_a_share_of_what_trains_as_normal(share: float, count: int) -> None:
+    # 900 normal images: 900·0.02/0.98 = 18.4, 900·0.05/0.95 = 47.4, 900·0.1/0.9 = 100 exactly.
+    rows = examples(900, 4, hole=200)
+    split = any_split(rows, n_anomaly=10, known_class=None, contamination=share, seed=1)
+    assert len(split.train_contamination) == count
+    assert len(split.test) == 4 + 200 - 10 - count
+
+
+def test_fewer_shots_are_among_more() -> None:
+    rows = examples(5, 4, hole=30)
+    drawn = [
+        set(few_shot_split(rows, n_anomaly=n, known_class=None, seed=3).train_anomaly)
+        for n in (1, 5, 10)
+    ]
+    assert drawn[0] < drawn[1] < drawn[2]
+
+
+@pytest.mark.parametrize(("known_class", "share"), [(None, 0.5), ("hole", 0.24), ("hole", 0.4)])
+def test_contamination_that_leaves_nothing_to_test(known_class: str | None, share: float) -> None:
+    with pytest.raises(UserError, match="none would be left for the test; ask for less"):
+        any_split(
+            examples(19, 4, hole=6, scratch=3),
+            n_anomaly=6,
+            known_class=known_class,
+            contamination=share,
+            seed=0,
+        )
