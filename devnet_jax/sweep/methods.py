@@ -1,0 +1,17 @@
+"""The paper's method, its baselines and its ablations, as settings over the same network and data.
+
+Sections 4.2 and 4.6 of arXiv 2108.00462.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "devnet": {"loss.name": "deviation"},
+    "flos": {"loss.name": "focal"},  # few-shot learning of scores by the focal loss
+    "bce": {"loss.name": "bce"},
+    "no_mil": {"loss.name": "deviation", "model.topk": 0.0},  # the mean of all positions
+    "one_scale": {"loss.name": "deviation", "model.n_scales": 1},
+}

@@ -1,0 +1,181 @@
+"""Runs jobs side by side, one process a device, and goes on after whatever is killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from devnet_jax.errors import UserError
+from devnet_jax.sweep.grid import Job
+from devnet_jax.workdir import Workdir
+
+logger = logging.getLogger(__name__)
+
+LOG = "job.log"  # what a job's process says, in its folder
+MAX_RESTARTS = 3  # of a job whose process was killed
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0
+
+Environment = Mapping[str, str]  # what a process is given so that it sees one device
+
+
+def find_devices(jobs_per_device: int = 1) -> list[Environment]:
+    """A place for a job on each device of this host; a CPU counts as one device.
+
+    JAX is asked in a process of its own: this one must not take a device's memory.
+    """
+    probe = "import jax; print(jax.default_backend(), jax.local_device_count())"
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    if result.returncode:
+        reason = result.stderr.strip().splitlines()[-1:]
+        raise UserError(f"JAX finds no device to run jobs on: {' '.join(reason)}")
+    platform, count = result.stdout.split()[-2:]
+    return _places(platform, int(count), jobs_per_device, os.environ)
+
+
+def _places(
+    platform: str, count: int, jobs_per_device: int, environment: Environment
+) -> list[Environment]:
+    shared = {}
+    if jobs_per_device > 1:  # JAX would give most of the memory to the first
+        shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_device:.2f}"
+    if platform in ("gpu", "cuda", "rocm"):
+        visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        places = [{"CUDA_VISIBLE_DEVICES": name, **shared} for name in visible.split(",")[:count]]
+    elif platform == "tpu":
+        places = [
+            {
+                "TPU_VISIBLE_CHIPS": str(chip),
+                "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+                "TPU_PROCESS_BOUNDS": "1,1,1",
+            }
+            for chip in range(count)
+        ]
+    else:
+        places = [{}]
+    return [place for place in places for _ in range(jobs_per_device)]
+
+
+@dataclasses.dataclass
+class _Running:
+    job: Job
+    place: Environment
+    process: subprocess.Popen[bytes]
+
+
+class Scheduler:
+    """Starts each job when a place is free, and watches over the processes.
+
+    The jobs of one compiled shape wait until the first of them has trained an epoch: what it
+    compiled is found by the others in JAX's persistent cache.
+    """
+
+    def __init__(self, jobs: Sequence[Job], places: Sequence[Environment], folder: Path) -> None:
+        self._pending = list(jobs)
+        self._free = list(places)
+        self._folder = folder
+        self._running: list[_Running] = []
+        self._restarts: dict[str, int] = {}
+        self._compiled: set[object] = set()
+
+    def run(self, finished: Callable[[Job, str | None], None]) -> None:
+        """Runs all jobs; `finished` is told of each, with the reason if it has failed.
+
+        However this ends, no process is left running.
+        """
+        self._wait_for_earlier_sweep()
+        try:
+            while self._pending or self._running:
+                while self._start_one():
+                    pass
+                time.sleep(POLL_SECONDS)
+                for running in [r for r in self._running if r.process.poll() is not None]:
+                    self._end(running, finished)
+        finally:
+            _stop([running.process for running in self._running])
+
+    def _wait_for_earlier_sweep(self) -> None:
+        """The processes of a sweep that was killed outright go on, each on some device."""
+        said = False
+        while left := [j for j in self._pending if Workdir(self._folder / j.name).is_locked()]:
+            if not said:
+                logger.info("%d jobs of an earlier sweep still run: waiting for them", len(left))
+            said = True
+            time.sleep(POLL_SECONDS)
+
+    def _start_one(self) -> bool:
+        for job in self._pending if self._free else ():
+            if self._may_start(job):
+                self._pending.remove(job)
+                self._start(job, self._free.pop(0))
+                return True
+        return False
+
+    def _may_start(self, job: Job) -> bool:
+        if job.shape in self._compiled:
+            return True
+        alike = [running.job for running in self._running if running.job.shape == job.shape]
+        if any(Workdir(self._folder / other.name).metrics.exists() for other in alike):
+            self._compiled.add(job.shape)
+        return not alike or job.shape in self._compiled
+
+    def _start(self, job: Job, place: Environment) -> None:
+        workdir = self._folder / job.name
+        workdir.mkdir(parents=True, exist_ok=True)
+        with (workdir / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                job.command(workdir),
+                env={**os.environ, **place},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+            )
+        logger.debug("%s: started as process %d", job.name, process.pid)
+        self._running.append(_Running(job, place, process))
+
+    def _end(self, running: _Running, finished: Callable[[Job, str | None], None]) -> None:
+        self._running.remove(running)
+        self._free.append(running.place)
+        job, status = running.job, running.process.returncode
+        if status == 0:
+            self._compiled.add(job.shape)
+            finished(job, None)
+            return
+        restarts = self._restarts.get(job.name, 0)
+        if status < 0 and restarts < MAX_RESTARTS:
+            self._restarts[job.name] = restarts + 1
+            self._pending.insert(0, job)
+            logger.warning("%s: killed by %s; it goes on", job.name, _signal_name(-status))
+            return
+        how = f"killed by {_signal_name(-status)}" if status < 0 else f"status {status}"
+        log = self._folder / job.name / LOG
+        lines = log.read_text(errors="replace").strip().splitlines()
+        finished(job, f"{how}; {log} ends: {lines[-1] if lines else '(empty)'}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends processes: asks first, then kills."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,194 @@
+"""Runs a grid of data sets × protocols × shots × methods × seeds, and makes the table of it.
+
+    python launch/sweep.py --workdir=runs/sweep --data=~/data --datasets=brain_mri,elpv \
+        --shots=1,10 --methods=devnet,flos --seeds=0,1,2
+
+Each run is one `python -m devnet_jax.main`, one a device at a time. The settings that they share
+are the paper's, but for what --config says (--config.dataset.image_size=224). The same command
+goes on where it was stopped or killed; --dry_run lists the runs. What is found goes to
+results.csv, table.md and table.html.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from devnet_jax import config as config_module
+from devnet_jax.command_line import run_program, with_absolute_paths
+from devnet_jax.config import Config, require_setting
+from devnet_jax.data.source import open_source
+from devnet_jax.errors import UserError
+from devnet_jax.sweep.grid import ALL, Job, make_grid
+from devnet_jax.sweep.methods import METHODS
+from devnet_jax.sweep.results import read_result, write_results
+from devnet_jax.sweep.scheduler import Scheduler, find_devices
+from devnet_jax.workdir import Workdir
+
+logger = logging.getLogger("devnet_jax.sweep")
+
+GENERAL = "none"
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    config_module.__file__,
+    "File of the settings that all runs share; single ones are set by "
+    "--config.train.batch_size=16 and the like. By default the paper's.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep: a folder for each run in it.")
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Folder that holds the raw folders, each called like its data set; leave it out where the data "
+    "sets are prepared already, or can be fetched.",
+)
+_DATASETS = flags.DEFINE_list(
+    "datasets", [], "Data sets; mvtec_ad:carpet is one category, mvtec_ad all of them."
+)
+_KNOWN_CLASSES = flags.DEFINE_list(
+    "known_classes",
+    [GENERAL],
+    f"{GENERAL} is the general setting; a defect class, the hard setting with this class known; "
+    f"{ALL}, each class in turn.",
+)
+_CONTAMINATIONS = flags.DEFINE_list(
+    "contaminations", ["0"], "Shares of unlabelled anomalies among the normal training images."
+)
+_SHOTS = flags.DEFINE_list("shots", ["10"], "Numbers of labelled anomalies.")
+_METHODS = flags.DEFINE_list("methods", ["devnet"], f"Some of {', '.join(METHODS)}.")
+_VARY = flags.DEFINE_multi_string(
+    "vary", [], "A further setting and its values: loss.margin=3,5,7. May be given again."
+)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+_JOBS_PER_DEVICE = flags.DEFINE_integer(
+    "jobs_per_device", 1, "Runs at a time on each device.", lower_bound=1
+)
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "List the runs and their commands; run nothing.")
+
+
+def main() -> None:
+    """Runs what is not finished, then makes the table."""
+    if _WORKDIR.value is None:
+        raise UserError("--workdir is missing: the folder of the sweep")
+    if not _DATASETS.value:
+        raise UserError("--datasets is missing: names such as brain_mri,mvtec_ad:carpet")
+    workdir = Workdir(_WORKDIR.value)
+    if not workdir.is_local:
+        raise UserError(f"--workdir={workdir.path}: a sweep needs a local folder")
+    folder = Path(workdir.path)
+    base = with_absolute_paths(Config.from_dict(_CONFIG.value))
+    jobs = grid(base)
+    results = {job.name: read_result(job, folder) for job in jobs}
+    if _DRY_RUN.value:
+        for job in jobs:
+            state = "finished" if results[job.name] else "to do"
+            print(f"{state:8}  {shlex.join(job.command(folder / job.name))}")
+        return
+    workdir.require_writable()
+    with workdir.lock():
+        failures = run([job for job in jobs if results[job.name] is None], len(jobs), folder)
+        report(jobs, base, folder)
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed, first {name}: {reason}")
+
+
+def grid(base: Config) -> list[Job]:
+    """The jobs that the flags describe."""
+    return make_grid(
+        base,
+        datasets=_DATASETS.value,
+        known_classes=["" if name == GENERAL else name for name in _KNOWN_CLASSES.value],
+        contaminations=[_number(float, "contaminations", v) for v in _CONTAMINATIONS.value],
+        shots=[_number(int, "shots", v) for v in _SHOTS.value],
+        methods=_METHODS.value,
+        variations=dict(map(_variation, _VARY.value)),
+        seeds=[_number(int, "seeds", v) for v in _SEEDS.value],
+        data=Path(_DATA.value).expanduser().absolute() if _DATA.value else None,
+        classes_of=defect_classes,
+    )
+
+
+def defect_classes(config: Config) -> list[str]:
+    """The defect classes of the data set of the settings, which is prepared if it is not yet."""
+    dataset = config.dataset
+    source = open_source(
+        dataset.name,
+        category=dataset.category,
+        manual_dir=dataset.manual_dir,
+        data_dir=dataset.data_dir,
+    )
+    return sorted({example.defect for example in source.examples if example.label == 1})
+
+
+def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
+    """Runs the jobs, shows how far they are, and returns the reasons of those that failed."""
+    if not jobs:
+        return {}
+    signal.signal(signal.SIGTERM, _interrupt)
+    places = find_devices(_JOBS_PER_DEVICE.value)
+    failures: dict[str, str] = {}
+    started = time.monotonic()
+    done = total - len(jobs)
+    logger.info("%d runs, %d of them finished; %d at a time", total, done, len(places))
+    with tqdm(total=total, initial=done, unit="run", desc="sweep", disable=None) as bar:
+
+        def finished(job: Job, failure: str | None) -> None:
+            nonlocal done
+            done += 1
+            if failure is not None:
+                failures[job.name] = failure
+                bar.write(f"{job.name}: {failure}", file=sys.stderr)
+            bar.update()
+            if bar.disable:
+                each = (time.monotonic() - started) / (done - total + len(jobs))
+                left = datetime.timedelta(seconds=round(each * (total - done)))
+                logger.info("%d of %d runs, about %s left: %s", done, total, left, job.name)
+
+        Scheduler(jobs, places, folder).run(finished)
+    return failures
+
+
+def report(jobs: list[Job], base: Config, folder: Path) -> None:
+    """Writes results.csv and the tables of all finished runs."""
+    results = [result for job in jobs if (result := read_result(job, folder))]
+    write_results(results, folder / "results.csv")
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _number(kind: type, flag: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"--{flag}={text}: must be {kind.__name__}s, such as 1,5,10") from None
+
+
+def _variation(text: str) -> tuple[str, list[Any]]:
+    """A setting and its values, of the type of its default."""
+    name, _, values = text.partition("=")
+    require_setting(name)
+    default: Any = Config()
+    for part in name.split("."):
+        default = getattr(default, part)
+    kind = str if default is None else type(default)
+    try:
+        return name, [kind(value) for value in values.split(",")]
+    except (TypeError, ValueError):
+        raise UserError(f"--vary={text}: values of {name} must be {kind.__name__}s") from None
+
+
+if __name__ == "__main__":
+    run_program(main)

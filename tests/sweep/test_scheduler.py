@@ -1,0 +1,137 @@
+"""Jobs as real processes: side by side, killed, failing, left behind."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from devnet_jax.config import Config
+from devnet_jax.sweep.grid import Job
+from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, _places
+from devnet_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Script(Job):
+    """A job that is a line of shell, run in the sweep's folder."""
+
+    line: str = "true"
+
+    def command(self, workdir: Path) -> list[str]:
+        return ["sh", "-c", f"cd {workdir}/../../../../..; {self.line}"]
+
+
+def scripts(*lines: str, shape: int | None = None) -> list[Script]:
+    """Jobs of as many compiled shapes, or of one."""
+    jobs = []
+    for seed, line in enumerate(lines):
+        values = Config().to_dict()
+        values["seed"] = seed
+        values["train"]["epochs"] = shape or seed + 1
+        jobs.append(Script(Config.from_dict(values), "devnet", line=line))
+    return jobs
+
+
+def run(jobs: list[Script], folder: Path, places: int = 1) -> dict[int, str | None]:
+    """The seed of each finished job, in the order of their end, and why it failed if it has."""
+    ended: dict[int, str | None] = {}
+    environments = [{"PLACE": str(i)} for i in range(places)]
+    Scheduler(jobs, environments, folder).run(
+        lambda job, failure: ended.update({job.config.seed: failure})
+    )
+    return ended
+
+
+def test_jobs_run_side_by_side_each_in_its_place(tmp_path: Path) -> None:
+    # Each waits for the other: one after the other would never end.
+    meet = "touch $PLACE; while [ ! -e {} ]; do sleep 0.05; done; echo $PLACE >> places"
+    jobs = scripts(meet.format(1), meet.format(0), "echo $PLACE >> third")
+    assert run(jobs, tmp_path, places=2) == {0: None, 1: None, 2: None}
+    assert sorted((tmp_path / "places").read_text().split()) == ["0", "1"]
+    assert (tmp_path / "third").read_text().strip() in ("0", "1")
+
+
+def test_jobs_of_one_shape_wait_for_the_first_to_compile(tmp_path: Path) -> None:
+    jobs = scripts("", "", "", shape=5)
+    trained = tmp_path / jobs[0].name / "metrics.jsonl"
+    lines = [
+        # The others must not run before this one has trained an epoch; then they must, beside it.
+        f"sleep 0.7; [ ! -e other ] || exit 3; echo {{}} > {trained};"
+        " while [ ! -e other ]; do sleep 0.05; done",
+        "touch other",
+        "touch other",
+    ]
+    jobs = [dataclasses.replace(job, line=line) for job, line in zip(jobs, lines, strict=True)]
+    assert set(run(jobs, tmp_path, places=3).values()) == {None}
+
+
+def test_a_killed_job_is_started_again(tmp_path: Path) -> None:
+    (job,) = scripts('echo x >> starts; [ "$(wc -l < starts)" -ge 3 ] || kill -9 $$')
+    assert run([job], tmp_path) == {0: None}
+    assert len((tmp_path / "starts").read_text().split()) == 3
+
+
+def test_a_job_that_is_killed_again_and_again_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    ended = run(scripts("echo x >> starts; kill -9 $$", "touch other"), tmp_path)
+    assert ended[1] is None
+    assert str(ended[0]).startswith("killed by SIGKILL")
+    assert len((tmp_path / "starts").read_text().split()) == 1 + MAX_RESTARTS
+
+
+def test_a_failed_job_says_why_and_is_not_tried_again(tmp_path: Path) -> None:
+    ended = run(scripts("echo x >> starts; echo error: no such folder >&2; exit 1"), tmp_path)
+    assert "status 1" in str(ended[0])
+    assert str(ended[0]).endswith("job.log ends: error: no such folder")
+    assert len((tmp_path / "starts").read_text().split()) == 1
+
+
+def test_no_process_outlives_an_interrupted_sweep(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(scripts("echo $$ > pid.part; mv pid.part pid; exec sleep 60"), tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplog) -> None:
+    (job,) = scripts("date +%s.%N > began")
+    workdir = tmp_path / job.name
+    hold = (
+        "import sys, time\nfrom devnet_jax.workdir import Workdir\n"
+        "with Workdir(sys.argv[1]).lock():\n    print('held', flush=True)\n    time.sleep(1.5)\n"
+        "print(time.time())"
+    )
+    left = subprocess.Popen(
+        [sys.executable, "-c", hold, str(workdir)], stdout=subprocess.PIPE, text=True
+    )
+    assert left.stdout is not None
+    assert left.stdout.readline() == "held\n"
+    assert Workdir(workdir).is_locked()
+    with caplog.at_level("INFO"):
+        assert run([job], tmp_path) == {0: None}
+    released = float(left.communicate()[0])
+    assert float((tmp_path / "began").read_text()) > released - 0.2
+    assert "1 jobs of an earlier sweep still run" in caplog.text
+    assert not Workdir(workdir).is_locked()
+
+
+def test_places() -> None:
+    gpus = _places("gpu", 2, 1, {})
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus] == ["0", "1"]
+    chosen = _places("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in chosen] == ["3", "3", "5", "5"]
+    assert {place["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in chosen} == {"0.45"}
+    assert [place["TPU_VISIBLE_CHIPS"] for place in _places("tpu", 4, 1, {})] == list("0123")
+    assert _places("cpu", 8, 1, {}) == [{}]
+    assert _places("cpu", 1, 2, {}) == [{}, {}]
