@@ -26,19 +26,28 @@ _PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Download:
-    """An archive that can be fetched without a form or an account.
+class Archive:
+    """A file that can be fetched without a form or an account: zip or tar, compressed or not.
 
     Attributes:
-      url: of the archive: zip or tar, the latter compressed or not.
+      url: where it lies.
       checksum: `sha256:…` or `md5:…` of the archive; or, for one that its host packs anew each
-        time, `files:…`: the `files_checksum` of the raw folder.
-      folder: the raw folder inside the archive; "" for its top.
+        time, `files:…`: the `files_checksum` of its `folder`.
+      folder: inside it, the one that is wanted; "" for its top.
     """
 
     url: str
     checksum: str
     folder: str = ""
+
+    @property
+    def stem(self) -> str:
+        """Its name without the extension."""
+        return self.url.rpartition("/")[2].partition(".")[0]
+
+
+# A raw folder comes in one archive; or in several, each a folder in it, called like the archive.
+Download = tuple[Archive, ...]
 
 
 def fetch(name: str, download: Download, root: Path, layout: str) -> Path:
@@ -50,7 +59,7 @@ def fetch(name: str, download: Download, root: Path, layout: str) -> Path:
 
     Args:
       name: the data set.
-      download: its archive.
+      download: its archives.
       root: where prepared data is kept: TFDS's data_dir.
       layout: the raw folder's expected content, to end a message with.
 
@@ -59,13 +68,18 @@ def fetch(name: str, download: Download, root: Path, layout: str) -> Path:
       OSError: there is no room for it.
     """
     place = root / "downloads" / name
-    target = place / download.checksum.rpartition(":")[2][:16]  # another archive, another folder
+    checksums = "".join(archive.checksum for archive in download)
+    target = place / hashlib.sha256(checksums.encode()).hexdigest()[:16]  # others, elsewhere
     if not target.is_dir():
         with one_process(place, f"fetches to '{place}'"):
             # Another process may have done it while this one waited.
             if not target.is_dir():
                 _fetch(name, download, target, layout)
-    return target / download.folder
+    return _raw_folder(target, download)
+
+
+def _raw_folder(target: Path, download: Download) -> Path:
+    return target / download[0].folder if len(download) == 1 else target
 
 
 def files_checksum(folder: Path) -> str:
@@ -88,28 +102,40 @@ def _fetch(name: str, download: Download, target: Path, layout: str) -> None:
     staging = target.parent / ".fetching"
     shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
     staging.mkdir()
-    archive, unpacked = staging / "archive", staging / "unpacked"
-    kind = download.checksum.partition(":")[0]
-    announce = functools.partial(
-        logger.info, "%s: fetching %s to '%s': %s", name, download.url, target
-    )
+    unpacked = staging / "unpacked"
     try:
-        _download(download.url, archive, announce)
-        logger.info("%s: verifying and unpacking", name)
-        if kind != "files":
-            _check(download, _file_hash(archive, kind))
-        _unpack(archive, unpacked)
-        if kind == "files":
-            _check(download, files_checksum(unpacked / download.folder))
+        for archive in download:
+            folder = unpacked / archive.stem if len(download) > 1 else unpacked
+            _fetch_archive(name, archive, staging / "archive", folder, target)
         unpacked.rename(target)
     except UserError as error:
         raise UserError(
-            f"data set '{name}': {download.url}: {error}; try again, or download it by hand,"
+            f"data set '{name}': {error}; try again, or download it by hand,"
             f" unpack it and set config.dataset.manual_dir to a folder with {layout}"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    logger.info("%s: the raw files are in '%s'", name, target / download.folder)
+    logger.info("%s: the raw files are in '%s'", name, _raw_folder(target, download))
+
+
+def _fetch_archive(name: str, archive: Archive, file: Path, unpacked: Path, target: Path) -> None:
+    unpacked.mkdir(parents=True)
+    kind = archive.checksum.partition(":")[0]
+    announce = functools.partial(
+        logger.info, "%s: fetching %s to '%s': %s", name, archive.url, target
+    )
+    try:
+        _download(archive.url, file, announce)
+        logger.info("%s: verifying and unpacking", name)
+        if kind != "files":
+            _check(archive, _file_hash(file, kind))
+        _unpack(file, unpacked)
+        if kind == "files":
+            _check(archive, files_checksum(unpacked / archive.folder))
+    except UserError as error:
+        raise UserError(f"{archive.url}: {error}") from error
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _download(url: str, archive: Path, announce: Callable[[str], None]) -> None:
@@ -146,10 +172,10 @@ def _file_hash(file: Path, algorithm: str) -> str:
         return hashlib.file_digest(content, algorithm).hexdigest()
 
 
-def _check(download: Download, found: str) -> None:
-    found = f"{download.checksum.partition(':')[0]}:{found}"
-    if found != download.checksum:
-        raise UserError(f"expected {download.checksum}, but what came is {found}")
+def _check(archive: Archive, found: str) -> None:
+    found = f"{archive.checksum.partition(':')[0]}:{found}"
+    if found != archive.checksum:
+        raise UserError(f"expected {archive.checksum}, but what came is {found}")
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ from devnet_jax.data.builders.brain_mri import BrainMri
 from devnet_jax.data.builders.elpv import Elpv
 from devnet_jax.data.builders.image_folder import ImageFolder
 from devnet_jax.data.builders.mvtec_ad import MvtecAd
+from devnet_jax.data.download import files_checksum
 from devnet_jax.errors import UserError
 
 
@@ -147,6 +148,11 @@ def test_brain_mri_nested_as_in_the_archive(tmp_path):
 def test_elpv_as_published(shared):
     examples = Elpv.raw_examples(shared / "data/elpv", None)
     assert Counter(e.defect for e in examples) == {"good": 588 + 920, "mono": 313, "poly": 402}
+
+
+def test_elpv_is_fetched_with_the_checksum_of_its_files(shared):
+    (archive,) = Elpv.DOWNLOAD
+    assert archive.checksum == f"files:{files_checksum(shared / 'data/elpv')}"
 
 
 def test_elpv_leaves_out_the_uncertain_and_checks_its_table(tmp_path):

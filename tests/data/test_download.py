@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.data import download as download_module
-from devnet_jax.data.download import Download, fetch, files_checksum
+from devnet_jax.data.download import Archive, Download, fetch, files_checksum
 from devnet_jax.errors import UserError
 
 LAYOUT = "good/ and bad/, as unpacked from somewhere"
@@ -115,7 +115,7 @@ def sha256(content: bytes) -> str:
 
 
 def of(server: Server, path: str = "/whole") -> Download:
-    return Download(server.url(path), sha256(server.content), "set")
+    return (Archive(server.url(path), sha256(server.content), "set"),)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -131,7 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 )
 def test_fetches_once_and_leaves_only_the_files(server, root, archive, folder):
     server.content = archive
-    download = Download(server.url(), sha256(archive), folder)
+    download = (Archive(server.url(), sha256(archive), folder),)
     raw = fetch("parts", download, root, LAYOUT)
     assert contents(raw if not folder else raw.parent) == FILES
     assert len(contents(root)) == len(FILES)
@@ -164,13 +164,13 @@ def test_checksums_of_the_archive_and_of_the_files(server, root, tmp_path, kind)
     right = checksums(server, tmp_path)[kind]
     wrong = right[::-1]
     with pytest.raises(UserError) as raised:
-        fetch("parts", Download(server.url(), f"{kind}:{wrong}", "set"), root, LAYOUT)
+        fetch("parts", (Archive(server.url(), f"{kind}:{wrong}", "set"),), root, LAYOUT)
     message = str(raised.value)
     assert "\n" not in message
     for part in (server.url(), f"expected {kind}:{wrong}", f"{kind}:{right}", "manual_dir", LAYOUT):
         assert part in message
     assert contents(root) == {}
-    raw = fetch("parts", Download(server.url(), f"{kind}:{right}", "set"), root, LAYOUT)
+    raw = fetch("parts", (Archive(server.url(), f"{kind}:{right}", "set"),), root, LAYOUT)
     assert (raw / "good/0.png").read_bytes() == b"zero"
 
 
@@ -204,7 +204,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = listener.getsockname()[1]
     url = server.url(path) if path.startswith("/") else path.format(closed=closed)
-    download = Download(url, sha256(server.content), "set")
+    download = (Archive(url, sha256(server.content), "set"),)
     with pytest.raises(UserError) as raised:
         fetch("parts", download, root, LAYOUT)
     message = str(raised.value)
@@ -304,7 +304,7 @@ url, checksum, root, pausing = sys.argv[1:]
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
 if pausing == "pausing":
     download._unpack = pause
-raw = download.fetch("parts", download.Download(url, checksum, "set"), Path(root), "")
+raw = download.fetch("parts", (download.Archive(url, checksum, "set"),), Path(root), "")
 print("raw", raw, flush=True)
 """
 
@@ -312,7 +312,7 @@ print("raw", raw, flush=True)
 def start(download: Download, root: Path, pausing: str = "") -> subprocess.Popen[str]:
     repository = Path(__file__).parents[2]
     return subprocess.Popen(
-        [sys.executable, "-c", FETCH, download.url, download.checksum, str(root), pausing],
+        [sys.executable, "-c", FETCH, download[0].url, download[0].checksum, str(root), pausing],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(repository)},
@@ -322,6 +322,23 @@ def start(download: Download, root: Path, pausing: str = "") -> subprocess.Popen
 def read_until(process: subprocess.Popen[str], what: str) -> None:
     assert process.stdout is not None
     assert any(what in line for line in process.stdout)
+
+
+def test_each_of_several_archives_gets_a_folder_of_its_name(server, root):
+    archives = (
+        Archive(server.url("/train.zip"), sha256(server.content)),
+        Archive(server.url("/test.zip"), sha256(server.content)),
+    )
+    raw = fetch("parts", archives, root, LAYOUT)
+    assert contents(raw) == {
+        f"{part}/{name}": content for part in ("train", "test") for name, content in FILES.items()
+    }
+    assert fetch("parts", archives, root, LAYOUT) == raw
+    assert server.requests == ["/train.zip", "/test.zip"]
+    wrong = (archives[0], Archive(server.url("/test.zip"), "sha256:00"))
+    with pytest.raises(UserError, match=r"test\.zip: expected sha256:00"):
+        fetch("parts", wrong, root, LAYOUT)
+    assert len(contents(root)) == 2 * len(FILES)
 
 
 @pytest.mark.parametrize("during", ["download", "unpacking"])

@@ -21,7 +21,7 @@ from devnet_jax.data import source as source_module
 from devnet_jax.data.builders import anomaly_dataset
 from devnet_jax.data.builders.image_folder import ImageFolder
 from devnet_jax.data.decode import load_images
-from devnet_jax.data.download import Download
+from devnet_jax.data.download import Archive
 from devnet_jax.data.source import DATASETS, Example, open_source
 from devnet_jax.errors import UserError
 
@@ -350,7 +350,7 @@ def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, mon
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/parts.zip"
-        monkeypatch.setattr(Public, "DOWNLOAD", Download(url, checksum))
+        monkeypatch.setattr(Public, "DOWNLOAD", (Archive(url, checksum),))
         source = open_source("public", data_dir=str(data_dir))
         assert [example.path for example in source.examples] == [
             "train/good/a.png",
@@ -361,7 +361,7 @@ def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, mon
         open_source("public", data_dir=str(data_dir))
         assert requests == ["/parts.zip"]
         server.shutdown()
-    monkeypatch.setattr(Public, "DOWNLOAD", Download(url, checksum))
+    monkeypatch.setattr(Public, "DOWNLOAD", (Archive(url, checksum),))
     with pytest.raises(
         UserError, match=r"cannot be fetched .*manual_dir to a folder with train/go"
     ):

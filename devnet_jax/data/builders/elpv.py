@@ -12,7 +12,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.download import Download
+from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
 
 
@@ -30,10 +30,12 @@ class Elpv(AnomalyDatasetBuilder):
     # As counted in its labels.csv.
     PUBLISHED_COUNTS: ClassVar = {None: {GOOD: 1508, "mono": 313, "poly": 402}}
     # Its host packs it anew each time: the checksum is that of labels.csv and the 2624 images.
-    DOWNLOAD = Download(
-        "https://github.com/zae-bayern/elpv-dataset/archive/refs/heads/master.zip",
-        "files:0a6f64069e70ca4a3ecdab35fff0d31cce14ee5e6bda21c15ce66b82017121a4",
-        folder="elpv-dataset-master/src/elpv_dataset/data",
+    DOWNLOAD = (
+        Archive(
+            "https://github.com/zae-bayern/elpv-dataset/archive/refs/heads/master.zip",
+            "files:0a6f64069e70ca4a3ecdab35fff0d31cce14ee5e6bda21c15ce66b82017121a4",
+            folder="elpv-dataset-master/src/elpv_dataset/data",
+        ),
     )
 
     @classmethod

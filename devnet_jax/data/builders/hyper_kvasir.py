@@ -13,7 +13,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawExample,
     list_files,
 )
-from devnet_jax.data.download import Download
+from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
 
 _TRACT = "upper-gi-tract"
@@ -40,10 +40,12 @@ class HyperKvasir(AnomalyDatasetBuilder):
     }
     # The checksum is in the GitHub repositories christianbueno1/polysight-seg and
     # 47-Nibirh/Agreement-Stratified-Evaluation-, each from a download of its own.
-    DOWNLOAD = Download(
-        "https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip",
-        "sha256:c603449b1bc0be86948b11d9aea8b2002058a11e6f5499e2a384b9ae9c8dbd3f",
-        folder="labeled-images",
+    DOWNLOAD = (
+        Archive(
+            "https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip",
+            "sha256:c603449b1bc0be86948b11d9aea8b2002058a11e6f5499e2a384b9ae9c8dbd3f",
+            folder="labeled-images",
+        ),
     )
 
     @classmethod

@@ -19,6 +19,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawExample,
     list_files,
 )
+from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
 
 # Beside the classes' folders: copies of most of their files.
@@ -55,6 +56,15 @@ class Mastcam(AnomalyDatasetBuilder):
             "other": 1,
         }
     }
+    # The checksums are Zenodo's, by the same source.
+    DOWNLOAD = tuple(
+        Archive(f"https://zenodo.org/records/3732485/files/{name}.zip", f"md5:{checksum}")
+        for name, checksum in (
+            ("train_typical", "c00a056386eafc8597e0295890a79b40"),
+            ("test_typical", "1393469a7348e233f2154d501864d7b6"),
+            ("test_novel", "b423a12d6539eac4bf2c02acb729ba8e"),
+        )
+    )
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:

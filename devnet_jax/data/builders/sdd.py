@@ -18,7 +18,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
 )
 from devnet_jax.data.builders.crops import Box, cut
 from devnet_jax.data.decode import map_in_threads
-from devnet_jax.data.download import Download
+from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
 
 PARTS = 3
@@ -44,9 +44,11 @@ class Sdd(AnomalyDatasetBuilder):
     }
     # The same sha256 is given by anomalib, for https://go.vicos.si/kolektorsdd, which leads
     # here, and by three other public repositories.
-    DOWNLOAD = Download(
-        "https://data.vicos.si/datasets/KSDD/KolektorSDD.zip",
-        "sha256:65dc621693418585de9c4467d1340ea7958a6181816f0dc2883a1e8b61f9d4dc",
+    DOWNLOAD = (
+        Archive(
+            "https://data.vicos.si/datasets/KSDD/KolektorSDD.zip",
+            "sha256:65dc621693418585de9c4467d1340ea7958a6181816f0dc2883a1e8b61f9d4dc",
+        ),
     )
 
     @classmethod

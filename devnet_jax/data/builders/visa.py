@@ -15,7 +15,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawExample,
     list_files,
 )
-from devnet_jax.data.download import Download
+from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
 
 _URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
@@ -52,8 +52,8 @@ class Visa(AnomalyDatasetBuilder):
         category: {GOOD: normal, "anomaly": 100} for category, normal in _NORMAL_IMAGES.items()
     }
     # The checksum is anomalib's; others publish the same of their own downloads.
-    DOWNLOAD = Download(
-        _URL, "sha256:2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"
+    DOWNLOAD = (
+        Archive(_URL, "sha256:2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"),
     )
 
     @classmethod
