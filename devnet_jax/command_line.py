@@ -29,6 +29,11 @@ FULL_OR_FORBIDDEN = (
 )
 
 
+def flag_names(argv: Sequence[str]) -> list[str]:
+    """The names of the flags on a command line, in the places of its arguments."""
+    return [argument.lstrip("-").split("=", 1)[0] for argument in argv]
+
+
 def run_program(main: Callable[[], Any]) -> None:
     """Parses the flags and runs the program; a user's mistake ends it with one line and status 1.
 

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from devnet_jax import saved_config
-from devnet_jax.command_line import run_program, with_absolute_paths
+from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
 from devnet_jax.workdir import Workdir
@@ -63,7 +63,7 @@ def main() -> None:
 def with_saved_settings(argv: Sequence[str]) -> list[str]:
     """The command line, with the settings of the workdir's run where `--config` is left out."""
     argv = list(argv)
-    names = [argument.lstrip("-").split("=", 1)[0] for argument in argv]
+    names = flag_names(argv)
     if "config" in names or "workdir" not in names:
         return argv
     place = names.index("workdir")

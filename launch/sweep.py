@@ -12,7 +12,9 @@ results.csv, table.md and table.html.
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import logging
+import platform
 import shlex
 import signal
 import sys
@@ -25,15 +27,17 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from devnet_jax import config as config_module
-from devnet_jax.command_line import run_program, with_absolute_paths
+from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config, require_setting
+from devnet_jax.data.builders import DATASETS
 from devnet_jax.data.source import open_source
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import ALL, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
 from devnet_jax.sweep.results import read_result, write_results
-from devnet_jax.sweep.scheduler import Scheduler, find_devices
-from devnet_jax.workdir import Workdir
+from devnet_jax.sweep.scheduler import Devices, Scheduler, find_devices
+from devnet_jax.sweep.settings import departures, describe_settings
+from devnet_jax.workdir import Workdir, write_text
 
 logger = logging.getLogger("devnet_jax.sweep")
 
@@ -41,7 +45,7 @@ GENERAL = "none"
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    config_module.__file__,
+    None,
     "File of the settings that all runs share; single ones are set by "
     "--config.train.batch_size=16 and the like. By default the paper's.",
 )
@@ -78,7 +82,7 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "List the runs and their comma
 
 def main() -> None:
     """Runs what is not finished, then makes the table."""
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
         raise UserError("--workdir is missing: the folder of the sweep")
     if not _DATASETS.value:
         raise UserError("--datasets is missing: names such as brain_mri,mvtec_ad:carpet")
@@ -96,8 +100,10 @@ def main() -> None:
         return
     workdir.require_writable()
     with workdir.lock():
-        failures = run([job for job in jobs if results[job.name] is None], len(jobs), folder)
-        report(jobs, base, folder)
+        devices = find_devices(_JOBS_PER_DEVICE.value)
+        to_do = [job for job in jobs if results[job.name] is None]
+        failures = run(to_do, len(jobs), devices, folder)
+        report(jobs, base, devices, folder)
     if failures:
         name, reason = next(iter(failures.items()))
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed, first {name}: {reason}")
@@ -131,16 +137,21 @@ def defect_classes(config: Config) -> list[str]:
     return sorted({example.defect for example in source.examples if example.label == 1})
 
 
-def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
+def run(jobs: list[Job], total: int, devices: Devices, folder: Path) -> dict[str, str]:
     """Runs the jobs, shows how far they are, and returns the reasons of those that failed."""
     if not jobs:
         return {}
     signal.signal(signal.SIGTERM, _interrupt)
-    places = find_devices(_JOBS_PER_DEVICE.value)
     failures: dict[str, str] = {}
     started = time.monotonic()
     done = total - len(jobs)
-    logger.info("%d runs, %d of them finished; %d at a time", total, done, len(places))
+    logger.info(
+        "%d runs, %d of them finished; %d at a time on %s",
+        total,
+        done,
+        len(devices.places),
+        devices.name,
+    )
     with tqdm(total=total, initial=done, unit="run", desc="sweep", disable=None) as bar:
 
         def finished(job: Job, failure: str | None) -> None:
@@ -155,14 +166,33 @@ def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
                 left = datetime.timedelta(seconds=round(each * (total - done)))
                 logger.info("%d of %d runs, about %s left: %s", done, total, left, job.name)
 
-        Scheduler(jobs, places, folder).run(finished)
+        Scheduler(jobs, devices.places, folder).run(finished)
     return failures
 
 
-def report(jobs: list[Job], base: Config, folder: Path) -> None:
+def report(jobs: list[Job], base: Config, devices: Devices, folder: Path) -> None:
     """Writes results.csv and the tables of all finished runs."""
+    # Matplotlib is imported only now, so that flags are checked at once.
+    from devnet_jax.sweep.published import published_known_classes
+    from devnet_jax.sweep.table import Context, to_html, to_markdown
+
     results = [result for job in jobs if (result := read_result(job, folder))]
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "flax", "optax"))
+    context = Context(
+        title="Image-level anomaly detection",
+        settings=describe_settings(base),
+        departures=departures(base),
+        environment=f"{datetime.date.today()}, {devices.name}, "
+        f"Python {platform.python_version()}, {versions}.",
+        command=shlex.join(["python", *sys.argv]),
+        categories={name: b.CATEGORIES for name, b in DATASETS.items() if b.CATEGORIES},
+        known_classes=published_known_classes(),
+        seeds={job.config.seed for job in jobs},
+    )
     write_results(results, folder / "results.csv")
+    for name, text in (("table.md", to_markdown), ("table.html", to_html)):
+        write_text(Workdir(folder).path / name, text(results, context))
+    logger.info("%d results: %s", len(results), folder / "table.html")
 
 
 def _interrupt(*_: Any) -> NoReturn:
@@ -191,4 +221,7 @@ def _variation(text: str) -> tuple[str, list[Any]]:
 
 
 if __name__ == "__main__":
+    if "config" not in flag_names(sys.argv):
+        # Not the flag's default: ml_collections would meet a misspelt setting before we do.
+        sys.argv.insert(1, f"--config={config_module.__file__}")
     run_program(main)

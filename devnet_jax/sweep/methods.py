@@ -1,7 +1,4 @@
-"""The paper's method, its baselines and its ablations, as settings over the same network and data.
-
-Sections 4.2 and 4.6 of arXiv 2108.00462.
-"""
+"""The paper's method, its baselines and ablations, as settings over the same network and data."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Job
@@ -26,30 +28,46 @@ GRACE_SECONDS = 10.0
 Environment = Mapping[str, str]  # what a process is given so that it sees one device
 
 
-def find_devices(jobs_per_device: int = 1) -> list[Environment]:
-    """A place for a job on each device of this host; a CPU counts as one device.
+class Devices(NamedTuple):
+    """What there is to run on: its name, for people, and a place for each job at a time."""
+
+    name: str
+    places: list[Environment]
+
+
+def find_devices(jobs_per_device: int = 1) -> Devices:
+    """The devices of this host; a CPU counts as one.
 
     JAX is asked in a process of its own: this one must not take a device's memory.
+
+    Raises:
+      UserError: JAX cannot use the devices that it is told to.
     """
-    probe = "import jax; print(jax.default_backend(), jax.local_device_count())"
+    probe = (
+        "import jax\n"
+        "print(jax.default_backend(), jax.local_device_count(), jax.devices()[0].device_kind)"
+    )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1:]
         raise UserError(f"JAX finds no device to run jobs on: {' '.join(reason)}")
-    platform, count = result.stdout.split()[-2:]
-    return _places(platform, int(count), jobs_per_device, os.environ)
+    backend, count, kind = result.stdout.splitlines()[-1].split(maxsplit=2)
+    name = f"{count} × {kind}"
+    if backend == "cpu":
+        name = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return Devices(name, _places(backend, int(count), jobs_per_device, os.environ))
 
 
 def _places(
-    platform: str, count: int, jobs_per_device: int, environment: Environment
+    backend: str, count: int, jobs_per_device: int, environment: Environment
 ) -> list[Environment]:
     shared = {}
     if jobs_per_device > 1:  # JAX would give most of the memory to the first
         shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_device:.2f}"
-    if platform in ("gpu", "cuda", "rocm"):
+    if backend in ("gpu", "cuda", "rocm"):
         visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         places = [{"CUDA_VISIBLE_DEVICES": name, **shared} for name in visible.split(",")[:count]]
-    elif platform == "tpu":
+    elif backend == "tpu":
         places = [
             {
                 "TPU_VISIBLE_CHIPS": str(chip),

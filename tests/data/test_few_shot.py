@@ -1,0 +1,81 @@
+"""The paper's protocols on the real data sets: exactly which images train and test."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devnet_jax.config import DatasetConfig
+from devnet_jax.data.decode import load_image
+from devnet_jax.data.few_shot import FewShotDataset
+
+
+@pytest.fixture(scope="module")
+def draw(shared: Path, tmp_path_factory: pytest.TempPathFactory):
+    data_dir = str(tmp_path_factory.mktemp("prepared"))
+
+    def draw(name: str, seed: int = 0, **settings) -> FewShotDataset:
+        manual_dir = str(shared / "data" / name)
+        return FewShotDataset.draw(
+            DatasetConfig(name=name, manual_dir=manual_dir, data_dir=data_dir, **settings), seed
+        )
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("known", "other", "n_other"), [("mono", "poly", 402), ("poly", "mono", 313)]
+)
+def test_elpv_hard_setting_tests_the_other_class_alone(draw, known, other, n_other):
+    dataset = draw("elpv", known_class=known)
+    defect = {example.path: example.defect for example in dataset.source.examples}
+    assert Counter(defect[path] for path in dataset.split.train_anomaly) == {known: 10}
+    assert Counter(e.defect for e in dataset.test_examples) == {"good": 377, other: n_other}
+    assert dataset.split.protocol["known_class"] == known
+
+
+@pytest.mark.parametrize(("share", "polluted"), [(0.0, 0), (0.05, 59), (0.1, 125)])
+def test_elpv_contamination_is_exact(draw, share, polluted):
+    # 1131 normal images train: 1131·0.05/0.95 = 59.5, 1131·0.1/0.9 = 125.7.
+    dataset = draw("elpv", contamination=share)
+    split = dataset.split
+    label = {example.path: example.label for example in dataset.source.examples}
+    assert Counter(label[path] for path in split.train_unlabelled) == Counter(
+        {0: 1131, **({1: polluted} if polluted else {})}
+    )
+    assert Counter(e.label for e in dataset.test_examples) == {0: 377, 1: 715 - 10 - polluted}
+    assert len(set(split.paths)) == len(split.paths) == 2223
+    assert split.protocol["contamination"] == share
+    assert ("unlabelled anomalies" in str(dataset)) == bool(polluted)
+
+
+def test_contaminating_images_train_as_normal_ones(draw):
+    dataset = draw("brain_mri", contamination=0.1)
+    split = dataset.split
+    assert len(split.train_contamination) == 8  # 73·0.1/0.9 = 8.1
+    images = dataset.train_images(16)
+    assert len(images) == 73 + 8 + 10
+    for place, path in enumerate(split.train_contamination, start=73):
+        index = [example.path for example in dataset.source.examples].index(path)
+        image = load_image(dataset.source.image_bytes(index), path, 16)
+        np.testing.assert_array_equal(images[place], image)
+
+
+def test_brain_mri_images_that_train_and_test_are_counted(draw, shared):
+    dataset = draw("brain_mri", seed=1)
+    split, found = dataset.split, set(dataset.test_duplicates)
+
+    def content(path: str) -> str:
+        return hashlib.sha256((shared / "data/brain_mri" / path).read_bytes()).hexdigest()
+
+    trained = {content(path) for path in split.train_unlabelled + split.train_anomaly}
+    equal_files = {path for path in split.test if content(path) in trained}
+    assert equal_files
+    assert equal_files <= found
+    # What else was found are equal pictures in unequal files.
+    seen = {image.tobytes() for image in dataset.train_images(128)}
+    for path in found:
+        index = [example.path for example in dataset.source.examples].index(path)
+        assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in seen

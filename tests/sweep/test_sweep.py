@@ -1,0 +1,131 @@
+"""launch/sweep.py as real processes: killed, resumed, extended, with a run that cannot succeed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, TINY, make_parts
+
+METHODS = "devnet,flos"
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("sweep")
+    make_parts(folder / "data" / "image_folder")
+    return [
+        sys.executable,
+        "launch/sweep.py",
+        f"--workdir={folder / 'runs'}",
+        f"--data={folder / 'data'}",
+        f"--config.dataset.data_dir={folder / 'prepared'}",
+        "--datasets=image_folder",
+        *(flag for flag in TINY if "n_anomaly" not in flag),
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+
+
+def rows(runs: Path) -> list[dict[str, str]]:
+    with (runs / "results.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.slow
+def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None:
+    runs = Path(arguments[2].removeprefix("--workdir="))
+    env = environment(runs.parent)
+    first, second = (
+        runs / "image_folder/general/2-shot" / method / "seed-0" for method in METHODS.split(",")
+    )
+
+    def sweep(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [*arguments, f"--methods={METHODS}", *more]
+        return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+
+    listed = sweep("--shots=2", "--seeds=0", "--dry_run")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [["to", "do"]] * 2
+    assert str(first) in listed.stdout
+    assert not runs.exists()
+
+    process = subprocess.Popen(
+        [*arguments, f"--methods={METHODS}", "--shots=2", "--seeds=0"],
+        cwd=REPOSITORY,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (second / "job.log").exists():  # the first is finished, the second under way
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = (first / "eval/metrics.json").stat().st_mtime_ns
+    assert not (second / "eval/metrics.json").exists()
+
+    resumed = sweep("--shots=2", "--seeds=0")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 runs, 1 of them finished" in resumed.stderr
+    assert [(row["method"], row["n_anomaly"], row["seed"]) for row in rows(runs)] == [
+        ("devnet", "2", "0"),
+        ("flos", "2", "0"),
+    ]
+    compiled = {path.name for path in (runs.parent / "compiled").glob("*-cache")}
+    assert compiled
+
+    # Of the eight anomalies there are, one must stay to test: the runs with eight fail.
+    extended = sweep("--shots=2,8", "--seeds=0,1")
+    assert extended.returncode == 1
+    assert extended.stderr.splitlines()[-1].startswith(
+        "error: 4 of 8 runs failed, first image_folder/general/8-shot/devnet/seed-0: status 1;"
+    )
+    assert "ask for 7 at most" in extended.stderr
+    assert [(row["method"], row["seed"]) for row in rows(runs)] == [
+        ("devnet", "0"),
+        ("flos", "0"),
+        ("devnet", "1"),
+        ("flos", "1"),
+    ]
+    for row in rows(runs):
+        assert 0 <= float(row["image_auroc"]) <= 1
+        assert (row["n_test_normal"], row["n_test_anomaly"], row["steps"]) == ("5", "6", "4")
+    # What was finished was not done again, and another seed compiled nothing.
+    assert (first / "eval/metrics.json").stat().st_mtime_ns == finished
+    assert {path.name for path in (runs.parent / "compiled").glob("*-cache")} == compiled
+    assert "| image_folder | general | 2 |" in (runs / "table.md").read_text()
+    assert "<table" in (runs / "table.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--datasets=elpw"], "error: --datasets=elpw: no such data set; did you mean elpv"),
+        (["--shots=ten"], "error: --shots=ten: must be ints, such as 1,5,10"),
+        (["--vary=loss.margin=a"], "error: --vary=loss.margin=a: values of loss.margin must be"),
+        (
+            ["--vary=loss.margn=1"],
+            "error: config.loss.margn: no such setting; did you mean loss.ma",
+        ),
+        (["--config.loss.margn=1"], "error: config.loss.margn: no such setting"),
+        (["--workdir="], "error: --workdir is missing"),
+        (["elpv"], "error: elpv: not a flag"),
+    ],
+)
+def test_a_wrong_request_ends_in_one_line(
+    arguments: list[str], wrong: list[str], message: str
+) -> None:
+    result = subprocess.run(
+        [*arguments, *wrong], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(message)
+    assert len(result.stderr.splitlines()) == 1
