@@ -9,6 +9,7 @@ checks the result once, and the rest of the package sees only typed, valid setti
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -219,6 +220,47 @@ def setting_names(section: type = Config, prefix: str = "") -> typing.Iterator[s
             yield from setting_names(hints[field.name], f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}"
+
+
+def get_setting(config: Config, name: str) -> Any:
+    """The value of a setting by its dotted name.
+
+    Raises:
+      UserError: it is none, or a group of them.
+    """
+    if name not in setting_names():
+        require_setting(name)
+        raise UserError(f"config.{name}: a group of settings, not one")
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The settings with some of them changed, by dotted name, and checked.
+
+    Raises:
+      UserError: an unknown name, or a value that it cannot have.
+    """
+    values = config.to_dict()
+    for name, value in settings.items():
+        get_setting(config, name)
+        *groups, last = name.split(".")
+        functools.reduce(lambda group, part: group[part], groups, values)[last] = value
+    return Config.from_dict(values)
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """A setting's value from text: a number where it is one, none where it may be nothing.
+
+    Raises:
+      UserError: an unknown name. Whether the value is allowed is said by `with_settings`.
+    """
+    default = get_setting(Config(), name)
+    if default is None or isinstance(default, str):
+        return None if default is None and text.lower() == "none" else text
+    try:
+        return type(default)(text)
+    except ValueError:
+        return text
 
 
 def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

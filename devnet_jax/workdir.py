@@ -43,12 +43,12 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes of this host from training here at the same time.
+        """Keeps other processes of this host from working here at the same time.
 
         Makes the folder, and removes it again if nothing was written to it. A bucket is not locked.
 
         Raises:
-          UserError: another process trains here.
+          UserError: another process works here.
         """
         if not self.is_local:
             yield
@@ -56,36 +56,23 @@ class Workdir:
         path = Path(self.path)
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        lock = self._lock()
+        lock = filelock.FileLock(path / ".lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"--workdir={path}: another process is training there; wait for it, or choose "
+                f"--workdir={path}: another process is at work there; wait for it, or choose "
                 "another workdir"
             ) from None
         try:
             yield
         finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
+            if made and [file.name for file in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
             lock.release()
             for folder in made:
                 with contextlib.suppress(OSError):  # it holds what the run has written
                     folder.rmdir()
-
-    def is_locked(self) -> bool:
-        """Whether a process trains here now."""
-        lock = self._lock()
-        if not Path(lock.lock_file).exists():
-            return False
-        try:
-            with lock.acquire(timeout=0):
-                return False
-        except filelock.Timeout:
-            return True
-
-    def _lock(self) -> filelock.FileLock:
-        return filelock.FileLock(Path(self.path) / ".lock")
 
     def require_writable(self) -> None:
         """Raises `UserError` if the folder can neither be written nor be made. Makes nothing."""

@@ -1,4 +1,4 @@
-"""Runs a grid of data sets × protocols × shots × methods × seeds, and makes the table of it.
+r"""Runs a grid of data sets × protocols × shots × methods × seeds, and makes the table of it.
 
     python launch/sweep.py --workdir=runs/sweep --data=~/data --datasets=brain_mri,elpv \
         --shots=1,10 --methods=devnet,flos --seeds=0,1,2
@@ -11,10 +11,9 @@ results.csv, table.md and table.html.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import importlib.metadata
 import logging
-import platform
 import shlex
 import signal
 import sys
@@ -28,20 +27,20 @@ from tqdm import tqdm
 
 from devnet_jax import config as config_module
 from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
-from devnet_jax.config import Config, require_setting
+from devnet_jax.config import Config, parse_setting
 from devnet_jax.data.builders import DATASETS
-from devnet_jax.data.source import open_source
 from devnet_jax.errors import UserError
-from devnet_jax.sweep.grid import ALL, Job, make_grid
+from devnet_jax.sweep.grid import ALL, GENERAL, PUBLISHED, Axes, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
+from devnet_jax.sweep.published import published_known_classes
 from devnet_jax.sweep.results import read_result, write_results
-from devnet_jax.sweep.scheduler import Devices, Scheduler, find_devices
-from devnet_jax.sweep.settings import departures, describe_settings
+from devnet_jax.sweep.scheduler import Scheduler, find_devices, wait_for_earlier
+from devnet_jax.sweep.settings import departures, describe_environment, describe_settings
 from devnet_jax.workdir import Workdir, write_text
 
 logger = logging.getLogger("devnet_jax.sweep")
 
-GENERAL = "none"
+DEFAULT_CONFIG = f"--config={config_module.__file__}"
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -63,7 +62,7 @@ _KNOWN_CLASSES = flags.DEFINE_list(
     "known_classes",
     [GENERAL],
     f"{GENERAL} is the general setting; a defect class, the hard setting with this class known; "
-    f"{ALL}, each class in turn.",
+    f"{ALL}, each class in turn; {PUBLISHED}, each of those that published means are over.",
 )
 _CONTAMINATIONS = flags.DEFINE_list(
     "contaminations", ["0"], "Shares of unlabelled anomalies among the normal training images."
@@ -71,7 +70,9 @@ _CONTAMINATIONS = flags.DEFINE_list(
 _SHOTS = flags.DEFINE_list("shots", ["10"], "Numbers of labelled anomalies.")
 _METHODS = flags.DEFINE_list("methods", ["devnet"], f"Some of {', '.join(METHODS)}.")
 _VARY = flags.DEFINE_multi_string(
-    "vary", [], "A further setting and its values: loss.margin=3,5,7. May be given again."
+    "vary",
+    [],
+    "A further setting and its values: loss.margin=3,5,7. May be given again, for another.",
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _JOBS_PER_DEVICE = flags.DEFINE_integer(
@@ -91,57 +92,63 @@ def main() -> None:
         raise UserError(f"--workdir={workdir.path}: a sweep needs a local folder")
     folder = Path(workdir.path)
     base = with_absolute_paths(Config.from_dict(_CONFIG.value))
-    jobs = grid(base)
-    results = {job.name: read_result(job, folder) for job in jobs}
+    data = Path(_DATA.value).expanduser().absolute() if _DATA.value else None
+    jobs = [
+        dataclasses.replace(job, config=with_absolute_paths(job.config))
+        for job in make_grid(base, axes(), data)
+    ]
     if _DRY_RUN.value:
         for job in jobs:
-            state = "finished" if results[job.name] else "to do"
+            state = "finished" if read_result(job, folder) else "to do"
             print(f"{state:8}  {shlex.join(job.command(folder / job.name))}")
         return
     workdir.require_writable()
     with workdir.lock():
-        devices = find_devices(_JOBS_PER_DEVICE.value)
-        to_do = [job for job in jobs if results[job.name] is None]
-        failures = run(to_do, len(jobs), devices, folder)
-        report(jobs, base, devices, folder)
+        wait_for_earlier(jobs, folder)
+        to_do = [job for job in jobs if read_result(job, folder) is None]
+        try:
+            failures = run(to_do, len(jobs), folder)
+        finally:
+            report(jobs, base, folder)
     if failures:
         name, reason = next(iter(failures.items()))
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed, first {name}: {reason}")
 
 
-def grid(base: Config) -> list[Job]:
-    """The jobs that the flags describe."""
-    return make_grid(
-        base,
+def axes() -> Axes:
+    """What the flags say the runs differ in."""
+    variations: dict[str, list[Any]] = {}
+    for text in _VARY.value:
+        name, _, values = text.partition("=")
+        if name in variations:
+            raise UserError(f"--vary={text}: {name} is given twice; give all its values at once")
+        variations[name] = [parse_setting(name, value) for value in values.split(",")]
+    return Axes(
         datasets=_DATASETS.value,
-        known_classes=["" if name == GENERAL else name for name in _KNOWN_CLASSES.value],
-        contaminations=[_number(float, "contaminations", v) for v in _CONTAMINATIONS.value],
-        shots=[_number(int, "shots", v) for v in _SHOTS.value],
+        known_classes=_KNOWN_CLASSES.value,
+        contaminations=_numbers("contaminations", float, "0,0.05,0.1"),
+        shots=_numbers("shots", int, "1,5,10"),
         methods=_METHODS.value,
-        variations=dict(map(_variation, _VARY.value)),
-        seeds=[_number(int, "seeds", v) for v in _SEEDS.value],
-        data=Path(_DATA.value).expanduser().absolute() if _DATA.value else None,
-        classes_of=defect_classes,
+        variations=variations,
+        seeds=_numbers("seeds", int, "0,1,2"),
     )
 
 
-def defect_classes(config: Config) -> list[str]:
-    """The defect classes of the data set of the settings, which is prepared if it is not yet."""
-    dataset = config.dataset
-    source = open_source(
-        dataset.name,
-        category=dataset.category,
-        manual_dir=dataset.manual_dir,
-        data_dir=dataset.data_dir,
-    )
-    return sorted({example.defect for example in source.examples if example.label == 1})
+def _numbers(flag: str, kind: type, example: str) -> list[Any]:
+    values: list[str] = flags.FLAGS[flag].value or []
+    try:
+        return [kind(value) for value in values]
+    except ValueError:
+        raise UserError(f"--{flag}={','.join(values)}: must be numbers such as {example}") from None
 
 
-def run(jobs: list[Job], total: int, devices: Devices, folder: Path) -> dict[str, str]:
+def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
     """Runs the jobs, shows how far they are, and returns the reasons of those that failed."""
     if not jobs:
         return {}
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # no run outlives a sweep that can help it
+        signal.signal(number, _interrupt)
+    devices = find_devices(_JOBS_PER_DEVICE.value)
     failures: dict[str, str] = {}
     started = time.monotonic()
     done = total - len(jobs)
@@ -166,25 +173,22 @@ def run(jobs: list[Job], total: int, devices: Devices, folder: Path) -> dict[str
                 left = datetime.timedelta(seconds=round(each * (total - done)))
                 logger.info("%d of %d runs, about %s left: %s", done, total, left, job.name)
 
-        Scheduler(jobs, devices.places, folder).run(finished)
+        Scheduler(jobs, devices, folder).run(finished)
     return failures
 
 
-def report(jobs: list[Job], base: Config, devices: Devices, folder: Path) -> None:
+def report(jobs: list[Job], base: Config, folder: Path) -> None:
     """Writes results.csv and the tables of all finished runs."""
     # Matplotlib is imported only now, so that flags are checked at once.
-    from devnet_jax.sweep.published import published_known_classes
     from devnet_jax.sweep.table import Context, to_html, to_markdown
 
     results = [result for job in jobs if (result := read_result(job, folder))]
-    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "flax", "optax"))
     context = Context(
         title="Image-level anomaly detection",
         settings=describe_settings(base),
         departures=departures(base),
-        environment=f"{datetime.date.today()}, {devices.name}, "
-        f"Python {platform.python_version()}, {versions}.",
-        command=shlex.join(["python", *sys.argv]),
+        environment=describe_environment(results),
+        command=shlex.join(["python", *(a for a in sys.argv if a != DEFAULT_CONFIG)]),
         categories={name: b.CATEGORIES for name, b in DATASETS.items() if b.CATEGORIES},
         known_classes=published_known_classes(),
         seeds={job.config.seed for job in jobs},
@@ -199,29 +203,8 @@ def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _number(kind: type, flag: str, text: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"--{flag}={text}: must be {kind.__name__}s, such as 1,5,10") from None
-
-
-def _variation(text: str) -> tuple[str, list[Any]]:
-    """A setting and its values, of the type of its default."""
-    name, _, values = text.partition("=")
-    require_setting(name)
-    default: Any = Config()
-    for part in name.split("."):
-        default = getattr(default, part)
-    kind = str if default is None else type(default)
-    try:
-        return name, [kind(value) for value in values.split(",")]
-    except (TypeError, ValueError):
-        raise UserError(f"--vary={text}: values of {name} must be {kind.__name__}s") from None
-
-
 if __name__ == "__main__":
     if "config" not in flag_names(sys.argv):
         # Not the flag's default: ml_collections would meet a misspelt setting before we do.
-        sys.argv.insert(1, f"--config={config_module.__file__}")
+        sys.argv.insert(1, DEFAULT_CONFIG)
     run_program(main)

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from devnet_jax.config import Config, changed_settings, get_config, require_setting
+from devnet_jax.config import (
+    Config,
+    changed_settings,
+    get_config,
+    get_setting,
+    parse_setting,
+    require_setting,
+    with_settings,
+)
 from devnet_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -94,3 +102,33 @@ def test_only_settings_that_change_the_result_forbid_resuming() -> None:
         "config.optimizer.learning_rate": (2e-4, 1.0),
         "config.seed": (42, 1),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("loss.margin", "3", 3.0),
+        ("loss.margin", "wide", "wide"),
+        ("model.pretrained", "none", "none"),
+        ("dataset.known_class", "none", None),
+        ("dataset.known_class", "7", "7"),
+        ("train.batch_size", "1.5", "1.5"),
+    ],
+)
+def test_settings_from_text(name: str, text: str, value: object) -> None:
+    parsed = parse_setting(name, text)
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
+def test_settings_by_name() -> None:
+    changed = with_settings(Config(), {"train.epochs": 3, "seed": 1})
+    assert (changed.train.epochs, changed.seed) == (3, 1)
+    assert get_setting(changed, "train.epochs") == 3
+    assert Config() != changed == with_settings(changed, {})
+    with pytest.raises(UserError, match=r"config\.train\.batch_size = '1.5': must be int"):
+        with_settings(Config(), {"train.batch_size": "1.5"})
+    with pytest.raises(UserError, match=r"config\.train: a group of settings, not one"):
+        get_setting(Config(), "train")
+    with pytest.raises(UserError, match=r"config\.train\.epoch: no such setting; did you mean"):
+        with_settings(Config(), {"train.epoch": 3})

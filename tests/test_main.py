@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from devnet_jax import Detector
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
+from devnet_jax.workdir import Workdir
 from tests.conftest import REPOSITORY, Main, make_parts
 
 
@@ -144,6 +145,23 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
     assert (workdir / "eval/scores.csv").read_bytes() == (trained / "eval/scores.csv").read_bytes()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
     assert not list(workdir.rglob("*.tmp"))
+
+
+def test_the_second_run_on_a_workdir_is_refused(
+    main: Main, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    workdir = Workdir(tmp_path / "run")
+    with workdir.lock():
+        result = main(*tiny, f"--workdir={workdir.path}")
+        assert result.returncode == 1
+        assert "another process is at work there; wait for it, or choose" in result.stderr
+        assert [file.name for file in workdir.path.iterdir()] == [".lock"]
+    assert not workdir.path.exists()  # nothing was written to it
+    with workdir.lock():
+        (workdir.path / "written").touch()
+    with workdir.lock():
+        pass
+    assert (workdir.path / "written").exists()
 
 
 def test_mvtec_ad_hard_setting_two_scales(

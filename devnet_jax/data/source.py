@@ -46,7 +46,7 @@ class Example:
     split: str
     label: int
     defect: str
-    digest: str = ""
+    digest: str
 
 
 class Source:
@@ -132,7 +132,7 @@ def open_source(
                 " copy it to one"
             )
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    root = _root(data_dir)
     prepared = _Prepared(builder_class, root, builder_class.config_name(folder, category))
     if folder is None and builder_class.NEEDS_FOLDER:
         if prepared.is_interrupted():
@@ -163,6 +163,22 @@ def open_source(
             if prepared.fingerprint() != raw.fingerprint:
                 prepared.replace(raw, lambda: builder_class.read_raw(folder or root, category))
     return prepared.open()
+
+
+def is_at_hand(name: str, category: str | None, data_dir: str | None) -> bool:
+    """Whether `open_source` needs no raw folder: it is drawn, prepared before, or fetched."""
+    builder_class = DATASETS[name]
+    root = _root(data_dir)
+    prepared = _Prepared(builder_class, root, builder_class.config_name(None, category))
+    return (
+        not builder_class.NEEDS_FOLDER
+        or builder_class.DOWNLOAD is not None
+        or (builder_class.SHARED_NAME and prepared.fingerprint() is not None)
+    )
+
+
+def _root(data_dir: str | None) -> Path:
+    return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
 
 
 def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | None) -> None:

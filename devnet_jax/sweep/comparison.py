@@ -120,9 +120,9 @@ class Row:
         return next((value for value in self.published if value.method == wanted), None)
 
     def difference(self, column: Column) -> Difference | None:
-        """Ours minus the published mean; None where either is missing."""
+        """Ours minus the published mean; None where either is missing, or ours is a variation."""
         ours, theirs = self.summary(column), self.compared(column.method)
-        if ours is None or theirs is None:
+        if ours is None or theirs is None or column.variation:
             return None
         value = ours.mean - theirs.mean
         if ours.std is None or theirs.std is None:

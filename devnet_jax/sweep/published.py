@@ -72,25 +72,6 @@ def published_values(
     return _tables().get((setting, n_anomaly, metric, row), ())
 
 
-def published_value(
-    dataset: str,
-    category: str = "",
-    *,
-    setting: Setting,
-    n_anomaly: int,
-    method: str,
-    metric: str = "image_auroc",
-) -> Published | None:
-    """The figure of one method that ours is compared with, or None; arguments as for all of them.
-
-    Where several sources have one, it is the first of the file: one with a standard deviation.
-    """
-    values = published_values(
-        dataset, category, setting=setting, n_anomaly=n_anomaly, metric=metric
-    )
-    return next((value for value in values if value.method == method), None)
-
-
 def published_known_classes() -> dict[str, list[str]]:
     """The known classes that the hard setting's published means are over, by data set or data
     set/category."""

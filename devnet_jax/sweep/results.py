@@ -11,7 +11,17 @@ from etils import epath
 from devnet_jax.config import changed_settings, describe
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Job
+from devnet_jax.sweep.scheduler import RECORD
 from devnet_jax.workdir import Workdir, read_config, read_json, write_csv
+
+_MEASURES = {
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "n_test_normal",
+    "n_test_anomaly",
+    "n_test_duplicates",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +46,9 @@ class Result:
       n_test_duplicates: test images that are also among the training images.
       steps: training steps done.
       workdir: the run's folder, relative to the sweep's.
+      started: date on which the run was started, or gone on with; "" if unknown.
+      device: what it ran on.
+      software: with which versions.
     """
 
     dataset: str
@@ -54,6 +67,9 @@ class Result:
     n_test_duplicates: int
     steps: int
     workdir: str
+    started: str = ""
+    device: str = ""
+    software: str = ""
 
 
 def read_result(job: Job, folder: Path) -> Result | None:
@@ -73,8 +89,10 @@ def read_result(job: Job, folder: Path) -> Result | None:
         )
     metrics = workdir.evaluation / "metrics.json"
     found = read_json(metrics) if metrics.exists() else {}
-    if found.get("step") != job.config.train.epochs * job.config.train.steps_per_epoch:
+    last_step = job.config.train.epochs * job.config.train.steps_per_epoch
+    if found.get("step") != last_step or not found.keys() >= _MEASURES:
         return None
+    record = workdir.path / RECORD
     dataset = job.config.dataset
     return Result(
         dataset=dataset.name,
@@ -87,17 +105,8 @@ def read_result(job: Job, folder: Path) -> Result | None:
         seed=job.config.seed,
         steps=found["step"],
         workdir=job.name,
-        **{
-            name: found[name]
-            for name in (
-                "image_auroc",
-                "image_ap",
-                "image_f1_max",
-                "n_test_normal",
-                "n_test_anomaly",
-                "n_test_duplicates",
-            )
-        },
+        **{name: found[name] for name in _MEASURES},
+        **(read_json(record) if record.exists() else {}),
     )
 
 

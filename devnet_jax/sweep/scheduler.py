@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
 import logging
 import os
 import platform
@@ -14,13 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Job
-from devnet_jax.workdir import Workdir
+from devnet_jax.workdir import Workdir, write_json
 
 logger = logging.getLogger(__name__)
 
 LOG = "job.log"  # what a job's process says, in its folder
+RECORD = "job.json"  # when, on what and with what it was started
 MAX_RESTARTS = 3  # of a job whose process was killed
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -88,6 +95,28 @@ class _Running:
     process: subprocess.Popen[bytes]
 
 
+def wait_for_earlier(jobs: Sequence[Job], folder: Path) -> None:
+    """Waits for the jobs of a sweep that was killed outright: each goes on, on some device."""
+    said = False
+    while left := sum(is_running(job, folder) for job in jobs):
+        if not said:
+            logger.info("waiting for the runs of an earlier sweep that still go on: %d", left)
+        said = True
+        time.sleep(POLL_SECONDS)
+
+
+def is_running(job: Job, folder: Path) -> bool:
+    """Whether a process of the job is alive, whoever has started it."""
+    try:
+        with (folder / job.name / LOG).open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 class Scheduler:
     """Starts each job when a place is free, and watches over the processes.
 
@@ -95,9 +124,15 @@ class Scheduler:
     compiled is found by the others in JAX's persistent cache.
     """
 
-    def __init__(self, jobs: Sequence[Job], places: Sequence[Environment], folder: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], devices: Devices, folder: Path) -> None:
         self._pending = list(jobs)
-        self._free = list(places)
+        self._free = list(devices.places)
+        self._record = {
+            "started": str(datetime.date.today()),
+            "device": devices.name,
+            "software": f"Python {platform.python_version()}, "
+            + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "flax", "optax")),
+        }
         self._folder = folder
         self._running: list[_Running] = []
         self._restarts: dict[str, int] = {}
@@ -108,7 +143,6 @@ class Scheduler:
 
         However this ends, no process is left running.
         """
-        self._wait_for_earlier_sweep()
         try:
             while self._pending or self._running:
                 while self._start_one():
@@ -118,15 +152,6 @@ class Scheduler:
                     self._end(running, finished)
         finally:
             _stop([running.process for running in self._running])
-
-    def _wait_for_earlier_sweep(self) -> None:
-        """The processes of a sweep that was killed outright go on, each on some device."""
-        said = False
-        while left := [j for j in self._pending if Workdir(self._folder / j.name).is_locked()]:
-            if not said:
-                logger.info("%d jobs of an earlier sweep still run: waiting for them", len(left))
-            said = True
-            time.sleep(POLL_SECONDS)
 
     def _start_one(self) -> bool:
         for job in self._pending if self._free else ():
@@ -147,7 +172,10 @@ class Scheduler:
     def _start(self, job: Job, place: Environment) -> None:
         workdir = self._folder / job.name
         workdir.mkdir(parents=True, exist_ok=True)
+        write_json(epath.Path(workdir / RECORD), self._record)
         with (workdir / LOG).open("ab") as log:
+            # The lock lives as long as the process that inherits the file: see `is_running`.
+            fcntl.flock(log, fcntl.LOCK_EX)
             process = subprocess.Popen(
                 job.command(workdir),
                 env={**os.environ, **place},
@@ -187,13 +215,15 @@ def _signal_name(number: int) -> str:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends processes: asks first, then kills."""
-    for process in processes:
-        process.terminate()
+    """Ends processes: asks first, then, or when interrupted again, kills."""
     deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
             process.kill()
             process.wait()

@@ -1,13 +1,13 @@
-"""A sweep's common settings in words, and how they depart from the published protocol."""
+"""A sweep's common settings in words, how they depart from the published protocol, and where and
+when the runs were made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from devnet_jax.config import Config, changed_settings
-
-# What a grid varies, and where weights and data lie.
-_NO_DEPARTURES = ("config.dataset.name", "config.dataset.category", "config.model.pretrained")
+from devnet_jax.sweep.results import Result
 
 
 def describe_settings(config: Config) -> str:
@@ -30,10 +30,18 @@ def departures(config: Config) -> str:
     changed = {
         name.removeprefix("config."): (new, old)
         for name, (old, new) in changed_settings(paper, config).items()
-        if name not in _NO_DEPARTURES
+        if name != "config.model.pretrained"  # the same weights may lie anywhere
     }
     if config.train.epochs != paper.train.epochs:
         changed["train.epochs"] = (config.train.epochs, paper.train.epochs)
     if config.model.pretrained == "none":
         changed["model.pretrained"] = ("none", paper.model.pretrained)
     return ", ".join(f"{name} {new} instead of {old}" for name, (new, old) in changed.items())
+
+
+def describe_environment(results: Sequence[Result]) -> str:
+    """When the runs were started, on which devices and with which software."""
+    dates = sorted({result.started for result in results} - {""})
+    places = sorted({f"{result.device}, {result.software}" for result in results if result.device})
+    when = dates[:1] + (["to", dates[-1]] if len(dates) > 1 else [])
+    return "; ".join(filter(None, [" ".join(when), *places]))

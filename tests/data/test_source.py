@@ -75,10 +75,10 @@ def everything(folder: Path) -> set[str]:
 def test_examples_and_bytes(parts, data_dir):
     source = open_parts(parts, data_dir)
     assert [replace(example, digest="") for example in source.examples] == [
-        Example("train/good/a.png", "train", 0, "good"),
-        Example("train/good/b.png", "train", 0, "good"),
-        Example("test/dent/a.bmp", "test", 1, "dent"),
-        Example("test/good/a.png", "test", 0, "good"),
+        Example("train/good/a.png", "train", 0, "good", ""),
+        Example("train/good/b.png", "train", 0, "good", ""),
+        Example("test/dent/a.bmp", "test", 1, "dent", ""),
+        Example("test/good/a.png", "test", 0, "good", ""),
     ]
     for i, example in enumerate(source.examples):
         # Exactly the file, also where it ends in zeros, as the bitmap does.

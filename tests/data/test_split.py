@@ -15,10 +15,10 @@ few_shot_split = functools.partial(any_split, contamination=0.0)
 
 
 def examples(train: int, good: int, **defects: int) -> list[Example]:
-    rows = [Example(f"train/good/{i}.png", "train", 0, "good") for i in range(train)]
-    rows += [Example(f"test/good/{i}.png", "test", 0, "good") for i in range(good)]
+    rows = [Example(f"train/good/{i}.png", "train", 0, "good", "") for i in range(train)]
+    rows += [Example(f"test/good/{i}.png", "test", 0, "good", "") for i in range(good)]
     for defect, count in defects.items():
-        rows += [Example(f"test/{defect}/{i}.png", "test", 1, defect) for i in range(count)]
+        rows += [Example(f"test/{defect}/{i}.png", "test", 1, defect, "") for i in range(count)]
     return rows
 
 

@@ -5,25 +5,21 @@ from typing import Any
 
 import pytest
 
-from devnet_jax.config import Config
+from devnet_jax.config import Config, with_settings
+from devnet_jax.data.source import is_at_hand
 from devnet_jax.errors import UserError
-from devnet_jax.sweep.grid import Job, make_grid, with_settings
+from devnet_jax.sweep.grid import Axes, Job, make_grid
 
 
-def grid(**changes: Any) -> list[Job]:
-    arguments: dict[str, Any] = {
-        "datasets": ["elpv"],
-        "known_classes": [""],
-        "contaminations": [0.0],
-        "shots": [10],
-        "methods": ["devnet"],
-        "variations": {},
-        "seeds": [0],
-        "data": None,
-        "classes_of": lambda config: ["mono", "poly"],
-        **changes,
-    }
-    return make_grid(arguments.pop("base", Config()), **arguments)
+@pytest.fixture(autouse=True)
+def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every data set had been prepared."""
+    monkeypatch.setattr("devnet_jax.sweep.grid.is_at_hand", lambda *_: True)
+
+
+def grid(*, base: Config | None = None, data: Path | None = None, **axes: Any) -> list[Job]:
+    axes = {"datasets": ["elpv"], "seeds": [0], **axes}
+    return make_grid(base or Config(), Axes(**axes), data)
 
 
 def test_every_combination_once_and_a_whole_table_before_a_second_seed() -> None:
@@ -37,28 +33,60 @@ def test_every_combination_once_and_a_whole_table_before_a_second_seed() -> None
     assert jobs[1].config.dataset.n_anomaly == 1
 
 
-def test_a_name_stands_for_all_categories_of_a_data_set() -> None:
-    jobs = grid(datasets=["mvtec_ad", "visa:candle"], data=Path("/data"))
+def test_a_name_stands_for_all_categories_of_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "mvtec_ad").mkdir()
+    jobs = grid(datasets=["mvtec_ad", "visa:candle"], data=tmp_path)
     assert len(jobs) == 15 + 1
-    assert {job.config.dataset.manual_dir for job in jobs} == {"/data/mvtec_ad", "/data/visa"}
+    folders = [job.config.dataset.manual_dir for job in jobs]
+    assert folders == [str(tmp_path / "mvtec_ad")] * 15 + [None]  # the other is prepared
     assert jobs[-1].name == "visa-candle/general/10-shot/devnet/seed-0"
     assert jobs[-1].config.dataset.category == "candle"
-    (built_in,) = grid(datasets=["synthetic_textures:wood"], data=Path("/data"))
-    assert built_in.config.dataset.manual_dir is None
+
+
+def test_a_data_set_that_is_nowhere_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devnet_jax.sweep.grid.is_at_hand", is_at_hand)
+    base = with_settings(Config(), {"dataset.data_dir": str(tmp_path)})
+    with pytest.raises(
+        UserError, match=r"brain_mri: it is not prepared yet, and not in --data=.*no/"
+    ):
+        grid(base=base, datasets=["brain_mri"], data=tmp_path)
+    with pytest.raises(UserError, match="not prepared yet, and no --data is given"):
+        grid(base=base, datasets=["image_folder"])
+    assert grid(base=base, datasets=["elpv"], data=tmp_path)  # is fetched
+    assert grid(base=base, datasets=["synthetic_textures:wood"])
 
 
 def test_protocols() -> None:
-    jobs = grid(known_classes=["", "all"], contaminations=[0.0, 0.1])
+    jobs = grid(known_classes=["none", "all"], contaminations=[0.0, 0.1])
     assert [job.name.split("/")[1] for job in jobs] == [
         "general",
-        "hard-mono",
-        "hard-poly",
         "general-contamination-0.1",
+        "hard-mono",
         "hard-mono-contamination-0.1",
+        "hard-poly",
         "hard-poly-contamination-0.1",
     ]
-    assert [job.config.dataset.known_class for job in jobs[:3]] == [None, "mono", "poly"]
-    assert jobs[3].config.dataset.contamination == 0.1
+    assert [job.config.dataset.known_class for job in jobs[1:4]] == [None, "mono", "mono"]
+    assert jobs[1].config.dataset.contamination == 0.1
+
+
+def test_known_classes() -> None:
+    def known(dataset: str, asked: str) -> list[str | None]:
+        jobs = grid(datasets=["elpv", dataset], known_classes=["none", asked])
+        return [
+            job.config.dataset.known_class for job in jobs if job.config.dataset.name == dataset
+        ][1:]
+
+    assert known("mastcam", "published") == [
+        *("bedrock", "broken-rock", "drill-hole", "drt", "dump-pile", "float", "meteorite"),
+        *("scuff", "veins"),
+    ]
+    assert len(known("mastcam", "all")) == 11  # with two that no published mean is over
+    assert known("brain_mri", "all") == []  # its only class would leave none for the test
+    assert known("brain_mri", "published") == []
+    assert known("aitex", "Nep") == ["Nep"]
 
 
 def test_methods_and_variations_change_what_they_say_and_nothing_else() -> None:
@@ -83,13 +111,15 @@ def test_methods_and_variations_change_what_they_say_and_nothing_else() -> None:
         assert jobs[name] == with_settings(base, {**common, **changes})
 
 
-def test_the_command_names_every_setting_that_is_not_a_default() -> None:
+def test_the_command_names_every_setting_that_is_not_a_default(tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    (data / "elpv").mkdir(parents=True)
     (job,) = grid(
         base=with_settings(Config(), {"dataset.image_size": 128}),
         known_classes=["mono"],
         methods=["flos"],
         seeds=[7],
-        data=Path("/my data"),
+        data=data,
     )
     command = job.command(Path("/runs/x"))
     assert command[1:3] == ["-m", "devnet_jax.main"]
@@ -97,7 +127,7 @@ def test_the_command_names_every_setting_that_is_not_a_default() -> None:
     assert command[4:] == [
         "--config.seed=7",
         "--config.dataset.name=elpv",
-        "--config.dataset.manual_dir=/my data/elpv",
+        f"--config.dataset.manual_dir={data}/elpv",
         "--config.dataset.image_size=128",
         "--config.dataset.known_class=mono",
         "--config.loss.name=focal",
@@ -105,10 +135,19 @@ def test_the_command_names_every_setting_that_is_not_a_default() -> None:
     ]
 
 
-def test_jobs_that_differ_in_data_and_seed_alone_share_a_shape() -> None:
-    shapes = {job.shape for job in grid(datasets=["elpv", "brain_mri"], shots=[1, 5], seeds=[0, 1])}
-    assert len(shapes) == 1
+def test_jobs_of_one_data_set_share_a_shape_whoever_trains() -> None:
+    jobs = grid(known_classes=["none", "all"], shots=[1, 5], contaminations=[0, 0.1], seeds=[0, 1])
+    assert len({job.shape for job in jobs}) == 1
     assert len({job.shape for job in grid(methods=["devnet", "flos", "no_mil"])}) == 3
+    assert len({job.shape for job in grid(datasets=["elpv", "brain_mri"])}) == 2
+
+
+def test_names_tell_all_jobs_apart() -> None:
+    jobs = grid(known_classes=["a b", "a/b", "a_b", "none"])
+    assert len({job.name for job in jobs}) == 4
+    assert all(len(job.name.split("/")) == 5 for job in jobs)
+    weights = ["a/x.npz", "a_x.npz", "a%2Fx.npz"]
+    assert len({job.name for job in grid(variations={"model.pretrained": weights})}) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,6 +160,19 @@ def test_jobs_that_differ_in_data_and_seed_alone_share_a_shape() -> None:
         ({"shots": [0]}, r"config\.dataset\.n_anomaly = 0: must be at least 1"),
         ({"contaminations": [0.9]}, r"config\.dataset\.contamination = 0.9: must be in \[0, 0.5\]"),
         ({"variations": {"loss.margn": [1]}}, "config.loss.margn: no such setting"),
+        ({"variations": {"loss": [1]}}, "config.loss: a group of settings, not one"),
+        ({"variations": {"loss.margin": ["wide"]}}, "config.loss.margin = 'wide': must be float"),
+        ({"variations": {"loss.name": ["bce"]}}, "--vary=loss.name: give it as --methods"),
+        (
+            {"variations": {"model.topk": [0.2]}, "methods": ["devnet", "no_mil"]},
+            "--vary=model.topk: is set by --methods=no_mil",
+        ),
+        (
+            {"base": with_settings(Config(), {"dataset.n_anomaly": 1})},
+            "config.dataset.n_anomaly is what the runs differ in: give it as --shots",
+        ),
+        ({"seeds": []}, "no runs"),
+        ({"datasets": ["brain_mri"], "known_classes": ["all"]}, "no runs"),
     ],
 )
 def test_wrong_requests(changes: dict[str, Any], message: str) -> None:

@@ -4,10 +4,16 @@ import pytest
 
 from devnet_jax.data.builders import DATASETS
 from devnet_jax.sweep.published import (
+    Published,
     published_known_classes,
-    published_value,
     published_values,
 )
+
+
+def published_value(dataset: str, category: str = "", *, method: str, **row) -> Published | None:
+    """The first figure of a method in a row."""
+    values = published_values(dataset, category, **row)
+    return next((value for value in values if value.method == method), None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,8 +14,15 @@ import pytest
 
 from devnet_jax.config import Config
 from devnet_jax.sweep.grid import Job
-from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, _places
-from devnet_jax.workdir import Workdir
+from devnet_jax.sweep.scheduler import (
+    MAX_RESTARTS,
+    Devices,
+    Scheduler,
+    _places,
+    is_running,
+    wait_for_earlier,
+)
+from tests.conftest import REPOSITORY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +32,8 @@ class Script(Job):
     line: str = "true"
 
     def command(self, workdir: Path) -> list[str]:
-        return ["sh", "-c", f"cd {workdir}/../../../../..; {self.line}"]
+        folder = str(workdir).removesuffix(self.name)
+        return ["sh", "-c", f"cd {shlex.quote(folder)}; {self.line}"]
 
 
 def scripts(*lines: str, shape: int | None = None) -> list[Script]:
@@ -42,7 +51,7 @@ def run(jobs: list[Script], folder: Path, places: int = 1) -> dict[int, str | No
     """The seed of each finished job, in the order of their end, and why it failed if it has."""
     ended: dict[int, str | None] = {}
     environments = [{"PLACE": str(i)} for i in range(places)]
-    Scheduler(jobs, environments, folder).run(
+    Scheduler(jobs, Devices("somewhere", environments), folder).run(
         lambda job, failure: ended.update({job.config.seed: failure})
     )
     return ended
@@ -105,25 +114,24 @@ def test_no_process_outlives_an_interrupted_sweep(tmp_path: Path) -> None:
 
 
 def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplog) -> None:
-    (job,) = scripts("date +%s.%N > began")
-    workdir = tmp_path / job.name
-    hold = (
-        "import sys, time\nfrom devnet_jax.workdir import Workdir\n"
-        "with Workdir(sys.argv[1]).lock():\n    print('held', flush=True)\n    time.sleep(1.5)\n"
-        "print(time.time())"
+    """A sweep in a process of its own is killed outright; its job lives on until it may end."""
+    (job,) = scripts("touch began; while [ ! -e may_end ]; do sleep 0.05; done; touch ended")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tests.sweep.test_scheduler import *\n"
+        "(job,) = scripts(sys.argv[1])\nrun([job], Path(sys.argv[2]))"
     )
-    left = subprocess.Popen(
-        [sys.executable, "-c", hold, str(workdir)], stdout=subprocess.PIPE, text=True
-    )
-    assert left.stdout is not None
-    assert left.stdout.readline() == "held\n"
-    assert Workdir(workdir).is_locked()
+    sweep = subprocess.Popen([sys.executable, "-c", code, job.line, str(tmp_path)], cwd=REPOSITORY)
+    while not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.wait()
+    assert is_running(job, tmp_path)
+    threading.Timer(0.5, (tmp_path / "may_end").touch).start()
     with caplog.at_level("INFO"):
-        assert run([job], tmp_path) == {0: None}
-    released = float(left.communicate()[0])
-    assert float((tmp_path / "began").read_text()) > released - 0.2
-    assert "1 jobs of an earlier sweep still run" in caplog.text
-    assert not Workdir(workdir).is_locked()
+        wait_for_earlier([job], tmp_path)
+    assert (tmp_path / "ended").exists()
+    assert "an earlier sweep that still go on: 1" in caplog.text
+    assert not is_running(job, tmp_path)
 
 
 def test_places() -> None:

@@ -1,15 +1,14 @@
 """Settings in words."""
 
-from devnet_jax.config import Config
-from devnet_jax.sweep.grid import with_settings
-from devnet_jax.sweep.settings import departures, describe_settings
+from devnet_jax.config import Config, with_settings
+from devnet_jax.sweep.settings import departures, describe_environment, describe_settings
+from tests.sweep.test_table import result
 
 
 def test_the_papers_settings_depart_in_nothing() -> None:
     assert departures(Config()) == ""
-    moved = {"dataset.name": "elpv", "dataset.manual_dir": "/data"}
-    weights = {"model.pretrained": "/weights/resnet18.safetensors"}
-    assert departures(with_settings(Config(), {**moved, **weights})) == ""
+    moved = {"dataset.manual_dir": "/data", "model.pretrained": "/weights/resnet18.safetensors"}
+    assert departures(with_settings(Config(), moved)) == ""
     assert describe_settings(Config()) == (
         "resnet18 from ImageNet weights, 2 scales, 448×448, batch 48, 50 epochs × 20 steps"
     )
@@ -28,3 +27,18 @@ def test_other_settings_are_named() -> None:
     )
     one = with_settings(config, {"model.n_scales": 1, "model.pretrained": "/w/mine.npz"})
     assert describe_settings(one).startswith("resnet18 from mine.npz, one scale, 128×128")
+
+
+def test_environments_are_those_of_the_runs() -> None:
+    gpu = {"device": "8 × NVIDIA H200", "software": "Python 3.12.1, jax 0.12.0"}
+    cpu = {"device": "2 CPU cores (x86_64)", "software": "Python 3.11.7, jax 0.10.2"}
+    first, last = "2026-11-23", "2026-12-01"
+    assert describe_environment([result(0.9)]) == ""
+    runs = [result(0.9, seed, started=first, **cpu) for seed in range(3)]
+    assert describe_environment(runs) == (
+        "2026-11-23; 2 CPU cores (x86_64), Python 3.11.7, jax 0.10.2"
+    )
+    assert describe_environment([result(0.9, 4, started=last, **gpu), *runs]) == (
+        "2026-11-23 to 2026-12-01; 2 CPU cores (x86_64), Python 3.11.7, jax 0.10.2; "
+        "8 × NVIDIA H200, Python 3.12.1, jax 0.12.0"
+    )

@@ -16,6 +16,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     RawExample,
     list_files,
+    unnested,
 )
 from devnet_jax.data.builders.crops import Box, cut
 from devnet_jax.errors import UserError
@@ -95,9 +96,7 @@ class Aitex(AnomalyDatasetBuilder):
     @classmethod
     def _strips(cls, folder: Path, name: str) -> list[tuple[str, Path]]:
         """The images of one of the three folders, by their path without the extension."""
-        place = folder / name
-        if (place / name).is_dir():
-            place /= name  # so nested in some copies
+        place = unnested(folder / name, name)
         strips = [file for file in list_files(place) if file.suffix.lower() == ".png"]
         if not strips:
             raise UserError(f"no PNG images in '{place}': expected {cls.LAYOUT}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import io
 import logging
 import os
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
@@ -39,6 +41,13 @@ class Produced:
 
     make: Callable[[], bytes]
     files: tuple[Path, ...] = ()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """The pixels uint8 [H, W] or [H, W, 3] as a PNG file's bytes, quickly rather than small."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -232,6 +241,11 @@ def list_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(directory, name) for name in files if not name.startswith(".")]
     return sorted(found, key=Path.as_posix)
+
+
+def unnested(folder: Path, name: str) -> Path:
+    """The folder of that name in it, as in copies unpacked one level deeper; or the folder."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def verify(raw: RawDataset) -> list[RawExample]:

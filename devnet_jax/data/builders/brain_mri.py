@@ -12,6 +12,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     RawExample,
     list_files,
+    unnested,
 )
 from devnet_jax.errors import UserError
 
@@ -29,8 +30,7 @@ class BrainMri(AnomalyDatasetBuilder):
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        if not (folder / "no").is_dir() and (folder / "brain_tumor_dataset").is_dir():
-            folder = folder / "brain_tumor_dataset"  # so nested in the published archive
+        folder = unnested(folder, "brain_tumor_dataset")
         examples = []
         for name, label, defect in (("no", NORMAL, GOOD), ("yes", ANOMALY, "tumor")):
             images = list_files(folder / name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import io
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-from devnet_jax.data.builders.anomaly_dataset import Produced
-from devnet_jax.data.decode import decode_image
+from devnet_jax.data.builders.anomaly_dataset import Produced, png
+from devnet_jax.data.decode import decode_image, decode_mask
 from devnet_jax.errors import UserError
 
 Box = tuple[slice, slice]  # rows, columns
@@ -56,9 +55,10 @@ def _shape(image: Path) -> tuple[int, int]:
     """Height and width, from the header."""
     try:
         with Image.open(image) as header:
-            return header.height, header.width
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (header.width, header.height) if turned else (header.height, header.width)
     except Exception:  # Pillow raises almost anything; decoding says what is wrong
-        return _decode(image).shape[:2]
+        return decode_image(_read(image), str(image)).shape[:2]
 
 
 # Parts are made in order by many threads, which then all need the same image: one decodes it.
@@ -68,45 +68,38 @@ _DECODING = threading.Lock()
 def _image_part(image: Path, stamp: int, box: Box) -> bytes:
     with _DECODING:
         pixels = _decoded(image, stamp)
-    return _png(pixels[box])
+    return png(pixels[box])
 
 
 @functools.lru_cache(maxsize=32)  # more than are in hand at once with a hundred threads
 def _decoded(image: Path, stamp: int) -> np.ndarray:
     """uint8 [H, W] or, if there are colours, [H, W, 3]; the stamp tells a changed file."""
-    rgb = _decode(image)
+    rgb = decode_image(_read(image), str(image))
     red, green, blue = np.moveaxis(rgb, -1, 0)
     grey = (red == green).all() and (green == blue).all()
     return red.copy() if grey else rgb
 
 
 def _mask_part(masks: tuple[Path, ...], image: Path, shape: tuple[int, int], box: Box) -> bytes:
-    return _png(_defect(masks, image, shape)[box].astype(np.uint8) * 255)
+    return png(_defect(masks, image, shape)[box].astype(np.uint8) * 255)
 
 
 def _defect(masks: tuple[Path, ...], image: Path, shape: tuple[int, int]) -> np.ndarray:
     """Where any of the image's masks is not black: bool [H, W]."""
     defect = np.zeros(shape, bool)
     for mask in masks:
-        red, green, blue = np.moveaxis(_decode(mask), -1, 0)
-        if red.shape != shape:
+        marked = decode_mask(_read(mask), str(mask), any_value=True)
+        if marked.shape != shape:
             raise UserError(
-                f"mask '{mask}' is {red.shape[1]}×{red.shape[0]} pixels but its image"
+                f"mask '{mask}' is {marked.shape[1]}×{marked.shape[0]} pixels but its image"
                 f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
             )
-        defect |= (red | green | blue) > 0
+        defect |= marked
     return defect
 
 
-def _decode(file: Path) -> np.ndarray:
+def _read(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read '{file}': {error.strerror}") from error
-    return decode_image(data, str(file))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

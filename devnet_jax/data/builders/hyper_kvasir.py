@@ -12,6 +12,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     RawExample,
     list_files,
+    unnested,
 )
 from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
@@ -50,8 +51,7 @@ class HyperKvasir(AnomalyDatasetBuilder):
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        if not (folder / _TRACT).is_dir() and (folder / "labeled-images").is_dir():
-            folder = folder / "labeled-images"  # so nested in the published archive
+        folder = unnested(folder, "labeled-images")
         examples = []
         for name, label in (("anatomical-landmarks", NORMAL), ("pathological-findings", ANOMALY)):
             group = folder / _TRACT / name

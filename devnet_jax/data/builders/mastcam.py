@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import io
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from devnet_jax.data.builders.anomaly_dataset import (
     ANOMALY,
@@ -18,6 +16,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     Produced,
     RawExample,
     list_files,
+    png,
 )
 from devnet_jax.data.download import Archive
 from devnet_jax.errors import UserError
@@ -127,7 +126,5 @@ def _first_bands(file: Path) -> bytes:
             f"array '{file}' has values from {low:g} to {high:g}; the published ones go from 0"
             " to 255: restore or rescale it"
         )
-    png = io.BytesIO()
     # Fractions are cut off, as in the official code.
-    Image.fromarray(array[..., :3].astype(np.uint8)).save(png, "PNG")
-    return png.getvalue()
+    return png(array[..., :3].astype(np.uint8))

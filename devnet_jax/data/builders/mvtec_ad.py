@@ -91,8 +91,8 @@ class MvtecAd(AnomalyDatasetBuilder):
     name = "mvtec_ad"
     CATEGORIES = tuple(_COUNTS)
     LAYOUT = (
-        "the folder that mvtec_anomaly_detection.tar.xz from"
-        f" https://www.mvtec.com/company/research/datasets/mvtec-ad unpacks to: <category>/{LAYOUT}"
+        f"<category>/{LAYOUT}, as mvtec_anomaly_detection.tar.xz from"
+        " https://www.mvtec.com/company/research/datasets/mvtec-ad unpacks to"
     )
     PUBLISHED_COUNTS: ClassVar = {
         category: {GOOD: good, **defects} for category, (good, defects) in _COUNTS.items()

@@ -12,6 +12,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
+    unnested,
 )
 from devnet_jax.errors import UserError
 
@@ -53,12 +54,10 @@ class Optical(AnomalyDatasetBuilder):
 
 def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
     """The tables of labels, each with its place in the data set, such as Class1/Train."""
-    published = folder / "DAGM_KaggleUpload"
-    root = published if published.is_dir() else folder
+    root = unnested(folder, "DAGM_KaggleUpload")
     for name in CLASSES:
-        nested = root / name / name  # so in some copies
         for part in ("Train", "Test"):
-            texture = nested if nested.is_dir() else root / name
+            texture = unnested(root / name, name)
             yield f"{name}/{part}", texture / part / "Label" / "Labels.txt"
 
 

@@ -15,6 +15,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     RawExample,
     list_files,
+    unnested,
 )
 from devnet_jax.data.builders.crops import Box, cut
 from devnet_jax.data.decode import map_in_threads
@@ -86,8 +87,7 @@ class Sdd(AnomalyDatasetBuilder):
 
 def _files(folder: Path) -> tuple[Path, dict[str, Path]]:
     """The folder that holds kos<NN>, and the files by their path in it, in lower case."""
-    nested = folder / "KolektorSDD"
-    root = nested if nested.is_dir() else folder
+    root = unnested(folder, "KolektorSDD")
     paths = {file.relative_to(root).as_posix().lower(): file for file in list_files(root)}
     pattern = r"kos\d+/part\d+(\.jpe?g|_label\.bmp)"
     return root, {path: file for path, file in paths.items() if re.fullmatch(pattern, path)}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from devnet_jax.data.builders import texture_defects, textures
 from devnet_jax.data.builders.anomaly_dataset import (
@@ -19,6 +17,7 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     Produced,
     RawExample,
+    png,
 )
 
 SEED = 2108_00462
@@ -78,10 +77,4 @@ def _draw(category: str, stem: str, defect: str) -> tuple[bytes, bytes]:
     mask = np.zeros(surface.shape[:2], bool)
     if defect != GOOD:
         surface, mask = texture_defects.draw_defect(defect, surface, rng)
-    return _png(textures.photograph(surface, rng)), _png(mask.astype(np.uint8) * 255)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return png(textures.photograph(surface, rng)), png(mask.astype(np.uint8) * 255)

@@ -45,8 +45,8 @@ class Visa(AnomalyDatasetBuilder):
     name = "visa"
     CATEGORIES = tuple(_NORMAL_IMAGES)
     LAYOUT = (
-        f"the folder that {_URL} was unpacked in: <category>/Data/Images/Normal/,"
-        " <category>/Data/Images/Anomaly/, <category>/Data/Masks/Anomaly/ and split_csv/1cls.csv"
+        "<category>/Data/Images/Normal/, <category>/Data/Images/Anomaly/,"
+        f" <category>/Data/Masks/Anomaly/ and split_csv/1cls.csv, as {_URL} unpacks to"
     )
     PUBLISHED_COUNTS: ClassVar = {
         category: {GOOD: normal, "anomaly": 100} for category, normal in _NORMAL_IMAGES.items()
