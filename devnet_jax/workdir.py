@@ -45,7 +45,8 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Keeps other processes of this host from working here at the same time.
 
-        Makes the folder, and removes it again if nothing was written to it. A bucket is not locked.
+        Makes the folder, removes it again if nothing was written to it, and leaves nothing of its
+        own. A bucket is not locked.
 
         Raises:
           UserError: another process works here.
@@ -67,8 +68,8 @@ class Workdir:
         try:
             yield
         finally:
-            if made and [file.name for file in path.iterdir()] == [".lock"]:
-                (path / ".lock").unlink()
+            # Before it is released: filelock takes no lock on a file that is gone.
+            (path / ".lock").unlink(missing_ok=True)
             lock.release()
             for folder in made:
                 with contextlib.suppress(OSError):  # it holds what the run has written

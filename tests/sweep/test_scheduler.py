@@ -107,8 +107,13 @@ def test_no_process_outlives_an_interrupted_sweep(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(scripts("echo $$ > pid.part; mv pid.part pid; exec sleep 60"), tmp_path)
+    # A process that a shell has put in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(scripts("echo $$ > pid.part; mv pid.part pid; exec sleep 60"), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
