@@ -147,7 +147,8 @@ def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
     if not jobs:
         return {}
     for number in (signal.SIGTERM, signal.SIGHUP):  # no run outlives a sweep that can help it
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     devices = find_devices(_JOBS_PER_DEVICE.value)
     failures: dict[str, str] = {}
     started = time.monotonic()
