@@ -212,14 +212,16 @@ def require_setting(name: str) -> None:
     raise UserError(f"config.{name}: no such setting; {hint}")
 
 
-def setting_names(section: type = Config, prefix: str = "") -> typing.Iterator[str]:
+@functools.cache
+def setting_names(section: type = Config, prefix: str = "") -> tuple[str, ...]:
     """The dotted names of all settings: seed, dataset.name, …"""
     hints = typing.get_type_hints(section)
+    names: list[str] = []
     for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from setting_names(hints[field.name], f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
+        name = f"{prefix}{field.name}"
+        is_group = dataclasses.is_dataclass(hints[field.name])
+        names += setting_names(hints[field.name], f"{name}.") if is_group else [name]
+    return tuple(names)
 
 
 def get_setting(config: Config, name: str) -> Any:

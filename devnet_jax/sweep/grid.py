@@ -142,12 +142,10 @@ def make_grid(base: Config, axes: Axes, data: Path | None = None) -> list[Job]:
         for values in itertools.product(*axes.variations.values())
     ]
     jobs: dict[str, Job] = {}
-    for seed, (
-        place,
-        known_class,
-    ), contamination, n_anomaly, method, variation in itertools.product(
+    for seed, setting, contamination, n_anomaly, method, variation in itertools.product(
         axes.seeds, settings, axes.contaminations, axes.shots, axes.methods, varied
     ):
+        place, known_class = setting
         changes = {
             "seed": seed,
             "dataset.known_class": known_class,
