@@ -37,7 +37,7 @@ def flag_names(argv: Sequence[str]) -> list[str]:
 def run_program(main: Callable[[], Any]) -> None:
     """Parses the flags and runs the program; a user's mistake ends it with one line and status 1.
 
-    The flag `config`, where there is one, is a file of settings.
+    The program has a flag `config`: a file of settings, or None.
     """
 
     def reported(argv: Sequence[str]) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from devnet_jax.data.files import list_files
 from devnet_jax.data.one_process import one_process
 from devnet_jax.errors import UserError
 
@@ -88,10 +89,9 @@ def files_checksum(folder: Path) -> str:
     Hidden ones are left out. It is that of what `sha256sum --zero` prints for the files' paths,
     relative to the folder, in the order of their bytes.
     """
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    seen = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    names = (os.fsencode(file.relative_to(folder).as_posix()) for file in list_files(folder))
     digest = hashlib.sha256()
-    for name in sorted(os.fsencode(path.as_posix()) for path in seen):
+    for name in sorted(names):
         content = _file_hash(folder / os.fsdecode(name), "sha256")
         digest.update(b"%s  %s\0" % (content.encode(), name))
     return digest.hexdigest()

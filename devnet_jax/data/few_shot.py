@@ -105,15 +105,13 @@ class FewShotDataset:
     @cached_property
     def test_duplicates(self) -> list[str]:
         """The test images that are also among the training images, pixel by pixel."""
-        split = self.split
-        digest = {example.path: example.digest for example in self.source.examples}
-        trained = {digest[path] for path in split.train_unlabelled + split.train_anomaly}
-        return [path for path in split.test if digest[path] in trained]
+        examples = self.source.examples
+        trained = {examples[self._index[path]].digest for path in self.split.train}
+        return [example.path for example in self.test_examples if example.digest in trained]
 
     def train_images(self, image_size: int) -> np.ndarray:
         """uint8 [N, S, S, 3]: those that train as normal images, then the labelled anomalies."""
-        paths = self.split.train_unlabelled + self.split.train_anomaly
-        return self._load(paths, image_size, "decoding training images")
+        return self._load(self.split.train, image_size, "decoding training images")
 
     def test_images(self, image_size: int, start: int, stop: int) -> np.ndarray:
         """uint8 [≤ stop - start, S, S, 3]: a part of the test images, in their order."""

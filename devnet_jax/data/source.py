@@ -138,7 +138,7 @@ def open_source(
         if prepared.is_interrupted():
             with prepared.lock():
                 pass  # which mends it
-        if builder_class.SHARED_NAME and prepared.fingerprint():
+        if prepared.is_shared():
             return prepared.open()
         if builder_class.DOWNLOAD is None:
             raise UserError(
@@ -171,9 +171,7 @@ def is_at_hand(name: str, category: str | None, data_dir: str | None) -> bool:
     root = _root(data_dir)
     prepared = _Prepared(builder_class, root, builder_class.config_name(None, category))
     return (
-        not builder_class.NEEDS_FOLDER
-        or builder_class.DOWNLOAD is not None
-        or (builder_class.SHARED_NAME and prepared.fingerprint() is not None)
+        not builder_class.NEEDS_FOLDER or builder_class.DOWNLOAD is not None or prepared.is_shared()
     )
 
 
@@ -228,6 +226,10 @@ class _Prepared:
             return _read_index(self.target)["fingerprint"]
         except (OSError, ValueError, KeyError):
             return None
+
+    def is_shared(self) -> bool:
+        """Whether data is there that may be used without its raw folder."""
+        return self.builder_class.SHARED_NAME and self.fingerprint() is not None
 
     def is_interrupted(self) -> bool:
         """Whether a process was killed between the two renames of `replace`."""

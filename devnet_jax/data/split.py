@@ -29,7 +29,7 @@ class Split:
     train_contamination: tuple[str, ...]
     train_anomaly: tuple[str, ...]
     test: tuple[str, ...]
-    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    protocol: Mapping[str, Any]
     fingerprint: str = ""
 
     @property
@@ -38,9 +38,14 @@ class Split:
         return self.train_normal + self.train_contamination
 
     @property
+    def train(self) -> tuple[str, ...]:
+        """The images that train: those as normal ones, then the labelled anomalies."""
+        return self.train_unlabelled + self.train_anomaly
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Every image that plays a part."""
-        return self.train_unlabelled + self.train_anomaly + self.test
+        return self.train + self.test
 
     def to_dict(self) -> dict[str, Any]:
         """The split as written to split.json."""

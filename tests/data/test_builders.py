@@ -15,7 +15,6 @@ from devnet_jax.data.builders.anomaly_dataset import (
     RawDataset,
     RawExample,
     _shards,
-    list_files,
     verify,
 )
 from devnet_jax.data.builders.brain_mri import BrainMri
@@ -23,6 +22,7 @@ from devnet_jax.data.builders.elpv import Elpv
 from devnet_jax.data.builders.image_folder import ImageFolder
 from devnet_jax.data.builders.mvtec_ad import MvtecAd
 from devnet_jax.data.download import files_checksum
+from devnet_jax.data.files import list_files
 from devnet_jax.errors import UserError
 
 

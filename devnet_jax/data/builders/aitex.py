@@ -15,10 +15,9 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
-    unnested,
 )
 from devnet_jax.data.builders.crops import Box, cut
+from devnet_jax.data.files import list_files, unnested
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
 from devnet_jax.data.download import Download
+from devnet_jax.data.files import read_file
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -234,20 +235,6 @@ class _LocalDatasetInfo(tfds.core.DatasetInfo):
         """Looks nowhere: our data sets are not in TFDS's bucket."""
 
 
-def list_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted by their posix path; hidden ones and folders left out."""
-    found = []
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(directory, name) for name in files if not name.startswith(".")]
-    return sorted(found, key=Path.as_posix)
-
-
-def unnested(folder: Path, name: str) -> Path:
-    """The folder of that name in it, as in copies unpacked one level deeper; or the folder."""
-    return folder / name if (folder / name).is_dir() else folder
-
-
 def verify(raw: RawDataset) -> list[RawExample]:
     """Decodes every file once and settles the splits: all of train, then all of test.
 
@@ -322,13 +309,19 @@ def _checked(example: RawExample) -> RawExample | None:
         return example
     mask_name, mask = _name(example, example.mask), _read(example.mask)
     mask_shape = decode_mask(mask, mask_name).shape
-    shape = pixels.shape[:2]
+    require_equal_sizes(mask_name, mask_shape, image_name, pixels.shape[:2])
+    return replace(example, mask=mask) if isinstance(example.mask, Produced) else example
+
+
+def require_equal_sizes(
+    mask: str, mask_shape: tuple[int, ...], image: str, shape: tuple[int, ...]
+) -> None:
+    """Raises `UserError` unless a mask and its image, both by name, are of one height and width."""
     if mask_shape != shape:
         raise UserError(
-            f"mask '{mask_name}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
-            f" '{image_name}' is {shape[1]}×{shape[0]}: they must be equal"
+            f"mask '{mask}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
+            f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
         )
-    return replace(example, mask=mask) if isinstance(example.mask, Produced) else example
 
 
 def _digest(pixels: np.ndarray) -> str:
@@ -347,10 +340,7 @@ def _read(part: Path | Produced | bytes) -> bytes:
         return part
     if isinstance(part, Produced):
         return part.make()
-    try:
-        return part.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read '{part}': {error.strerror}") from error
+    return read_file(part)
 
 
 def _shards(examples: list[RawExample], most: int = _SHARD_BYTES) -> Iterator[list[RawExample]]:

@@ -11,9 +11,8 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
-    unnested,
 )
+from devnet_jax.data.files import list_files, unnested
 from devnet_jax.errors import UserError
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from devnet_jax.data.builders.anomaly_dataset import Produced, png
+from devnet_jax.data.builders.anomaly_dataset import Produced, png, require_equal_sizes
 from devnet_jax.data.decode import decode_image, decode_mask
-from devnet_jax.errors import UserError
+from devnet_jax.data.files import read_file
 
 Box = tuple[slice, slice]  # rows, columns
 
@@ -58,7 +58,7 @@ def _shape(image: Path) -> tuple[int, int]:
             turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (header.width, header.height) if turned else (header.height, header.width)
     except Exception:  # Pillow raises almost anything; decoding says what is wrong
-        return decode_image(_read(image), str(image)).shape[:2]
+        return decode_image(read_file(image), str(image)).shape[:2]
 
 
 # Parts are made in order by many threads, which then all need the same image: one decodes it.
@@ -74,7 +74,7 @@ def _image_part(image: Path, stamp: int, box: Box) -> bytes:
 @functools.lru_cache(maxsize=32)  # more than are in hand at once with a hundred threads
 def _decoded(image: Path, stamp: int) -> np.ndarray:
     """uint8 [H, W] or, if there are colours, [H, W, 3]; the stamp tells a changed file."""
-    rgb = decode_image(_read(image), str(image))
+    rgb = decode_image(read_file(image), str(image))
     red, green, blue = np.moveaxis(rgb, -1, 0)
     grey = (red == green).all() and (green == blue).all()
     return red.copy() if grey else rgb
@@ -88,18 +88,7 @@ def _defect(masks: tuple[Path, ...], image: Path, shape: tuple[int, int]) -> np.
     """Where any of the image's masks is not black: bool [H, W]."""
     defect = np.zeros(shape, bool)
     for mask in masks:
-        marked = decode_mask(_read(mask), str(mask), any_value=True)
-        if marked.shape != shape:
-            raise UserError(
-                f"mask '{mask}' is {marked.shape[1]}×{marked.shape[0]} pixels but its image"
-                f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
-            )
+        marked = decode_mask(read_file(mask), str(mask), any_value=True)
+        require_equal_sizes(str(mask), marked.shape, str(image), shape)
         defect |= marked
     return defect
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read '{file}': {error.strerror}") from error

@@ -12,8 +12,8 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
 )
+from devnet_jax.data.files import list_files
 from devnet_jax.errors import UserError
 
 

@@ -11,10 +11,9 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
-    unnested,
 )
 from devnet_jax.data.download import Archive
+from devnet_jax.data.files import list_files, unnested
 from devnet_jax.errors import UserError
 
 _TRACT = "upper-gi-tract"

@@ -15,10 +15,10 @@ from devnet_jax.data.builders.anomaly_dataset import (
     AnomalyDatasetBuilder,
     Produced,
     RawExample,
-    list_files,
     png,
 )
 from devnet_jax.data.download import Archive
+from devnet_jax.data.files import list_files
 from devnet_jax.errors import UserError
 
 # Beside the classes' folders: copies of most of their files.

@@ -12,8 +12,8 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    unnested,
 )
+from devnet_jax.data.files import unnested
 from devnet_jax.errors import UserError
 
 CLASSES = tuple(f"Class{number}" for number in range(1, 11))

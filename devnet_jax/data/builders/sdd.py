@@ -14,12 +14,11 @@ from devnet_jax.data.builders.anomaly_dataset import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
-    unnested,
 )
 from devnet_jax.data.builders.crops import Box, cut
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.download import Archive
+from devnet_jax.data.files import list_files, unnested
 from devnet_jax.errors import UserError
 
 PARTS = 3

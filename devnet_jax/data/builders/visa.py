@@ -13,9 +13,9 @@ from devnet_jax.data.builders.anomaly_dataset import (
     SPLITS,
     AnomalyDatasetBuilder,
     RawExample,
-    list_files,
 )
 from devnet_jax.data.download import Archive
+from devnet_jax.data.files import list_files
 from devnet_jax.errors import UserError
 
 _URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"

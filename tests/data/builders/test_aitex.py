@@ -12,7 +12,11 @@ from PIL import Image
 
 from devnet_jax.data.builders import crops
 from devnet_jax.data.builders.aitex import Aitex
-from devnet_jax.data.builders.anomaly_dataset import RawExample, list_files, verify
+from devnet_jax.data.builders.anomaly_dataset import (
+    RawExample,
+    verify,
+)
+from devnet_jax.data.files import list_files
 from devnet_jax.errors import UserError
 
 RAMP = (np.arange(600) % 251 + np.arange(8)[:, None]).astype(np.uint8)  # a strip of 8×600
