@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-N_COLOURS = 8
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text that can be read aloud, searched and restyled
-    "svg.hashsalt": "devnet_jax",  # or identifiers differ each time
-    "text.parse_math": False,
-    "font.size": 11,
-}
-# Matplotlib knows no CSS: it draws with these, and the page's colours take their place.
-_TEXT, _GRID = "#010101", "#020202"
-_SERIES = [f"#0300{i:02x}" for i in range(N_COLOURS)]
-_CSS = {_TEXT: "currentColor", _GRID: "var(--line)"} | {
-    colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)
-}
+from devnet_jax.html import figure as html_figure
+from devnet_jax.html.figure import N_COLOURS, SERIES, TEXT
 
 Points = Mapping[int, tuple[float, float | None]]  # mean and standard deviation by shots
 
@@ -32,20 +18,18 @@ Points = Mapping[int, tuple[float, float | None]]  # mean and standard deviation
 def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name: str) -> str:
     """An <svg> of lines with bands of one standard deviation, and of published values as points.
 
-    Its colours are the page's: currentColor, --line and --series-0 to --series-7.
-
     Args:
       ours: by the name of the series, at least one of them; the same for the published values.
       published: drawn with error bars where they have a standard deviation.
       name: unique on the page; what is named in the SVG begins with it.
     """
-    with matplotlib.rc_context(_STYLE):
+    with html_figure.style():
         legend_rows = math.ceil((len(ours) + len(published)) / 2)
         figure = Figure(figsize=(5, 2.9 + 0.22 * legend_rows), layout="constrained")
         axes = figure.add_subplot()
         for i, (label, points) in enumerate(ours.items()):
             shots, means, stds = _arrays(points)
-            colour = _SERIES[i % N_COLOURS]
+            colour = SERIES[i % N_COLOURS]
             line = ("-", "--", ":")[i // N_COLOURS % 3]
             marker = "os^Dv<>P"[i % N_COLOURS]
             axes.plot(shots, means, color=colour, linestyle=line, marker=marker, label=label)
@@ -60,7 +44,7 @@ def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name
                 [n * aside for n in shots],
                 means,
                 stds,
-                color=_TEXT,
+                color=TEXT,
                 linestyle="none",
                 marker="Ds"[i % 2],
                 markersize=6,
@@ -70,12 +54,8 @@ def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name
                 zorder=3,
             )
         _dress(axes, all_shots)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_TEXT)
-        figure.patch.set_visible(False)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nothing)
-    return _inline(file.getvalue(), name)
+        figure.legend(loc="outside lower center", ncols=2)
+        return html_figure.to_svg(figure, name)
 
 
 def _arrays(points: Points) -> tuple[list[int], list[float], list[float]]:
@@ -83,24 +63,12 @@ def _arrays(points: Points) -> tuple[list[int], list[float], list[float]]:
     return shots, [points[n][0] for n in shots], [points[n][1] or 0.0 for n in shots]
 
 
-def _dress(axes: matplotlib.axes.Axes, shots: Sequence[int]) -> None:
-    axes.set_xlabel("labelled anomalies", color=_TEXT)
-    axes.set_ylabel("image AUROC", color=_TEXT)
+def _dress(axes: Axes, shots: Sequence[int]) -> None:
+    axes.set_xlabel("labelled anomalies")
+    axes.set_ylabel("image AUROC")
     axes.set_xscale("log")  # from 1 shot to 10 is as far as from 10 to 100
     axes.xaxis.set_major_locator(FixedLocator(shots))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, min(top, 1 + 0.03 * (1 - bottom)))  # no room for what cannot be
-    axes.tick_params(colors=_TEXT)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.spines[:].set_color(_GRID)
-    axes.set_axisbelow(True)
-    axes.patch.set_visible(False)
-
-
-def _inline(svg: str, name: str) -> str:
-    """The <svg> element, with the page's colours, and names that no other chart has."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return re.sub("|".join(_CSS), lambda match: _CSS[match[0]], svg)

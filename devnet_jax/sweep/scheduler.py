@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import importlib.metadata
 import logging
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import NamedTuple
 
 from etils import epath
 
+from devnet_jax.environment import describe_devices, software
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Job
 from devnet_jax.workdir import Workdir, write_json
@@ -59,9 +58,7 @@ def find_devices(jobs_per_device: int = 1) -> Devices:
         reason = result.stderr.strip().splitlines()[-1:]
         raise UserError(f"JAX finds no device to run jobs on: {' '.join(reason)}")
     backend, count, kind = result.stdout.splitlines()[-1].split(maxsplit=2)
-    name = f"{count} × {kind}"
-    if backend == "cpu":
-        name = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    name = describe_devices(backend, int(count), kind)
     return Devices(name, _places(backend, int(count), jobs_per_device, os.environ))
 
 
@@ -130,8 +127,7 @@ class Scheduler:
         self._record = {
             "started": str(datetime.date.today()),
             "device": devices.name,
-            "software": f"Python {platform.python_version()}, "
-            + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "flax", "optax")),
+            "software": ", ".join(f"{name} {version}" for name, version in software().items()),
         }
         self._folder = folder
         self._running: list[_Running] = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-import jinja2
-
+from devnet_jax.html.template import render
 from devnet_jax.sweep.cells import Cell
 from devnet_jax.sweep.chart import draw_shots
 from devnet_jax.sweep.page import Context, Page, Table
@@ -48,15 +47,7 @@ def to_html(results: Iterable[Result], context: Context) -> str:
         (curves.name, draw_shots(curves.ours, curves.published, f"chart-{i}"))
         for i, curves in enumerate(page.curves)
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("table.html.jinja").render(page=page, charts=charts)
+    return render("sweep/table.html.jinja", page=page, charts=charts)
 
 
 def _markdown_table(table: Table) -> list[str]:
