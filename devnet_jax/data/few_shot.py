@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data.decode import load_images
+from devnet_jax.data.decode import load_images, load_mask
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split
 from devnet_jax.errors import UserError
@@ -34,7 +35,8 @@ class FewShotDataset:
         if self.test_duplicates:
             test += f" ({len(self.test_duplicates)} of them are also trained with)"
         labelled = f"{len(split.train_anomaly)} labelled anomalies"
-        return f"{self.source.name}: {normal} and {labelled} train, {test}"
+        held_out = f"{len(self.calibration)} normal images calibrate, " if self.calibration else ""
+        return f"{self.source.name}: {normal} and {labelled} train, {held_out}{test}"
 
     @classmethod
     def draw(cls, settings: DatasetConfig, seed: int) -> FewShotDataset:
@@ -49,6 +51,7 @@ class FewShotDataset:
             n_anomaly=settings.n_anomaly,
             known_class=settings.known_class,
             contamination=settings.contamination,
+            calibration=settings.calibration,
             seed=seed,
         )
         return cls(source, dataclasses.replace(split, fingerprint=source.fingerprint))
@@ -83,7 +86,7 @@ class FewShotDataset:
             )
         split = self.split
         for label, paths in (
-            (0, split.train_normal),
+            (0, split.train_normal + split.calibration),
             (1, split.train_contamination + split.train_anomaly),
         ):
             for path in paths:
@@ -105,23 +108,39 @@ class FewShotDataset:
     @cached_property
     def test_duplicates(self) -> list[str]:
         """The test images that are also among the training images, pixel by pixel."""
-        examples = self.source.examples
-        trained = {examples[self._index[path]].digest for path in self.split.train}
-        return [example.path for example in self.test_examples if example.digest in trained]
+        return [path for path in self.split.test if self._digest(path) in self._trained]
+
+    @cached_property
+    def calibration(self) -> list[str]:
+        """The normal images to calibrate with: of those held out, the ones that no training image
+        equals, pixel by pixel. Others would score too low, and the threshold promise too much."""
+        return [path for path in self.split.calibration if self._digest(path) not in self._trained]
+
+    @cached_property
+    def _trained(self) -> set[str]:
+        return {self._digest(path) for path in self.split.train}
+
+    def _digest(self, path: str) -> str:
+        return self.source.examples[self._index[path]].digest
 
     def train_images(self, image_size: int) -> np.ndarray:
         """uint8 [N, S, S, 3]: those that train as normal images, then the labelled anomalies."""
-        return self._load(self.split.train, image_size, "decoding training images")
+        return self.images(self.split.train, image_size, "decoding training images")
 
-    def test_images(self, image_size: int, start: int, stop: int) -> np.ndarray:
-        """uint8 [≤ stop - start, S, S, 3]: a part of the test images, in their order."""
-        return self._load(self.split.test[start:stop], image_size)
-
-    def _load(
-        self, paths: tuple[str, ...], image_size: int, description: str | None = None
+    def images(
+        self, paths: Sequence[str], image_size: int, description: str | None = None
     ) -> np.ndarray:
+        """uint8 [N, S, S, 3]: images of the split by their paths, in that order."""
         indices = [self._index[path] for path in paths]
         return load_images(self.source, indices, image_size, description)
+
+    def mask(self, path: str, image_size: int) -> np.ndarray | None:
+        """bool [S, S], True on the defect; `None` for an anomaly whose mask nobody has drawn."""
+        i = self._index[path]
+        if self.source.examples[i].label == 0:
+            return np.zeros((image_size, image_size), bool)
+        data = self.source.mask_bytes(i)
+        return load_mask(data, f"{path} (mask)", image_size) if data else None
 
 
 def _open(settings: DatasetConfig) -> Source:

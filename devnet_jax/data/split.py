@@ -20,6 +20,7 @@ class Split:
       train_normal: normal images to train with.
       train_contamination: anomalies that nobody has noticed: they train as if they were normal.
       train_anomaly: labelled anomalies to train with.
+      calibration: normal images held out from training, to calibrate the threshold on.
       test: the images that test.
       protocol: how they were drawn: the arguments of `few_shot_split`.
       fingerprint: of the data set that was split (`Source.fingerprint`).
@@ -28,6 +29,7 @@ class Split:
     train_normal: tuple[str, ...]
     train_contamination: tuple[str, ...]
     train_anomaly: tuple[str, ...]
+    calibration: tuple[str, ...]
     test: tuple[str, ...]
     protocol: Mapping[str, Any]
     fingerprint: str = ""
@@ -45,7 +47,7 @@ class Split:
     @property
     def paths(self) -> tuple[str, ...]:
         """Every image that plays a part."""
-        return self.train + self.test
+        return self.train + self.calibration + self.test
 
     def to_dict(self) -> dict[str, Any]:
         """The split as written to split.json."""
@@ -59,6 +61,7 @@ class Split:
                 train_normal=tuple(values["train_normal"]),
                 train_contamination=tuple(values["train_contamination"]),
                 train_anomaly=tuple(values["train_anomaly"]),
+                calibration=tuple(values["calibration"]),
                 test=tuple(values["test"]),
                 protocol=dict(values["protocol"]),
                 fingerprint=values["fingerprint"],
@@ -73,6 +76,7 @@ def few_shot_split(
     n_anomaly: int,
     known_class: str | None,
     contamination: float,
+    calibration: float,
     seed: int,
 ) -> Split:
     """Draws the labelled anomalies and the unnoticed ones; the rest of the test part tests.
@@ -84,12 +88,21 @@ def few_shot_split(
         draws from it alone, and its other images are left out of the test (the hard setting).
       contamination: the share c of unnoticed anomalies among the images that train as normal
         ones: to N normal images, ⌊N·c/(1-c)⌋ anomalies of any class are added.
+      calibration: the share of the normal training images that are held out from training.
       seed: the draws are a function of it and of the sorted paths.
 
     Raises:
-      UserError: no such class, or no anomaly would be left for the test.
+      UserError: no such class, no anomaly would be left for the test, or no normal image for the
+        training.
     """
-    normal = [example.path for example in examples if example.split == "train"]
+    all_normal = sorted(example.path for example in examples if example.split == "train")
+    held_out = _draw(all_normal, round(calibration * len(all_normal)), seed, "calibration")
+    normal = [path for path in all_normal if path not in held_out]
+    if not normal:
+        raise UserError(
+            f"config.dataset.calibration = {calibration}: none of the {len(all_normal)} normal "
+            "images would be left for the training; ask for less"
+        )
     test = [example for example in examples if example.split == "test"]
     anomalies = [example for example in test if example.label == 1]
     drawn = _draw_labelled(anomalies, n_anomaly, known_class, seed)
@@ -110,14 +123,16 @@ def few_shot_split(
             "there are none would be left for the test; ask for less"
         )
     return Split(
-        train_normal=tuple(sorted(normal)),
+        train_normal=tuple(normal),
         train_contamination=tuple(sorted(unnoticed)),
         train_anomaly=tuple(sorted(drawn)),
+        calibration=tuple(sorted(held_out)),
         test=tuple(sorted(left)),
         protocol={
             "n_anomaly": n_anomaly,
             "known_class": known_class,
             "contamination": contamination,
+            "calibration": calibration,
             "seed": seed,
         },
     )

@@ -79,3 +79,12 @@ def test_brain_mri_images_that_train_and_test_are_counted(draw, shared):
     for path in found:
         index = [example.path for example in dataset.source.examples].index(path)
         assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in seen
+
+
+def test_brain_mri_images_that_train_do_not_calibrate(draw):
+    dataset = draw("brain_mri", calibration=0.4)
+    assert len(dataset.split.calibration) == 29  # of 73
+    images = {path: dataset.images([path], 128).tobytes() for path in dataset.split.calibration}
+    trained = {image.tobytes() for image in dataset.train_images(128)}
+    assert dataset.calibration == [path for path, image in images.items() if image not in trained]
+    assert len(dataset.calibration) < 29

@@ -11,7 +11,7 @@ from devnet_jax.data.split import Split
 from devnet_jax.data.split import few_shot_split as any_split
 from devnet_jax.errors import UserError
 
-few_shot_split = functools.partial(any_split, contamination=0.0)
+few_shot_split = functools.partial(any_split, contamination=0.0, calibration=0.0)
 
 
 def examples(train: int, good: int, **defects: int) -> list[Example]:
@@ -94,7 +94,12 @@ def test_contamination_never_tests_and_is_not_labelled(
 ) -> None:
     rows = examples(40, 4, hole=15, scratch=15)
     split = any_split(
-        rows, n_anomaly=shots, known_class=known_class, contamination=contamination, seed=seed
+        rows,
+        n_anomaly=shots,
+        known_class=known_class,
+        contamination=contamination,
+        calibration=0.0,
+        seed=seed,
     )
     unnoticed = set(split.train_contamination)
     # The largest number whose share does not pass the one asked for.
@@ -114,7 +119,9 @@ def test_contamination_never_tests_and_is_not_labelled(
 def test_contamination_is_a_share_of_what_trains_as_normal(share: float, count: int) -> None:
     # 900 normal images: 900·0.02/0.98 = 18.4, 900·0.05/0.95 = 47.4, 900·0.1/0.9 = 100 exactly.
     rows = examples(900, 4, hole=200)
-    split = any_split(rows, n_anomaly=10, known_class=None, contamination=share, seed=1)
+    split = any_split(
+        rows, n_anomaly=10, known_class=None, contamination=share, calibration=0.0, seed=1
+    )
     assert len(split.train_contamination) == count
     assert len(split.test) == 4 + 200 - 10 - count
 
@@ -136,5 +143,41 @@ def test_contamination_that_leaves_nothing_to_test(known_class: str | None, shar
             n_anomaly=6,
             known_class=known_class,
             contamination=share,
+            calibration=0.0,
+            seed=0,
+        )
+
+
+@given(share=st.floats(0, 0.8), contamination=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 99))
+def test_what_calibrates_neither_trains_nor_tests(
+    share: float, contamination: float, seed: int
+) -> None:
+    rows = examples(40, 4, hole=15)
+    split = any_split(
+        rows,
+        n_anomaly=5,
+        known_class=None,
+        contamination=contamination,
+        calibration=share,
+        seed=seed,
+    )
+    held_out = set(split.calibration)
+    assert abs(len(held_out) - 40 * share) <= 0.5
+    assert not held_out & {*split.train, *split.test}
+    assert held_out | set(split.train_normal) == {f"train/good/{i}.png" for i in range(40)}
+    assert Split.from_dict(split.to_dict()) == split
+    # It changes nothing about the anomalies that are shown.
+    plain = few_shot_split(rows, n_anomaly=5, known_class=None, seed=seed)
+    assert split.train_anomaly == plain.train_anomaly
+
+
+def test_calibration_that_leaves_nothing_to_train_with() -> None:
+    with pytest.raises(UserError, match=r"calibration = 0\.9: none of the 3 normal images"):
+        any_split(
+            examples(3, 4, hole=15),
+            n_anomaly=5,
+            known_class=None,
+            contamination=0.0,
+            calibration=0.9,
             seed=0,
         )
