@@ -71,6 +71,13 @@ class DatasetConfig:
         minimum=0,
         maximum=0.5,
     )
+    calibration: float = setting(
+        0.0,
+        "share of the normal training images that do not train: the threshold is calibrated on "
+        "them",
+        minimum=0,
+        maximum=0.9,
+    )
     store: Literal["auto", "device", "host"] = setting(
         "auto",
         "where the decoded training images are kept: in device memory, in host memory, "
@@ -153,17 +160,43 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How the test images are scored."""
+    """How images are scored, judged and explained."""
 
     batch_size: int = setting(
         32, "images scored at once, over all devices", minimum=1, may_change=True
     )
     confidence: float = setting(
         0.95,
-        "the threshold is this quantile of the prior",
+        "the prior's threshold is this quantile of the prior",
         minimum=0.5,
         maximum=1 - 1e-9,
         may_change=True,
+    )
+    false_alarm_rate: float = setting(
+        0.05,
+        "what the calibrated threshold promises of normal images",
+        minimum=1e-6,
+        maximum=0.5,
+        may_change=True,
+    )
+    explanation: Literal["gradient", "smoothgrad", "score_map", "none"] = setting(
+        "gradient",
+        "the maps of where an anomaly is: the paper's input gradients, the same averaged over "
+        "noisy copies, the head's scores of the positions (quickest), or none",
+        may_change=True,
+    )
+    smoothgrad_samples: int = setting(
+        16, "noisy copies of each image, for smoothgrad", minimum=1, may_change=True
+    )
+    smoothgrad_noise: float = setting(
+        0.05,
+        "their noise, as a share of the image's range of values",
+        minimum=0,
+        maximum=1,
+        may_change=True,
+    )
+    overlays: Literal["all", "anomalous", "none"] = setting(
+        "all", "images whose overlay --mode=predict writes", may_change=True
     )
 
 

@@ -1,36 +1,48 @@
-"""Detector: weights, preprocessing and threshold in one; what everything after training uses."""
+"""Detector: weights, preprocessing and thresholds in one; what everything after training uses."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from devnet_jax.batches import apply_in_batches
 from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
 from devnet_jax.devices import abstract_replicated
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, nearest
+from devnet_jax.explanation import METHODS, lay_over
 from devnet_jax.initialisation import abstract_variables, make_model
-from devnet_jax.scoring import Scores, score_in_batches
-from devnet_jax.thresholds import prior_threshold
-from devnet_jax.workdir import Workdir, read_config
+from devnet_jax.scoring import Scores, score_images
+from devnet_jax.thresholds import Threshold, calibrated_threshold, p_values, prior_threshold
+from devnet_jax.workdir import Workdir, read_config, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-    """A trained network that scores images.
+    """A trained network that scores and explains images.
 
     Attributes:
       config: the settings of the run that trained it.
       variables: the network's "params" and "batch_stats", on all local devices.
       step: training steps behind it.
+      calibration_scores: float32 [n], its scores of normal images that it was not trained with;
+        none if it was not calibrated.
     """
 
     config: Config
     variables: dict[str, Any]
     step: int
+    calibration_scores: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.empty(0, np.float32)
+    )
 
     @classmethod
     def load(cls, workdir: epath.PathLike, config: Config | None = None) -> Detector:
@@ -54,12 +66,26 @@ class Detector:
             variables = checkpoints.restore(config, variables=abstract)["variables"]
             step = checkpoints.latest_step()
         assert step is not None  # restore has raised otherwise
-        return cls(config, variables, step)
+        return cls(config, variables, step, read_calibration(folder, step))
 
     @property
-    def threshold(self) -> float | None:
-        """The score from which an image counts as anomalous; `None` if the loss knows no prior."""
-        return prior_threshold(self.config.loss, self.config.evaluation.confidence)
+    def thresholds(self) -> list[Threshold]:
+        """The thresholds that can be told, the one in force first: calibrated, then the prior's."""
+        settings = self.config.evaluation
+        found = (
+            calibrated_threshold(self.calibration_scores, settings.false_alarm_rate),
+            prior_threshold(self.config.loss, settings.confidence),
+        )
+        return [threshold for threshold in found if threshold is not None]
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """The threshold in force; `None` if the loss knows no prior and nothing was calibrated."""
+        return next(iter(self.thresholds), None)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray | None:
+        """Upper-tail p-values float64 [N] under the prior; `None` if the loss knows none."""
+        return p_values(self.config.loss, scores)
 
     def score(self, images: np.ndarray) -> Scores:
         """Scores decoded images.
@@ -74,14 +100,99 @@ class Detector:
           and maps float32 [N, h, w]: the signed score of each position.
 
         Raises:
-          UserError: the images are of another type or size.
+          UserError: the images are of another type or size, or a score is not finite.
         """
+        scores, maps = self._apply(score_images, images)
+        if not np.isfinite(scores).all():
+            raise UserError(
+                f"the network of step {self.step} gives scores that are not finite; train again "
+                "with a smaller config.optimizer.learning_rate"
+            )
+        return Scores(scores, maps)
+
+    def explain(self, images: np.ndarray, method: str | None = None) -> np.ndarray:
+        """Maps of where an anomaly is.
+
+        Args:
+          images: uint8 [N, S, S, 3], as for `score`.
+          method: a key of `METHODS`; by default that of the settings.
+
+        Returns:
+          float32 [N, S, S]: by "gradient" and "smoothgrad" in [0, 1], each relative to its own
+          image; by "score_map" in units of the score.
+
+        Raises:
+          UserError: no such method, or the images are of another type or size.
+        """
+        method = method or self.config.evaluation.explanation
+        if method not in METHODS:
+            raise UserError(f"explanation {method!r}: no such method; {nearest(method, METHODS)}")
+        return np.asarray(self._apply(METHODS[method](self.config), images), np.float32)
+
+    def overlays(self, images: np.ndarray, scores: np.ndarray, maps: np.ndarray) -> np.ndarray:
+        """Images with their maps laid over them: uint8 [N, S, S, 3].
+
+        Those of images below the threshold are faint: a map that is relative to its image has a
+        hottest place on a good part, too.
+
+        Args:
+          images: uint8 [N, S, S, 3].
+          scores: float [N], their scores.
+          maps: float [N, S, S], of `explain`, by the method of the settings.
+        """
+        if self.config.evaluation.explanation == "score_map":
+            # A position at the margin is as hot as can be.
+            maps = np.clip(maps / max(self.config.loss.margin, 1e-6), 0, 1)
+        threshold = self.threshold
+        alarms = np.ones(len(scores), bool) if threshold is None else threshold.alarms(scores)
+        return lay_over(images, maps, np.where(alarms, 0.8, 0.25))
+
+    def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
+        """function(model, variables, images), in batches."""
         size = self.config.dataset.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
             raise UserError(
                 f"images are {images.dtype} {list(images.shape)}; "
                 f"this detector scores uint8 [N, {size}, {size}, 3]"
             )
-        return score_in_batches(
-            make_model(self.config), self.variables, images, self.config.evaluation.batch_size
+        return apply_in_batches(
+            functools.partial(function, make_model(self.config), self.variables),
+            images,
+            self.config.evaluation.batch_size,
         )
+
+
+def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:
+    """Saves what the calibrated threshold rests on beside the checkpoints that it belongs to."""
+    # str of a float32 is the shortest text that reads back to the same number.
+    write_json(
+        workdir.calibration, {"step": step, "scores": [float(str(score)) for score in scores]}
+    )
+
+
+def read_calibration(workdir: Workdir, step: int) -> np.ndarray:
+    """The calibration scores of the checkpoint of a step, float32 [n]; empty if there are none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if not workdir.calibration.exists():
+        return np.empty(0, np.float32)
+    values = read_json(workdir.calibration)
+    try:
+        scores = np.array(values["scores"], np.float32).reshape(-1)
+        of_step = int(values["step"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{workdir.calibration}: holds no calibration; run --mode=eval to make it anew"
+        ) from None
+    if of_step != step:
+        logger.warning(
+            "%s is of step %d and the checkpoint of step %d: the threshold is not calibrated; run "
+            "--mode=eval to calibrate it",
+            workdir.calibration,
+            of_step,
+            step,
+        )
+        return np.empty(0, np.float32)
+    return scores

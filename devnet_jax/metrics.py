@@ -26,5 +26,5 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[float, float]:
     """False-alarm and miss rate where scores at or above the threshold raise an alarm."""
-    alarms = scores >= threshold
+    alarms = np.asarray(scores, np.float64) >= threshold  # or NumPy rounds the threshold
     return float(alarms[labels == 0].mean()), float(1 - alarms[labels == 1].mean())

@@ -1,19 +1,100 @@
-"""Where a score becomes an alarm."""
+"""Where a score becomes an alarm, and how sure that is."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
 from scipy import stats
 
 from devnet_jax.config import LossConfig
 
 
-def prior_threshold(loss: LossConfig, confidence: float) -> float | None:
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """A score from which on an image counts as anomalous, and what it promises.
+
+    Attributes:
+      kind: where it comes from.
+      value: the score; an image at or above it raises an alarm.
+      false_alarm_rate: the promise: the share of normal images that raise an alarm.
+      n_calibration: held-out normal images behind a calibrated one.
+    """
+
+    kind: Literal["prior", "calibrated"]
+    value: float
+    false_alarm_rate: float
+    n_calibration: int | None = None
+
+    def alarms(self, scores: np.ndarray) -> np.ndarray:
+        """Which scores [N] raise an alarm: bool [N]."""
+        # As float64: beside float32 scores, NumPy would round the threshold.
+        return np.asarray(scores, np.float64) >= self.value
+
+
+def prior_threshold(loss: LossConfig, confidence: float) -> Threshold | None:
     """The score that a draw from the prior stays below with the given probability.
 
     Trained with the deviation loss, normal images score about as the prior does, so their
-    share above the threshold is about 1 - confidence (section 3.3 of the paper). The other
-    losses know no prior: `None`.
+    share above the threshold is about 1 - confidence (section 3.3 of the paper): an expectation,
+    no guarantee. The other losses know no prior: `None`.
     """
     if loss.name != "deviation":
         return None
-    return float(stats.norm.ppf(confidence, loss.prior_mean, loss.prior_std))
+    value = float(stats.norm.ppf(confidence, loss.prior_mean, loss.prior_std))
+    return Threshold("prior", value, round(1 - confidence, 12))  # 0.05, not 0.050000000000000044
+
+
+def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Threshold | None:
+    """The threshold of split conformal prediction (Vovk et al. 2005; arXiv 2107.07511).
+
+    Over draws of the held-out images and of a further normal image from one distribution, the
+    latter raises an alarm with a probability of at most `false_alarm_rate`, whatever the
+    distribution, the network and the number of images. For one draw of the held-out images the
+    rate varies about that, the less the more there are.
+
+    Args:
+      scores: float32 [n] of held-out normal images, in any order.
+      false_alarm_rate: the rate promised, in (0, 1).
+
+    Returns:
+      The smallest float above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, which no more
+      than k - 1 of them reach; `None` with fewer images than `n_calibration_needed`.
+    """
+    k = math.floor(false_alarm_rate * (len(scores) + 1) + 1e-9)
+    if k < 1:
+        return None
+    largest = np.sort(np.asarray(scores, np.float32))[-k]
+    above = np.nextafter(largest, np.float32(np.inf))
+    # str of a float32 is the shortest text that reads back to the same number.
+    return Threshold("calibrated", float(str(above)), false_alarm_rate, len(scores))
+
+
+def n_calibration_needed(false_alarm_rate: float) -> int:
+    """The least number of held-out images with which a false-alarm rate can be promised."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
+    """Says that the images held out are too few to calibrate with; `None` if they are not."""
+    needed = n_calibration_needed(false_alarm_rate)
+    if not 0 < n_calibration < needed:
+        return None
+    return (
+        f"the threshold is not calibrated: {n_calibration} normal images were held out, and a "
+        f"false-alarm rate of {false_alarm_rate:g} needs {needed}; hold out more "
+        "(config.dataset.calibration) or allow more (config.evaluation.false_alarm_rate)"
+    )
+
+
+def p_values(loss: LossConfig, scores: np.ndarray) -> np.ndarray | None:
+    """Upper-tail p-values float64 [N]: how likely a draw from the prior scores as high or higher.
+
+    `None` for a loss that knows no prior.
+    """
+    if loss.name != "deviation":
+        return None
+    scores = np.asarray(scores, np.float64)
+    return np.asarray(stats.norm.sf(scores, loss.prior_mean, loss.prior_std))

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy import ndimage
 
+from devnet_jax.explanation import gradient_maps, input_gradients
 from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss
 from devnet_jax.models import DeviationNetwork, from_torch_state_dict, to_torch_state_dict
 from devnet_jax.optimizer import make_optimizer, step_decay
@@ -105,19 +105,10 @@ def test_schedule() -> None:
 def test_saliency() -> None:
     model = DeviationNetwork("resnet18", n_scales=2, topk=0.1)
     variables = golden_variables("resnet18", np.float64)
-
-    def total_score(images: jax.Array) -> jax.Array:
-        scores, _ = model.apply(variables, images)
-        return scores.sum()  # images are independent in evaluation mode
-
-    gradients = np.asarray(jax.jit(jax.grad(total_score))(golden_images(np.float64)[:2]))
-    maps = np.abs(gradients).sum(axis=-1)
-    low = maps.min(axis=(1, 2), keepdims=True)
-    high = np.percentile(maps, 99, axis=(1, 2), keepdims=True)
-    maps = np.clip((maps - low) / (high - low), 0, 1)
+    images = golden_images(np.float64)[:2]
     computed = {
-        "input_grad_0": gradients[0].transpose(2, 0, 1),
-        "maps": np.stack([ndimage.gaussian_filter(m, sigma=4) for m in maps]),
+        "input_grad_0": input_gradients(model, variables, images)[0].transpose(2, 0, 1),
+        "maps": gradient_maps(model, variables, GOLDEN["images_uint8"][:2]),
     }
     assert_agrees("saliency", computed, rtol=1e-6)
 
