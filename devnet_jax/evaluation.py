@@ -1,79 +1,229 @@
-"""A trained detector over its test images → eval/scores.csv and eval/metrics.json."""
+"""A trained detector over its test images → eval/scores.csv, eval/metrics.json and the report."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from devnet_jax.config import Config
+from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.detector import Detector
+from devnet_jax.data.prefetch import prefetch
+from devnet_jax.data.source import Example
+from devnet_jax.detector import Detector, write_calibration
 from devnet_jax.errors import UserError
+from devnet_jax.localisation import PixelMetrics
 from devnet_jax.metrics import alarm_rates, image_metrics
+from devnet_jax.report.content import Picture
+from devnet_jax.report.page import to_html
+from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
+from devnet_jax.reports import run_report
 from devnet_jax.resume import open_dataset
-from devnet_jax.workdir import Workdir, write_csv, write_json
+from devnet_jax.thresholds import shortage
+from devnet_jax.workdir import (
+    Workdir,
+    write_csv,
+    write_jpeg,
+    write_json,
+    write_npy,
+    write_text,
+)
 
-BATCHES_AT_ONCE = 8  # decoded together: enough for all cores, little enough for any memory
+logger = logging.getLogger(__name__)
+
+BATCHES_AT_ONCE = 4  # decoded together: enough for all cores, little enough for any memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What a detector says of the test images, in the order of the data set's `test_examples`.
+
+    Attributes:
+      scores: float32 [N].
+      pixel_metrics: measures of its maps, as of `PixelMetrics.compute`; empty without masks.
+      pixel_aurocs: float [N] of each image's map; NaN where there is none.
+      pictures: a few kilobytes of each image, for the report.
+    """
+
+    scores: np.ndarray
+    pixel_metrics: dict[str, float]
+    pixel_aurocs: np.ndarray
+    pictures: Sequence[Picture]
 
 
 def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
-    """Restores the detector of a workdir, scores its test images and writes the results.
+    """Restores the detector of a workdir, calibrates it, scores and explains its test images, and
+    writes the results and the report.
 
     Returns:
       The content of eval/metrics.json.
 
     Raises:
-      UserError: there is no run, no readable checkpoint, the test images are gone, or a score is
-        not finite.
+      UserError: there is no run, no readable checkpoint, images are gone, or a score is not finite.
     """
     workdir.require_run()
     workdir.require_writable()
     dataset = open_dataset(config, workdir)
-    detector = Detector.load(workdir.path, config)
-    scores = score_test_images(detector, dataset)
-    if not np.isfinite(scores).all():
-        raise UserError(
-            f"{workdir.checkpoints}: the network of step {detector.step} gives scores that are not "
-            "finite; train again with a smaller config.optimizer.learning_rate"
-        )
-    labels = np.array([example.label for example in dataset.test_examples])
-    results = {
-        "step": detector.step,
-        "n_test_normal": int(np.sum(labels == 0)),
-        "n_test_anomaly": int(np.sum(labels == 1)),
-        "n_test_duplicates": len(dataset.test_duplicates),
-        **image_metrics(labels, scores),
-    }
-    if detector.threshold is not None:
-        false_alarms, misses = alarm_rates(labels, scores, detector.threshold)
-        results["prior_confidence"] = config.evaluation.confidence
-        results["prior_threshold"] = detector.threshold
-        results["prior_false_alarm_rate"] = false_alarms
-        results["prior_miss_rate"] = misses
+    detector = calibrate(Detector.load(workdir.path, config), dataset, workdir)
+    examination = examine(detector, dataset)
+    results = measure(detector, dataset, examination)
     write_csv(
         workdir.evaluation / "scores.csv",
         ["path", "label", "defect", "score"],
         # str of a float32 is the shortest text that reads back to the same number.
         [
             (example.path, example.label, example.defect, str(score))
-            for example, score in zip(dataset.test_examples, scores, strict=True)
+            for example, score in zip(dataset.test_examples, examination.scores, strict=True)
         ],
     )
     write_json(workdir.evaluation / "metrics.json", results)
+    report = run_report(
+        workdir, detector, dataset, results, examination.pictures, examination.pixel_aurocs
+    )
+    write_text(workdir.report, to_html(report))
     return results
 
 
-def score_test_images(detector: Detector, dataset: FewShotDataset) -> np.ndarray:
-    """Scores float32 [N] of the test images; decoded part by part, in bounded memory."""
+def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> Detector:
+    """The detector with its scores of the normal images held out from training, and saves them."""
+    paths = dataset.calibration
+    if not paths:
+        return detector
+    parts = decoded(dataset, paths, detector.config, "calibrating")
+    scores = np.concatenate([detector.score(images).scores for _, images in parts])
+    write_calibration(workdir, detector.step, scores)
+    too_few = shortage(len(scores), detector.config.evaluation.false_alarm_rate)
+    if too_few:
+        logger.warning("%s", too_few)
+    return dataclasses.replace(detector, calibration_scores=scores)
+
+
+def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
+    """Scores and explains the test images; decoded part by part, in bounded memory."""
     size = detector.config.dataset.image_size
-    part = BATCHES_AT_ONCE * detector.config.evaluation.batch_size
-    n = len(dataset.test_examples)
-    scores = []
-    with tqdm(total=n, unit="image", desc="scoring test images", disable=None) as bar:
-        for start in range(0, n, part):
-            images = dataset.test_images(size, start, start + part)
-            scores.append(detector.score(images).scores)
+    examples = dataset.test_examples
+    pixel_metrics = PixelMetrics()
+    pixel_aurocs = np.full(len(examples), np.nan)
+    scores: list[np.ndarray] = []
+    pictures: list[Picture] = []
+    for start, images in decoded(dataset, dataset.split.test, detector.config, "testing"):
+        scores.append(detector.score(images).scores)
+        part = examples[start : start + len(images)]
+        masks = [dataset.mask(example.path, size) for example in part]
+        overlays = None
+        if detector.config.evaluation.explanation != "none":
+            maps = detector.explain(images)
+            overlays = detector.overlays(images, scores[-1], maps)
+            for i, mask in enumerate(masks):
+                auroc = None if mask is None else pixel_metrics.update(maps[i], mask)
+                if auroc is not None:
+                    pixel_aurocs[start + i] = auroc
+        pictures += _pictures(
+            part,
+            scores[-1],
+            detector.p_values(scores[-1]),
+            images,
+            overlays,
+            masks,
+            side=side_for(len(examples)),
+        )
+    return Examination(np.concatenate(scores), pixel_metrics.compute(), pixel_aurocs, pictures)
+
+
+def _pictures(
+    examples: Sequence[Example],
+    scores: np.ndarray,
+    p_values: np.ndarray | None,
+    images: np.ndarray,
+    overlays: np.ndarray | None,
+    masks: Sequence[np.ndarray | None],
+    side: int,
+) -> list[Picture]:
+    def picture(i: int) -> Picture:
+        mask = masks[i]
+        return Picture(
+            path=examples[i].path,
+            score=float(scores[i]),
+            label=examples[i].label,
+            defect=examples[i].defect,
+            image=thumbnail(images[i], side),
+            overlay=None if overlays is None else thumbnail(overlays[i], side),
+            mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
+            p_value=None if p_values is None else float(p_values[i]),
+        )
+
+    return list(map_in_threads(picture, range(len(examples)), None))
+
+
+def explain(config: Config, workdir: Workdir) -> None:
+    """Writes the maps of the test images and their overlays to the workdir's folder explain/.
+
+    maps/<path>.npy is float16 [S, S], overlays/<path>.jpg the image with the map laid over it.
+
+    Raises:
+      UserError: as `evaluate`, or the settings ask for no explanation.
+    """
+    if config.evaluation.explanation == "none":
+        raise UserError(
+            "config.evaluation.explanation = 'none': nothing to write; choose a method, such as "
+            "gradient"
+        )
+    workdir.require_run()
+    workdir.require_writable()
+    dataset = open_dataset(config, workdir)
+    detector = Detector.load(workdir.path, config)
+    for start, images in decoded(dataset, dataset.split.test, config, "explaining"):
+        maps = detector.explain(images)
+        overlays = detector.overlays(images, detector.score(images).scores, maps)
+        for i, path in enumerate(dataset.split.test[start : start + len(images)]):
+            write_npy(workdir.explanations / "maps" / f"{path}.npy", maps[i].astype(np.float16))
+            write_jpeg(workdir.explanations / "overlays" / f"{path}.jpg", overlays[i])
+
+
+def decoded(
+    dataset: FewShotDataset, paths: Sequence[str], config: Config, description: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Images of the split part by part, uint8 [n, S, S, 3], each part with its first index."""
+    at_once = BATCHES_AT_ONCE * config.evaluation.batch_size
+    # disable=None: shown on a terminal, silent in a log file.
+    bar = tqdm(total=len(paths), unit="image", desc=description, disable=None)
+    parts = prefetch(
+        (start, dataset.images(paths[start : start + at_once], config.dataset.image_size))
+        for start in range(0, len(paths), at_once)
+    )
+    with bar, contextlib.closing(parts):
+        for start, images in parts:
+            yield start, images
             bar.update(len(images))
-    return np.concatenate(scores)
+
+
+def measure(
+    detector: Detector, dataset: FewShotDataset, examination: Examination
+) -> dict[str, Any]:
+    """The content of eval/metrics.json."""
+    labels = np.array([example.label for example in dataset.test_examples])
+    scores = examination.scores
+    results = {
+        "step": detector.step,
+        "n_test_normal": int(np.sum(labels == 0)),
+        "n_test_anomaly": int(np.sum(labels == 1)),
+        "n_test_duplicates": len(dataset.test_duplicates),
+        **image_metrics(labels, scores),
+        **examination.pixel_metrics,
+    }
+    for threshold in detector.thresholds:
+        kind = threshold.kind
+        false_alarms, misses = alarm_rates(labels, scores, threshold.value)
+        results[f"{kind}_threshold"] = threshold.value
+        results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
+        results[f"{kind}_false_alarm_rate"] = false_alarms
+        results[f"{kind}_miss_rate"] = misses
+    if dataset.calibration:
+        results["n_calibration"] = len(dataset.calibration)
+    return results

@@ -11,17 +11,25 @@ from devnet_jax.workdir import Workdir
 
 def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> str:
     """A table of the results in eval/metrics.json, and the files of the workdir."""
-    dataset = config.dataset
+    files = [
+        ("report", workdir.report),
+        ("results", workdir.evaluation / "metrics.json"),
+        ("score of every image", workdir.evaluation / "scores.csv"),
+        ("checkpoints", workdir.checkpoints),
+        ("training curves", workdir.metrics),
+        ("which image did what", workdir.split),
+        ("settings", workdir.config),
+    ]
+    return "\n".join(["", *_table(_results(config, results)), "", *_table(files)])
+
+
+def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     tested = f"{results['n_test_normal']} normal, {results['n_test_anomaly']} anomalous"
     if results["n_test_duplicates"]:
         tested += f"; {results['n_test_duplicates']} of them were also trained with"
-    protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
-    if dataset.contamination:
-        protocol += f"; {dataset.contamination:.0%} of the normal images are unlabelled anomalies"
     rows = [
-        ("data set", " / ".join(filter(None, (dataset.name, dataset.category)))),
-        ("trained with", f"{dataset.n_anomaly} labelled anomalies of {protocol}"),
-        ("training steps", results["step"]),
+        ("data set", describe_dataset(config)),
+        ("trained", describe_run(config, results)),
         ("test images", tested),
         ("AUROC", f"{results['image_auroc']:.4f}"),
         ("average precision", f"{results['image_ap']:.4f}"),
@@ -30,22 +38,41 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
             f"{results['image_f1_max']:.4f} at score {results['image_f1_max_threshold']:.3f}",
         ),
     ]
-    if "prior_threshold" in results:
-        confidence = f"{100 * config.evaluation.confidence:g}%"
-        at = f"at score {results['prior_threshold']:.3f} ({confidence} of the prior)"
+    for kind, name, promise in (
+        ("calibrated", "calibrated threshold", "at most {:.4g}% promised"),
+        ("prior", "prior's threshold", "about {:.4g}% expected"),
+    ):
+        if f"{kind}_threshold" in results:
+            promised = promise.format(100 * results[f"{kind}_promised_false_alarm_rate"])
+            rows += [
+                (
+                    name,
+                    f"score {results[f'{kind}_threshold']:.3f}: "
+                    f"{results[f'{kind}_false_alarm_rate']:.1%} false alarms ({promised}), "
+                    f"{results[f'{kind}_miss_rate']:.1%} missed",
+                )
+            ]
+    if "pixel_auroc_mean" in results:
         rows += [
-            ("false alarms", f"{results['prior_false_alarm_rate']:.1%} {at}"),
-            ("missed anomalies", f"{results['prior_miss_rate']:.1%} {at}"),
+            ("pixel AUROC", f"{results['pixel_auroc_mean']:.4f} (mean over anomalous images)"),
+            ("AUPRO", f"{results['pixel_aupro']:.4f} (up to 30% false positives)"),
         ]
-    files = [
-        ("results", workdir.evaluation / "metrics.json"),
-        ("score of every image", workdir.evaluation / "scores.csv"),
-        ("checkpoints", workdir.checkpoints),
-        ("training curves", workdir.metrics),
-        ("which image did what", workdir.split),
-        ("settings", workdir.config),
-    ]
-    return "\n".join(["", *_table(rows), "", *_table(files)])
+    return rows
+
+
+def describe_dataset(config: Config) -> str:
+    """The data set's name, and its category."""
+    return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
+
+
+def describe_run(config: Config, results: Mapping[str, Any]) -> str:
+    """What was trained with, and for how long, in a line."""
+    dataset = config.dataset
+    protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
+    if dataset.contamination:
+        protocol += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
+    shots = f"{dataset.n_anomaly} labelled anomalies of {protocol}"
+    return f"with {shots}, in {results['step']} steps"
 
 
 def _table(rows: list[tuple[str, Any]]) -> list[str]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 from etils import epath
+from PIL import Image
 
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
@@ -21,17 +23,27 @@ from devnet_jax.errors import UserError
 class Workdir:
     """Names of the files in a run's folder, on a local disk or in a bucket."""
 
-    def __init__(self, path: epath.PathLike) -> None:
+    def __init__(self, path: epath.PathLike, flag: str = "--workdir") -> None:
+        """Names them; writes nothing.
+
+        Args:
+          path: the folder, which need not be there.
+          flag: what its user calls it, for messages.
+        """
         text = os.fspath(path)
         # Orbax wants absolute paths; a bucket's (gs://…) already is one.
         self.is_local = "://" not in text
+        self._flag = flag
         self.path = epath.Path(Path(text).expanduser().resolve() if self.is_local else text)
         self.config = self.path / "config.json"
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.calibration = self.path / "calibration.json"
         self.evaluation = self.path / "eval"
+        self.explanations = self.path / "explain"
+        self.report = self.path / "report.html"
 
     def require_run(self) -> None:
         """Raises `UserError` unless a run has left its settings here."""
@@ -62,8 +74,8 @@ class Workdir:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"--workdir={path}: another process is at work there; wait for it, or choose "
-                "another workdir"
+                f"{self._flag}={path}: another process is at work there; wait for it, or choose "
+                "another folder"
             ) from None
         try:
             yield
@@ -84,10 +96,12 @@ class Workdir:
             existing = existing.parent
         if not existing.is_dir():
             raise UserError(
-                f"--workdir={self.path}: {existing} is a file, not a folder; choose another"
+                f"{self._flag}={self.path}: {existing} is a file, not a folder; choose another"
             )
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.path}: {existing} cannot be written; choose another")
+            raise UserError(
+                f"{self._flag}={self.path}: {existing} cannot be written; choose another"
+            )
 
 
 def read_config(workdir: Workdir) -> Config:
@@ -97,15 +111,34 @@ def read_config(workdir: Workdir) -> Config:
 
 
 def write_text(path: epath.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a file whole or not at all: beside it first, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"  # one name: what a kill left is written over
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_npy(path: epath.Path, array: np.ndarray) -> None:
+    """Writes an array as an .npy file, whole or not at all."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    write_bytes(path, file.getvalue())
+
+
+def write_jpeg(path: epath.Path, image: np.ndarray) -> None:
+    """Writes an image, uint8 [H, W, 3], as a JPEG file, whole or not at all."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90)
+    write_bytes(path, file.getvalue())
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:

@@ -1,0 +1,407 @@
+"""A report in a real browser: what a person does to it, and what it then shows.
+
+The figures are worked out from the scores with NumPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from devnet_jax.report.content import Report
+from devnet_jax.report.page import to_html
+from tests.report.example import (
+    CALIBRATED,
+    HOSTILE,
+    PRIOR,
+    draw_scores,
+    make_predictions,
+    make_report,
+)
+
+SCORES, LABELS, DEFECTS = draw_scores()
+VALUES = SCORES.astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"needs one of the browsers {', '.join(names)}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@functools.cache
+def example_html() -> str:
+    return to_html(make_report())
+
+
+Opener = Callable[..., Page]
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
+    """Opens a report from disk; nothing that it does may fail or leave the page."""
+    contexts, complaints = [], []
+
+    def open_page(report: Report | None = None, **options) -> Page:
+        file = tmp_path / "report.html"
+        file.write_text(example_html() if report is None else to_html(report), encoding="utf-8")
+        contexts.append(
+            browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        )
+        page = contexts[-1].new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+
+        def on_request(request) -> None:
+            if request.url != file.as_uri() and not request.url.startswith("data:"):
+                complaints.append(request.url)
+
+        page.on("request", on_request)
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def outcomes(threshold: float) -> np.ndarray:
+    """What becomes of each image of the example."""
+    alarms, anomalous = threshold <= VALUES, LABELS == 1
+    return np.select(
+        [alarms & anomalous, ~alarms & anomalous, alarms & ~anomalous],
+        ["found", "missed", "false-alarm"],
+        "passed",
+    )
+
+
+def live(page: Page) -> dict[str, str]:
+    """The figures that follow the threshold; one that stands in several places is the same."""
+    pairs = page.eval_on_selector_all(
+        "[data-live]", "all => all.map(one => [one.dataset.live, one.textContent])"
+    )
+    assert len({*map(tuple, pairs)}) == len(dict(pairs))
+    return dict(pairs)
+
+
+def expected(threshold: float) -> dict[str, str]:
+    kinds = ("found", "missed", "false-alarm", "passed")
+    found, missed, false_alarms, passed = (int(np.sum(outcomes(threshold) == k)) for k in kinds)
+    alarms = found + false_alarms
+    return {
+        "threshold": f"{threshold:.3f}",
+        "found": f"{found}",
+        "missed": f"{missed}",
+        "false_alarms": f"{false_alarms}",
+        "passed": f"{passed}",
+        "miss_rate": f"{missed / 30:.1%}",
+        "false_alarm_rate": f"{false_alarms / 30:.1%}",
+        "precision": f"{found / alarms:.1%}" if alarms else "–",
+        "f1": f"{2 * found / (30 + alarms):.1%}",
+    }
+
+
+def shown(page: Page, within: str = "#gallery") -> list[int]:
+    """The numbers of the images whose cards are seen, in order."""
+    titles = page.eval_on_selector_all(
+        f"{within} .card",
+        "all => all.filter(one => one.checkVisibility())"
+        ".map(one => one.querySelector('.path').title)",
+    )
+    return [int(title.rpartition("/")[2].removesuffix(".png")) for title in titles]
+
+
+def settle(page: Page) -> None:
+    """Waits until the page has followed the slider."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+
+
+def type_threshold(page: Page, text: str) -> None:
+    page.get_by_role("spinbutton", name="Threshold, exact").fill(text)
+
+
+def test_it_begins_at_the_threshold_in_force_where_a_tie_is_an_alarm(opened):
+    page = opened()
+    assert live(page) == expected(1.25)
+    assert outcomes(1.25)[[0, 30]].tolist() == ["false-alarm", "found"]
+    # float32 rounds the prior's threshold down: that image is below it.
+    page.get_by_role("button", name="prior, 95%: 1.645").click()
+    assert outcomes(PRIOR.value)[48] == "missed"
+    assert live(page) == expected(PRIOR.value)
+    page.get_by_role("button", name="calibrated: 1.250").click()
+    assert live(page) == expected(CALIBRATED.value)
+    pressed = page.locator("[aria-pressed=true]").all_text_contents()
+    assert pressed == ["calibrated: 1.250"]
+
+
+def test_the_number_field_changes_the_counts(opened):
+    page = opened()
+    table = page.locator("table", has_text="median score")
+    for text in ("-10", "0", str(VALUES[7]), "2.5", "1e2"):
+        type_threshold(page, text)
+        assert live(page) == expected(float(text))
+        missed = outcomes(float(text)) == "missed"
+        of_class = [[d == defect for d in DEFECTS] for defect in ("hole", HOSTILE)]
+        cells = table.locator("[data-cell=missed]").all_inner_texts()
+        assert sorted(cells) == sorted(str(np.sum(missed & of_one)) for of_one in of_class)
+
+
+def test_the_slider_changes_the_counts(opened):
+    page = opened()
+    slider = page.get_by_role("slider", name="Threshold")
+    thresholds = []
+    for share in (0, 0.3, 0.8, 1):
+        box = slider.bounding_box()
+        page.mouse.click(box["x"] + 1 + share * (box["width"] - 2), box["y"] + box["height"] / 2)
+        settle(page)
+        thresholds.append(float(page.locator("#exact").input_value()))
+        assert live(page) == expected(thresholds[-1])
+    assert thresholds == sorted(set(thresholds))
+    assert thresholds[0] < VALUES.min()
+    assert thresholds[-1] > VALUES.max()
+
+
+def test_the_keyboard_alone_will_do(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "slider"
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    settle(page)
+    threshold = float(page.locator("#exact").input_value())
+    assert threshold > 1.5
+    assert live(page) == expected(threshold)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("0.5")
+    assert live(page) == expected(0.5)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert live(page) == expected(PRIOR.value)
+    page.locator("#outcome").focus()
+    page.keyboard.type("missed")
+    assert {*shown(page)} == {*np.flatnonzero(outcomes(PRIOR.value) == "missed")}
+
+
+def test_a_half_typed_number_changes_nothing(opened):
+    page = opened()
+    type_threshold(page, "2")
+    type_threshold(page, "")
+    assert live(page) == expected(2)
+
+
+def test_filters_show_exactly_the_right_images(opened):
+    page = opened()
+    kinds = {
+        "": ("found", "missed", "false-alarm", "passed"),
+        "mistakes": ("missed", "false-alarm"),
+        "missed": ("missed",),
+        "false alarms": ("false-alarm",),
+        "alarms": ("found", "false-alarm"),
+        "anomalies found": ("found",),
+        "normal, passed": ("passed",),
+        "no alarm": ("missed", "passed"),
+    }
+    type_threshold(page, "1.0")
+    for defect in ("", *sorted(set(DEFECTS))):
+        option = defect.replace("\udc80", "\\udc80").replace("\n", " ")
+        page.get_by_label("Class", exact=True).select_option(label=option or "all")
+        for label, allowed in kinds.items():
+            page.get_by_label("Outcome", exact=True).select_option(label=label or "all")
+            fits = np.isin(outcomes(1.0), allowed) & [not defect or d == defect for d in DEFECTS]
+            assert {*shown(page)} == {*np.flatnonzero(fits)}
+            assert page.locator("#shown").inner_text() == f"{fits.sum()} of 60 images"
+
+
+def test_filters_follow_the_threshold(opened):
+    page = opened()
+    page.get_by_label("Outcome", exact=True).select_option(label="missed")
+    type_threshold(page, "3")
+    assert {*shown(page)} == {*np.flatnonzero(outcomes(3) == "missed")}
+    words = {*page.locator("#gallery .card:visible .outcome").all_text_contents()}
+    assert words == {"missed"}
+
+
+def test_orders(opened):
+    page = opened()
+    order = page.get_by_label("Order")
+    assert VALUES[shown(page)].tolist() == sorted(VALUES, reverse=True)
+    order.select_option(label="lowest score first")
+    assert VALUES[shown(page)].tolist() == sorted(VALUES)
+    order.select_option(label="worst mistakes first")
+    for threshold in (1.25, 2.5):
+        type_threshold(page, str(threshold))
+        mistaken = np.isin(outcomes(threshold), ("missed", "false-alarm"))
+        n = int(mistaken.sum())
+        first = shown(page)[:n]
+        assert {*first} == {*np.flatnonzero(mistaken)}
+        distances = np.abs(VALUES[first] - threshold)
+        assert (np.diff(distances) <= 0).all()
+
+
+def test_the_worst_mistakes_follow_the_threshold(opened):
+    page = opened()
+    require_worst(page, CALIBRATED.value)
+    for threshold in (-5.0, 0.0, 3.0, 50.0, 1.0):
+        type_threshold(page, str(threshold))
+        require_worst(page, threshold)
+
+
+def require_worst(page: Page, threshold: float) -> None:
+    mistakes = {
+        kind: sorted(np.flatnonzero(outcomes(threshold) == kind), key=lambda i: sign * VALUES[i])
+        for kind, sign in (("missed", 1), ("false-alarm", -1))
+    }
+    n = {kind: len(shown(page, f"[data-worst={kind}]")) for kind in mistakes}
+    assert sum(n.values()) == min(12, sum(map(len, mistakes.values())))
+    for kind, worst in mistakes.items():
+        assert n[kind] >= min(6, len(worst))
+        assert shown(page, f"[data-worst={kind}]") == worst[: n[kind]]
+        none = page.locator(f"[data-worst={kind}] + .none")
+        assert none.is_visible() == (not worst)
+
+
+def centre(locator: Locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_marks_move_to_where_matplotlib_has_drawn_the_same(opened):
+    page = opened()
+    for button, i in (("prior", 1), ("calibrated", 0)):
+        page.get_by_role("button", name=button).click()
+        dashed = page.locator("[data-kind=histogram] path[style*='stroke-dasharray: 3.7']").nth(i)
+        mark = page.locator("[data-kind=histogram] .marks line")
+        assert centre(mark)[0] == pytest.approx(centre(dashed)[0], abs=0.7)
+    for kind in ("roc", "precision-recall"):
+        for threshold in ("0", "1.25", "3"):
+            type_threshold(page, threshold)
+            assert page.evaluate(
+                """kind => {
+                  const chart = document.querySelector(`[data-kind=${kind}]`);
+                  const mark = chart.querySelector(".marks circle");
+                  const point = new DOMPoint(mark.cx.baseVal.value, mark.cy.baseVal.value);
+                  return [...chart.querySelectorAll("[role=img] path")].some(path =>
+                    path.style.stroke.includes("series-0") && path.isPointInStroke(point));
+                }""",
+                kind,
+            ), (kind, threshold)
+    type_threshold(page, "1000")  # beyond the chart; without alarms there is no precision
+    assert not page.locator("[data-kind=histogram] .marks line").is_visible()
+    assert not page.locator("[data-kind=precision-recall] .marks circle").is_visible()
+    assert page.locator("[data-kind=roc] .marks circle").is_visible()
+
+
+def test_a_card_is_enlarged_and_the_arrows_turn_to_the_next(opened):
+    page = opened()
+    page.get_by_label("Outcome", exact=True).select_option(label="missed")
+    order = shown(page)
+    page.locator("#gallery .card:visible .views").nth(0).focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+
+    def number() -> int:
+        return int(dialog.locator(".path").get_attribute("title").rpartition("/")[2][:-4])
+
+    assert number() == order[0]
+    assert dialog.locator("figcaption").all_inner_texts() == ["image", "heat map", "mask"]
+    assert dialog.get_by_role("button", name="Previous").is_disabled()
+    page.keyboard.press("ArrowRight")
+    assert number() == order[1]
+    assert dialog.locator("#place").inner_text() == f"2 of {len(order)}"
+    for _ in order:
+        page.keyboard.press("ArrowRight")
+    assert number() == order[-1]
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.evaluate("document.activeElement.closest('.card').querySelector('.path').title"
+                         ).endswith(f"/{order[-1]}.png")  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [make_report, make_predictions])
+def test_nothing_overflows_a_phone_and_names_do_nothing(opened, make):
+    page = opened(make(), viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator(".views").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("window.hacked") is None
+    assert (
+        page.locator("h1").inner_text().startswith("parts \"><script>window.hacked = 1</script>'&")
+    )
+    assert page.locator("#control").bounding_box()["height"] < 740 / 4
+
+
+def test_the_control_stays_at_hand(opened):
+    page = opened()
+    page.locator("#gallery .card").last.scroll_into_view_if_needed()
+    assert page.locator("#control").bounding_box()["y"] == 0
+
+
+def test_pictures_are_seen(opened):
+    page = opened()
+    page.locator("#gallery .card").last.scroll_into_view_if_needed()
+    image = page.locator("#gallery .card").last.locator("img").first
+    page.wait_for_function("image => image.complete", arg=image.element_handle())
+    assert image.evaluate("image => image.naturalWidth") == 16
+
+
+def test_without_a_script_all_is_read_and_nothing_pretends_to_work(opened):
+    page = opened(None, java_script_enabled=False)
+    assert not page.locator("#control").is_visible()
+    assert not page.locator(".filters").is_visible()
+    assert page.locator("#gallery .card").count() == 60
+    assert page.locator("[data-live=missed]:visible").first.inner_text() == expected(1.25)["missed"]
+
+
+def test_alarms_without_labels(opened):
+    page = opened(make_predictions())
+    for threshold in (CALIBRATED.value, 2.0):
+        type_threshold(page, str(threshold))
+        n = int(np.sum(threshold <= VALUES))
+        assert live(page) == {
+            "threshold": f"{threshold:.3f}",
+            "alarms": str(n),
+            "alarm_share": f"{n / 60:.1%}",
+        }
+    page.get_by_label("Outcome", exact=True).select_option(label="no alarm")
+    assert {*shown(page)} == {*np.flatnonzero(VALUES < 2.0)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scores": np.array([0.5]), "labels": None, "defects": None, "thresholds": []},
+        {"scores": np.array([0.5, -1.0]), "labels": np.zeros(2, int), "defects": ["good"] * 2},
+        {"scores": np.array([0.5, -1.0]), "labels": np.ones(2, int), "defects": ["cut"] * 2},
+    ],
+)
+def test_the_control_works_with_hardly_anything(opened, changes):
+    page = opened(make_report(**{"pictures": [], "history": [], "prior": None} | changes))
+    type_threshold(page, "0.5")
+    labels = changes["labels"]
+    name = "alarms" if labels is None else "found" if labels.all() else "false_alarms"
+    assert live(page)[name] == "1"
+
+
+def test_halves_are_rounded_as_in_the_files_of_results(opened):
+    scores = np.arange(16.0)
+    page = opened(make_report(scores=scores, labels=0 * scores, defects=["good"] * 16, pictures=[]))
+    type_threshold(page, "15")
+    assert live(page)["false_alarm_rate"] == f"{1 / 16:.1%}" == "6.2%"

@@ -1,0 +1,268 @@
+"""What a report says, read from its HTML; figures worked out by hand or by scikit-learn."""
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.page import to_html
+from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
+from devnet_jax.thresholds import Threshold
+from tests.report.example import HOSTILE, draw_scores, make_predictions, make_report
+
+# Four normal images and four anomalies of two classes.
+SCORES = np.array([-1.0, 0.0, 1.0, 2.0, 0.5, 1.5, 3.0, 4.0])
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+DEFECTS = ["good"] * 4 + ["cut", "cut", "hole", "hole"]
+
+
+def small(**changes) -> Report:
+    values = {"title": "t", "subtitle": "s", "scores": SCORES, "labels": LABELS, "defects": DEFECTS}
+    return Report(**(values | changes))
+
+
+class Content(HTMLParser):
+    """The texts of a page by what marks them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.live: dict[str, str] = {}
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.sources: list[str] = []
+        self.text = ""
+        self._live = ""
+        self._caption = False
+        self._rows: list[list[str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags[tag] += 1
+        self.ids.update([values["id"]] if "id" in values else [])
+        self.sources += [values[name] for name in ("src", "href", "xlink:href") if name in values]
+        self._live = values.get("data-live", "")
+        self._caption = tag == "caption"
+        if tag == "table":
+            self._rows = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag == "table":
+            self._rows = []
+
+    def handle_data(self, data):
+        self.text += data
+        if self._live:
+            assert self.live.setdefault(self._live, data) == data
+            self._live = ""
+        elif self._caption:
+            self.tables[data] = self._rows
+            self._caption = False
+        elif self._rows and self._rows[-1]:
+            self._rows[-1][-1] += data.strip()
+
+
+def test_outcomes_at_the_threshold_in_force():
+    # At 1: of the normal images 1 and 2 are alarms; of the anomalies 0.5 is missed.
+    content = Content(to_html(small(thresholds=[Threshold("calibrated", 1.0, 0.05, 40)])))
+    assert content.live == {
+        "threshold": "1.000",
+        "found": "3",
+        "missed": "1",
+        "false_alarms": "2",
+        "passed": "2",
+        "miss_rate": "25.0%",
+        "false_alarm_rate": "50.0%",
+        "precision": "60.0%",  # 3 of 5 alarms
+        "f1": "66.7%",  # 2·3 / (2·3 + 1 + 2)
+    }
+
+
+def test_thresholds_with_what_they_promise_and_keep():
+    thresholds = [Threshold("calibrated", 1.0, 0.1, 40), Threshold("prior", 1.75, 1 - 0.95)]
+    table = Content(to_html(small(thresholds=thresholds))).tables["Thresholds"]
+    assert table[1:] == [
+        [
+            "calibrated (in force)",
+            "1.000",
+            "at most 10%",
+            "50.0%",
+            "2",
+            "1",
+            "25.0%",
+            "60.0%",
+            "66.7%",
+        ],
+        ["prior, 95%", "1.750", "about 5%", "25.0%", "1", "2", "50.0%", "66.7%", "57.1%"],
+        # Both hold 0.5 and 1.5 back: F1 at 3 is 2·2 / (4 + 2); at 0.5 it is 8 / (8 + 2) = 0.8.
+        ["best F1", "0.500", "–", "50.0%", "2", "0", "0.0%", "66.7%", "80.0%"],
+    ]
+
+
+def test_classes_the_hardest_first():
+    html = to_html(small(thresholds=[Threshold("prior", 1.0, 0.05)], pixel_auroc={"hole": 0.98765}))
+    # Against -1, 0, 1, 2: of the cuts 0.5 beats two and 1.5 three, of the holes both beat all.
+    assert Content(html).tables["Classes"][1:] == [
+        ["good (normal)", "4", "0.500", "–", "–", "2", "–", "–"],
+        ["cut", "2", "1.000", "0.6250", "–", "1", "1", "50.0%"],
+        ["hole", "2", "3.500", "1.0000", "0.9877", "2", "0", "0.0%"],
+    ]
+
+
+def test_areas_under_the_curves_are_those_of_scikit_learn():
+    scores, labels, _ = draw_scores()
+    assert f"ROC curve: area {roc_auc_score(labels, scores):.4f}" in to_html(make_report())
+
+
+def test_without_a_threshold_it_begins_at_the_best_f1_or_at_the_largest_score():
+    assert Content(to_html(small())).live["threshold"] == "0.500"
+    unlabelled = to_html(small(labels=None, defects=None))
+    assert Content(unlabelled).live == {"threshold": "4.000", "alarms": "1", "alarm_share": "12.5%"}
+
+
+def test_settings_that_differ_are_apart():
+    tables = Content(to_html(make_report())).tables
+    assert tables["Settings that differ from the paper's"][1:] == [
+        ["dataset.image_size", "128", "448"]
+    ]
+    assert tables["Settings as in the paper"][1:] == [["seed", "42", "42"]]
+
+
+@pytest.mark.parametrize("make", [make_report, make_predictions])
+def test_the_page_stands_alone_and_keeps_names_harmless(make):
+    html = to_html(make())
+    html.encode("utf-8")
+    content = Content(html)
+    assert content.tags["script"] == 2  # its own
+    assert set(content.ids.values()) == {1}
+    assert all(source.startswith(("data:", "#")) for source in content.sources)
+    assert {source[1:] for source in content.sources if source[0] == "#"} <= {*content.ids}
+    assert "url(http" not in html
+    shown = HOSTILE.replace("\udc80", "\\udc80")
+    assert f"parts {shown}" in content.text
+    assert f"{shown}/48.png" in content.text or f"{shown}.png" in content.text
+
+
+def test_errors_are_said_first_and_listed():
+    errors = [(f"{i}.png", "is empty") for i in range(1500)]
+    html = to_html(make_predictions(errors=errors))
+    assert html.index("1,500 images could not be read") < html.index('id="control"')
+    table = Content(html).tables["Images that could not be read: 1,500"]
+    assert table[1] == ["0.png", "is empty"]
+    assert len(table) == 1 + 1000
+    assert "The first 1,000 are listed." in html
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scores": np.array([-1.5]), "labels": None, "defects": None},
+        {"scores": np.array([0.5]), "labels": np.array([1]), "defects": ["cut"]},
+        {"labels": np.zeros(8, int), "defects": ["good"] * 8},
+        {"labels": np.ones(8, int), "defects": ["cut"] * 8},
+        {"scores": np.zeros(8), "thresholds": [Threshold("prior", 0.0, 0.5)]},
+        {"history": [{"epoch": 1, "step": 20, "loss": float("nan"), "learning_rate": 0.0}]},
+        {"labels": np.arange(8) % 2, "defects": [f"class {i}" for i in range(8)]},
+    ],
+)
+def test_there_is_a_page_of_whatever_there_is(changes):
+    report = small(**changes)
+    live = Content(to_html(report)).live
+    outcomes = ("found", "missed", "false_alarms", "passed")
+    expected = len(report.scores) if report.labels is not None else 0
+    assert sum(int(live.get(name, 0)) for name in outcomes) == expected
+
+
+def test_many_classes_share_the_last_colour():
+    defects = ["good"] * 4 + [f"class {i:02}" for i in range(20) for _ in range(20 - i)]
+    scores = np.linspace(-1, 3, len(defects))
+    labels = np.array([int(name != "good") for name in defects])
+    html = to_html(small(scores=scores, labels=labels, defects=defects))
+    key = re.search('<ul class="key">(.*?)</ul>', html, re.DOTALL)[1]
+    assert re.findall(r"series-(\d)", key) == list("01234567")
+    assert "class 05 (15)" in key
+    # 14 + 13 + … + 1 images of the classes 6 to 19.
+    assert "14 other classes (105)" in key
+
+
+def test_counts_of_many_images_are_as_right_as_the_page_says():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [300_007, 11])
+    scores = (rng.normal(size=len(labels)) + 2 * labels).astype(np.float32)
+    html = to_html(small(scores=scores, labels=labels, defects=list(np.where(labels, "a", "good"))))
+    assert len(html.encode()) < 5e6
+    exactness = int(re.search(r"to within (\d+) images of each class", html)[1])
+    assert exactness == 2  # every fourth score is kept
+    data = json.loads(re.search('id="data">(.*?)</script>', html)[1])
+    for group, of_class in zip(
+        data["groups"], (scores[labels == 0], scores[labels == 1]), strict=True
+    ):
+        kept = np.array(group["scores"])
+        for threshold in rng.choice(of_class, 11):
+            alarms = min(int((kept >= threshold).sum()) * data["step"], group["n"])
+            assert abs(alarms - (of_class >= threshold).sum()) <= exactness
+
+
+def test_2000_pictures_of_noise_stay_under_20_mb():
+    rng = np.random.default_rng(1)
+    n, side = 2000, side_for(2000)
+    noise = rng.integers(0, 256, (5, 448, 448, 3), dtype=np.uint8)
+    crops = [noise[i, :side, :side] for i in range(5)]
+    images = [
+        max(thumbnail(one, side) for one in (whole, crop))
+        for whole, crop in zip(noise, crops, strict=True)
+    ]
+    masks = [mask_thumbnail(crop[..., 0] > 127, side) for crop in crops]
+    scores = rng.normal(size=100_000).astype(np.float32)
+    pictures = [
+        Picture(f"test/a class with a long name/{i:0100}.png", float(scores[i]), int(i % 2),
+                "ab"[i % 2], images[i % 5], images[i % 5], masks[i % 5], 0.5)
+        for i in range(n)
+    ]  # fmt: skip
+    labels = np.arange(len(scores)) % 2
+    defects = ["ab"[label] for label in labels]
+    report = small(scores=scores, labels=labels, defects=defects, pictures=pictures)
+    html = to_html(report)
+    assert len(html.encode()) < 20e6
+    assert "2,000 of 100,000 images are shown" in html
+
+
+def test_all_pictures_are_chosen_up_to_the_limit():
+    scores = np.array([3.0, 1.0, 2.0])
+    assert choose_pictures(scores, None, None, limit=3).tolist() == [0, 1, 2]
+
+
+def test_the_worst_mistakes_and_the_extremes_are_chosen_of_many():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 1000)
+    scores = rng.normal(size=1000) + 2 * labels
+    chosen = choose_pictures(scores, labels, 1.0, limit=100)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert len(chosen) == 100
+    mistakes = [i for i in range(1000) if (scores[i] >= 1) != labels[i]]
+    worst = sorted(mistakes, key=lambda i: -abs(scores[i] - 1))[:50]
+    assert {*worst} <= {*chosen.tolist()}
+    assert {int(scores.argmax()), int(scores.argmin())} <= {*chosen.tolist()}
+
+
+def test_what_does_not_belong_together_is_refused():
+    with pytest.raises(ValueError, match="labels and defects"):
+        small(defects=None)
+    with pytest.raises(ValueError, match="as many"):
+        small(labels=LABELS[1:])
+    with pytest.raises(ValueError, match="finite"):
+        small(scores=np.array([np.nan, *SCORES[1:]]))
+    with pytest.raises(ValueError, match="1 'scratch'"):
+        small(pictures=[Picture("a", 1.0, 1, "scratch", b"")])
+    with pytest.raises(ValueError, match="2000 at most"):
+        small(pictures=[Picture("a", 1.0, 1, "cut", b"")] * 2001)
