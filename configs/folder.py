@@ -16,4 +16,5 @@ from devnet_jax.config import get_config as default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.dataset.name = "image_folder"
+    config.dataset.calibration = 0.2
     return config

@@ -13,6 +13,7 @@ def get_config(category: str = "mesh") -> ConfigDict:
     config.dataset.name = "synthetic_textures"
     config.dataset.category = category
     config.dataset.image_size = 96
+    config.dataset.calibration = 0.2
     config.model.pretrained = "none"
     config.model.n_scales = 1
     config.train.batch_size = 16

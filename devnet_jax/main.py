@@ -23,6 +23,8 @@ from devnet_jax.workdir import Workdir
 MODES = {
     "train": "train, or go on training, then evaluate",
     "eval": "restore the newest checkpoint and evaluate",
+    "explain": "restore it, and write the maps of the test images to explain/ in the workdir",
+    "predict": "restore it, and score and explain the images of --input into --output",
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,6 +39,13 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()) + "."
 )
+_INPUT = flags.DEFINE_multi_string(
+    "input", [], "Images for --mode=predict: a file, folder or pattern; may be given repeatedly."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder that --mode=predict writes to.")
+_STRICT = flags.DEFINE_bool(
+    "strict", False, "Whether --mode=predict stops at the first image that cannot be read."
+)
 
 
 def main() -> None:
@@ -50,7 +59,20 @@ def main() -> None:
     # What was compiled once is found again by the next run; JAX reads this when it is imported.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
-    # JAX and all that needs it is imported only now, so that flags are checked at once.
+    if _MODE.value == "predict":
+        _predict(config, workdir)
+    elif _INPUT.value or _OUTPUT.value or _STRICT.value:
+        raise UserError("--input, --output and --strict go with --mode=predict")
+    elif _MODE.value == "explain":
+        _explain(config, workdir)
+    else:
+        _train_and_evaluate(config, workdir)
+
+
+# JAX and all that needs it is imported only in these, so that flags are checked at once.
+
+
+def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
     from devnet_jax.evaluation import evaluate
     from devnet_jax.run import train
     from devnet_jax.summary import summarise
@@ -58,6 +80,31 @@ def main() -> None:
     if _MODE.value == "train":
         train(config, workdir)
     print(summarise(config, workdir, evaluate(config, workdir)))
+
+
+def _predict(config: Config, workdir: Workdir) -> None:
+    if not _INPUT.value:
+        raise UserError("--input is missing: the images to score, as a file, folder or pattern")
+    if _OUTPUT.value is None:
+        raise UserError("--output is missing: the folder to write predictions.csv to")
+    from devnet_jax.detector import Detector
+    from devnet_jax.prediction import predict
+
+    detector = Detector.load(workdir.path, config)
+    prediction = predict(detector, _INPUT.value, _OUTPUT.value, strict=_STRICT.value)
+    print(prediction)
+    if prediction.n_unreadable:
+        raise UserError(
+            f"{prediction.n_unreadable} of {prediction.n_images} images could not be read; see the "
+            f"column error of {prediction.table}"
+        )
+
+
+def _explain(config: Config, workdir: Workdir) -> None:
+    from devnet_jax.evaluation import explain
+
+    explain(config, workdir)
+    print(f"maps and overlays of the test images: {workdir.explanations}")
 
 
 def with_saved_settings(argv: Sequence[str]) -> list[str]:

@@ -31,7 +31,9 @@ def trained(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPath
     result = main(*tiny, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert "AUROC" in result.stdout
-    assert str(workdir / "eval" / "scores.csv") in result.stdout
+    assert str(workdir / "report.html") in result.stdout
+    # 9 normal images, of which configs/folder.py holds out a fifth.
+    assert "2 normal images were held out, and a false-alarm rate of 0.05 needs 19" in result.stderr
     return workdir
 
 
@@ -62,9 +64,11 @@ def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
         "config.json",
         "split.json",
         "checkpoints",
+        "calibration.json",
         "metrics.jsonl",
         "tensorboard",
         "eval",
+        "report.html",
     }
     assert not [path for path in trained.rglob("*") if path.name.endswith(".tmp")]
     assert list((trained / "tensorboard").iterdir())
@@ -94,6 +98,35 @@ def test_eval_restores_to_the_same_scores_bit_for_bit(main: Main, trained: Path)
     assert result.returncode == 0, result.stderr
     assert (trained / "eval" / "scores.csv").read_bytes() == scores
     assert (trained / "eval" / "metrics.json").read_bytes() == metrics
+
+
+def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
+    main: Main, copy: Path, parts: Path
+) -> None:
+    result = main("--mode=eval", f"--workdir={copy}", "--config.evaluation.false_alarm_rate=0.4")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((copy / "eval" / "metrics.json").read_text())
+    held_out = json.loads((copy / "split.json").read_text())["calibration"]
+    detector = Detector.load(copy)
+    images = np.stack([load_image((parts / path).read_bytes(), path, 32) for path in held_out])
+    expected = detector.score(images).scores
+    np.testing.assert_allclose(detector.calibration_scores, expected, rtol=1e-4, atol=1e-5)
+    # ⌊0.4 · (2 + 1)⌋ = 1: no more than the larger of the two.
+    assert metrics["calibrated_threshold"] == pytest.approx(expected.max(), rel=1e-4, abs=1e-5)
+    scores = {label: [] for label in "01"}
+    for row in read_scores(copy):
+        scores[row["label"]].append(float(row["score"]) >= metrics["calibrated_threshold"])
+    assert metrics["calibrated_false_alarm_rate"] == pytest.approx(np.mean(scores["0"]))
+    assert metrics["calibrated_miss_rate"] == pytest.approx(1 - np.mean(scores["1"]))
+
+    assert detector.threshold is not None
+    assert detector.threshold.kind == "prior"  # at the 5 % of config.json there are too few
+    calibration = json.loads((copy / "calibration.json").read_text())
+    (copy / "calibration.json").write_text(json.dumps({**calibration, "step": 3}))
+    assert len(Detector.load(copy).calibration_scores) == 0  # of other weights
+    (copy / "calibration.json").write_text("{}")
+    with pytest.raises(UserError, match=r"calibration\.json: holds no calibration"):
+        Detector.load(copy)
 
 
 def test_no_image_is_dropped_whatever_the_batch_and_the_devices(main: Main, copy: Path) -> None:
@@ -169,11 +202,11 @@ def test_mvtec_ad_hard_setting_two_scales(
 ) -> None:
     raw = tmp_path / "mvtec"
     make_parts(raw / "carpet")
-    (raw / "carpet" / "ground_truth" / "stain").mkdir(parents=True)
+    (raw / "carpet" / "ground_truth" / "scratch").mkdir(parents=True)
     for i in range(4):
         mask = Image.new("L", (48, 40))
-        mask.paste(255, (10 + i, 20, 22 + i, 32))
-        mask.save(raw / "carpet" / "ground_truth" / "stain" / f"{i:03}_mask.png")
+        mask.paste(255, (5, 10 + i, 40, 13 + i))
+        mask.save(raw / "carpet" / "ground_truth" / "scratch" / f"{i:03}_mask.png")
     workdir = tmp_path / "run"
     result = main(
         "--config=configs/mvtec.py:carpet",
@@ -193,7 +226,25 @@ def test_mvtec_ad_hard_setting_two_scales(
     assert len(split["train_anomaly"]) == 3
     assert all(path.startswith("test/stain/") for path in split["train_anomaly"])
     assert {row["defect"] for row in read_scores(workdir)} == {"good", "scratch"}
-    assert json.loads((workdir / "eval" / "metrics.json").read_text())["step"] == 3
+    metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert metrics["step"] == 3
+    assert metrics["n_pixel_images"] == 5 + 4
+    for measure in ("auroc_mean", "auroc", "ap", "aupro", "f1_max"):
+        assert 0 < metrics[f"pixel_{measure}"] < 1
+
+    explained = main("--mode=explain", f"--workdir={workdir}")
+    assert explained.returncode == 0, explained.stderr
+    aurocs = []
+    for row in read_scores(workdir):
+        heat = np.load(workdir / "explain" / "maps" / f"{row['path']}.npy")
+        with Image.open(workdir / "explain" / "overlays" / f"{row['path']}.jpg") as overlay:
+            assert heat.shape == overlay.size == (96, 96)
+        if row["defect"] == "scratch":
+            mask_path = row["path"].replace("test/", "ground_truth/").replace(".png", "_mask.png")
+            with Image.open(raw / "carpet" / mask_path) as mask:
+                small = np.asarray(mask.resize((96, 96), Image.Resampling.NEAREST)) > 0
+            aurocs.append(roc_auc_score(small.ravel(), heat.ravel()))
+    assert metrics["pixel_auroc_mean"] == pytest.approx(np.mean(aurocs), abs=1e-3)  # of half floats
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_an_untrained_network_cannot_tell(data_dir: Path) -> None:
     for seed in range(4):
         config = quickstart(data_dir, seed)
         dataset = FewShotDataset.draw(config.dataset, seed)
-        images = dataset.test_images(config.dataset.image_size, 0, len(dataset.test_examples))
+        images = dataset.images(dataset.split.test, config.dataset.image_size)
         labels = [example.label for example in dataset.test_examples]
         scores = Detector(config, make_variables(config), step=0).score(images).scores
         aurocs.append(roc_auc_score(labels, scores))
@@ -50,8 +50,16 @@ def test_the_quickstart_reaches_what_it_promises(
     setting = f"--config.dataset.data_dir={data_dir}"
     trained = main("--config=configs/quickstart.py", workdir, setting, timeout=900)
     assert trained.returncode == 0, trained.stderr
+    last_words = trained.stdout.strip().splitlines()
+    report = tmp_path / "run" / "report.html"
+    assert any(str(report) in line for line in last_words)
+    assert report.stat().st_size < 20e6
     metrics = (tmp_path / "run" / "eval" / "metrics.json").read_text()
     restored = main("--mode=eval", workdir)
     assert restored.returncode == 0, restored.stderr
     assert (tmp_path / "run" / "eval" / "metrics.json").read_text() == metrics
-    assert json.loads(metrics)["image_auroc"] >= 0.95
+    results = json.loads(metrics)
+    assert results["image_auroc"] >= 0.95
+    assert results["pixel_auroc_mean"] >= 0.85
+    # 20 images calibrate and 40 test: by the promise of 5 %, more than a quarter in 1 run of 120.
+    assert results["calibrated_false_alarm_rate"] <= 0.25

@@ -1,0 +1,216 @@
+"""Any images → predictions.csv, overlays and report.html; resumed, and shared among processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from devnet_jax.data.decode import map_in_threads
+from devnet_jax.detector import Detector
+from devnet_jax.errors import UserError
+from devnet_jax.prediction.inputs import Inputs, find_inputs
+from devnet_jax.prediction.output import Output, write_table
+from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.prediction.scoring import read_image, score_files
+from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.page import to_html
+from devnet_jax.report.thumbnails import side_for, thumbnail
+from devnet_jax.reports import about, made_with
+from devnet_jax.summary import describe_dataset
+from devnet_jax.workdir import Workdir, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a prediction has found, and where that was written.
+
+    Attributes:
+      n_images: images, readable or not.
+      n_unreadable: images that have no score.
+      n_alarms: images at or above the threshold; `None` where there is no threshold.
+      table: predictions.csv.
+      report: report.html; `None` if no image could be read.
+      overlays: their folder; `None` if the settings ask for none.
+    """
+
+    n_images: int
+    n_unreadable: int
+    n_alarms: int | None
+    table: Path
+    report: Path | None
+    overlays: Path | None
+
+    def __str__(self) -> str:
+        """The last words on the terminal."""
+        rows = {
+            "images": f"{self.n_images}",
+            "could not be read": f"{self.n_unreadable}" if self.n_unreadable else None,
+            "alarms": None if self.n_alarms is None else f"{self.n_alarms}",
+            "report": self.report,
+            "score of every image": self.table,
+            "overlays": self.overlays,
+        }
+        return "\n".join(f"  {name:<20}  {value}" for name, value in rows.items() if value)
+
+
+def predict(
+    detector: Detector,
+    inputs: Sequence[str],
+    output: str,
+    *,
+    strict: bool = False,
+    process: tuple[int, int] | None = None,
+) -> Prediction:
+    """Scores and explains images; goes on where a killed process has stopped.
+
+    Writes predictions.csv, overlays/<path in the folder that holds all images>.jpg and report.html.
+    The table has the columns path, score, p_value, threshold, is_anomaly and error, sorted by
+    path, in UTF-8; a file name that is not valid UTF-8 stands there byte by byte (in Python,
+    errors="surrogateescape" reads it back). Of several processes each takes its share of the
+    images, and writes a table and a report of its own, such as predictions-00000-of-00004.csv.
+
+    Args:
+      detector: what scores them.
+      inputs: files, folders and patterns, as `find_inputs` takes them.
+      output: the folder to write to.
+      strict: whether to stop at the first image that cannot be read.
+      process: the index of this process and their number; by default those of JAX.
+
+    Raises:
+      UserError: there is nothing to predict, the folder cannot be written, another process works
+        there, scores are not finite, or, if `strict`, an image cannot be read.
+    """
+    index, count = process or (jax.process_index(), jax.process_count())
+    folder = Workdir(output, flag="--output")
+    if not folder.is_local:
+        raise UserError(f"--output={output}: results are written to local disks only; choose one")
+    folder.require_writable()
+    written = Output(Path(folder.path), f"-{index:05}-of-{count:05}" if count > 1 else "")
+    found = find_inputs(inputs, excluded=written.overlays)
+    paths = found.paths[index::count]
+    with Workdir(written.progress, flag="--output").lock(), warnings.catch_warnings():
+        # What Pillow thinks of a file that can be read is nothing that its user need mend.
+        warnings.filterwarnings("ignore", module="PIL")
+        database = written.progress / "results.sqlite"
+        with contextlib.closing(Progress(database, _origin(detector, found))) as progress:
+            score_files(detector, found, paths, written, progress, strict)
+            prediction = _conclude(detector, found, paths, written, progress)
+            progress.remove()
+    with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
+        written.progress.rmdir()
+    return prediction
+
+
+def _origin(detector: Detector, inputs: Inputs) -> str:
+    """What scores and overlays depend on besides the images, as text."""
+    config = detector.config.to_dict()
+    del config["evaluation"]["batch_size"]  # a smaller one may be what lets the work go on
+    weights = hashlib.sha256()
+    for leaf in jax.tree.leaves(detector.variables):
+        weights.update(np.asarray(leaf).tobytes())
+    thresholds = [threshold.value for threshold in detector.thresholds]
+    return json.dumps([config, detector.step, weights.hexdigest(), thresholds, str(inputs.folder)])
+
+
+def _conclude(
+    detector: Detector,
+    inputs: Inputs,
+    paths: Sequence[Path],
+    output: Output,
+    progress: Progress,
+) -> Prediction:
+    """Writes the table and the report."""
+
+    def results() -> Iterator[tuple[Path, Result]]:
+        for path in paths:
+            result = progress.get(inputs.name(path))
+            assert result is not None  # all have been added
+            yield path, result
+
+    threshold = detector.threshold
+    write_table(output.table, results(), threshold)
+    errors = [(str(path), result.error) for path, result in results() if result.score is None]
+    scored = [path for path, result in results() if result.score is not None]
+    scores = np.array([r.score for _, r in results() if r.score is not None], np.float64)
+    n_alarms = None if threshold is None else int(np.sum(scores >= threshold.value))
+    if scored:
+        chosen = [scored[i] for i in choose_pictures(scores)]
+        pictures = _pictures(detector, inputs, chosen, output, progress)
+        report = _report(detector, scores, n_alarms, errors, pictures)
+        write_text(epath.Path(output.report), to_html(report))
+    else:
+        output.report.unlink(missing_ok=True)  # of an earlier prediction
+    settings = detector.config.evaluation
+    return Prediction(
+        n_images=len(paths),
+        n_unreadable=len(errors),
+        n_alarms=n_alarms,
+        table=output.table,
+        report=output.report if scored else None,
+        overlays=None if "none" in (settings.explanation, settings.overlays) else output.overlays,
+    )
+
+
+def _pictures(
+    detector: Detector,
+    inputs: Inputs,
+    paths: Sequence[Path],
+    output: Output,
+    progress: Progress,
+) -> list[Picture]:
+    """Thumbnails of images, which are read once more; what is gone meanwhile is left out."""
+    size = detector.config.dataset.image_size
+    side = side_for(len(paths))
+
+    def picture(result_of_path: tuple[Path, Result]) -> Picture | None:
+        path, result = result_of_path
+        image = read_image(path, size).image
+        if image is None or result.score is None:
+            return None
+        overlay = read_image(output.overlay(result.name), size).image
+        return Picture(
+            path=str(path),
+            score=result.score,
+            label=None,
+            defect="",
+            image=thumbnail(image, side),
+            overlay=None if overlay is None else thumbnail(overlay, side),
+            p_value=result.p_value,
+        )
+
+    results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
+    pictures = map_in_threads(picture, results, "report")
+    return [one for one in pictures if one is not None]
+
+
+def _report(
+    detector: Detector,
+    scores: np.ndarray,
+    n_alarms: int | None,
+    errors: Sequence[tuple[str, str]],
+    pictures: Sequence[Picture],
+) -> Report:
+    numbers = [("images", f"{len(scores) + len(errors)}")]
+    if n_alarms is not None:
+        numbers.append(("alarms", f"{n_alarms} ({n_alarms / len(scores):.1%})"))
+    if errors:
+        numbers.append(("could not be read", f"{len(errors)}"))
+    return Report(
+        title="Predictions",
+        subtitle=f"by the detector of {describe_dataset(detector.config)}, trained in "
+        f"{detector.step} steps; {made_with()}",
+        scores=scores,
+        numbers=numbers,
+        pictures=pictures,
+        errors=errors,
+        **about(detector),
+    )
