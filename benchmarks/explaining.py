@@ -1,7 +1,7 @@
 """Time to explain an image: ours in batches, against the official way, one image at a time with the
 gradients of every weight as well.
 
-pip install torch && python benchmarks/explaining.py
+pip install -e ".[benchmark]" && python benchmarks/explaining.py
 
 All ways take their turns in one process, on the same images and weights, and give the same maps.
 """

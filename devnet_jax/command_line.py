@@ -43,8 +43,13 @@ def run_program(main: Callable[[], Any]) -> None:
     def reported(argv: Sequence[str]) -> Any:
         with _errors_for_people():
             if len(argv) > 1:
-                raise UserError(f"{argv[1]}: not a flag; settings are given as --config.name=value")
-            return main()
+                raise UserError(
+                    f"{argv[1]}: not a flag; settings are given as --config.name=value, patterns "
+                    "in quotes"
+                )
+            result = main()
+            sys.stdout.flush()
+            return result
 
     app.run(reported, flags_parser=_parse_flags)
 
@@ -55,13 +60,15 @@ def _errors_for_people() -> Iterator[None]:
         yield
     except UserError as error:
         _end(str(error))
+    except BrokenPipeError:  # whoever read our words has heard enough
+        os._exit(1)
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        _end(f"{place}{error.strerror}; make room there, or allow it")
+        place = error.filename or "writing the results"
+        _end(f"{place}: {error.strerror}; make room there, or allow it")
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
         sys.exit(130)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,14 @@ from devnet_jax.errors import UserError, nearest
 from devnet_jax.explanation import METHODS, lay_over
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.scoring import Scores, score_images
-from devnet_jax.thresholds import Threshold, calibrated_threshold, p_values, prior_threshold
-from devnet_jax.workdir import Workdir, read_config, read_json, write_json
+from devnet_jax.thresholds import (
+    Threshold,
+    calibrated_threshold,
+    p_values,
+    prior_threshold,
+    shortage,
+)
+from devnet_jax.workdir import Workdir, read_config, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +52,17 @@ class Detector:
     )
 
     @classmethod
-    def load(cls, workdir: epath.PathLike, config: Config | None = None) -> Detector:
+    def load(
+        cls, workdir: epath.PathLike, config: Config | None = None, *, calibrated: bool = True
+    ) -> Detector:
         """Restores the newest checkpoint of a run.
 
         Args:
           workdir: the run's folder.
           config: its settings, where some that may change were changed; by default those of
             config.json.
+          calibrated: whether to read what the calibrated threshold rests on. Where it is absent
+            though normal images were held out, or of another step, a warning says so.
 
         Raises:
           UserError: no run is there, or its checkpoint is missing, damaged or of another
@@ -66,7 +77,14 @@ class Detector:
             variables = checkpoints.restore(config, variables=abstract)["variables"]
             step = checkpoints.latest_step()
         assert step is not None  # restore has raised otherwise
-        return cls(config, variables, step, read_calibration(folder, step))
+        detector = cls(config, variables, step)
+        if not calibrated or not config.dataset.calibration:
+            return detector
+        scores = read_calibration(folder, step)
+        too_few = shortage(len(scores), config.evaluation.false_alarm_rate)
+        if too_few and len(scores):
+            logger.warning("%s", too_few)
+        return dataclasses.replace(detector, calibration_scores=scores)
 
     @property
     def thresholds(self) -> list[Threshold]:
@@ -122,12 +140,20 @@ class Detector:
           image; by "score_map" in units of the score.
 
         Raises:
-          UserError: no such method, or the images are of another type or size.
+          UserError: no such method, the images are of another type or size, or a gradient is not
+            finite.
         """
         method = method or self.config.evaluation.explanation
         if method not in METHODS:
             raise UserError(f"explanation {method!r}: no such method; {nearest(method, METHODS)}")
-        return np.asarray(self._apply(METHODS[method](self.config), images), np.float32)
+        maps = np.asarray(self._apply(METHODS[method](self.config), images), np.float32)
+        if not np.isfinite(maps).all():
+            raise UserError(
+                f"the network of step {self.step} has gradients that are not finite; explain by "
+                "config.evaluation.explanation = 'score_map', or train again with a smaller "
+                "config.optimizer.learning_rate"
+            )
+        return maps
 
     def overlays(self, images: np.ndarray, scores: np.ndarray, maps: np.ndarray) -> np.ndarray:
         """Images with their maps laid over them: uint8 [N, S, S, 3].
@@ -171,28 +197,26 @@ def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:
 
 
 def read_calibration(workdir: Workdir, step: int) -> np.ndarray:
-    """The calibration scores of the checkpoint of a step, float32 [n]; empty if there are none.
+    """The calibration scores of the checkpoint of a step, float32 [n].
+
+    Empty, with a warning, where there are none of that step.
 
     Raises:
       UserError: the file is damaged.
     """
-    if not workdir.calibration.exists():
-        return np.empty(0, np.float32)
-    values = read_json(workdir.calibration)
-    try:
-        scores = np.array(values["scores"], np.float32).reshape(-1)
-        of_step = int(values["step"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{workdir.calibration}: holds no calibration; run --mode=eval to make it anew"
-        ) from None
-    if of_step != step:
-        logger.warning(
-            "%s is of step %d and the checkpoint of step %d: the threshold is not calibrated; run "
-            "--mode=eval to calibrate it",
-            workdir.calibration,
-            of_step,
-            step,
-        )
-        return np.empty(0, np.float32)
-    return scores
+    advice = "run --mode=eval to calibrate the threshold"
+    of_step = None
+    if workdir.calibration.exists():
+        try:
+            values = json.loads(workdir.calibration.read_text())
+            scores = np.array(values["scores"], np.float32).reshape(-1)
+            of_step = int(values["step"])
+        except (KeyError, OSError, TypeError, ValueError):
+            raise UserError(f"{workdir.calibration}: holds no calibration; {advice}") from None
+        if not np.isfinite(scores).all():
+            raise UserError(f"{workdir.calibration}: scores are not finite; {advice}")
+    if of_step == step:
+        return scores
+    found = "is not there" if of_step is None else f"is of step {of_step}, not {step}"
+    logger.warning("%s %s: the threshold is not calibrated; %s", workdir.calibration, found, advice)
+    return np.empty(0, np.float32)

@@ -9,7 +9,7 @@ import platform
 
 def software() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers, by name."""
-    names = ("jax", "flax", "optax")
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     return {"Python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in names
     }

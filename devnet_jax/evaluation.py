@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from devnet_jax.config import Config
@@ -25,6 +27,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 from devnet_jax.reports import run_report
 from devnet_jax.resume import open_dataset
+from devnet_jax.scoring import as_written
 from devnet_jax.thresholds import shortage
 from devnet_jax.workdir import (
     Workdir,
@@ -45,8 +48,10 @@ class Examination:
     """What a detector says of the test images, in the order of the data set's `test_examples`.
 
     Attributes:
-      scores: float32 [N].
-      pixel_metrics: measures of its maps, as of `PixelMetrics.compute`; empty without masks.
+      scores: float64 [N], as written.
+      pixel_metrics: measures of its maps, as of `PixelMetrics.compute`, and how many anomalous
+        images they are of and how many are left out as their masks vanish when shrunk; empty
+        without masks.
       pixel_aurocs: float [N] of each image's map; NaN where there is none.
       pictures: a few kilobytes of each image, for the report.
     """
@@ -69,16 +74,21 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """
     workdir.require_run()
     workdir.require_writable()
+    with workdir.lock():
+        return _evaluate(config, workdir)
+
+
+def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     dataset = open_dataset(config, workdir)
-    detector = calibrate(Detector.load(workdir.path, config), dataset, workdir)
+    detector = Detector.load(workdir.path, config, calibrated=False)
+    detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
     results = measure(detector, dataset, examination)
     write_csv(
         workdir.evaluation / "scores.csv",
         ["path", "label", "defect", "score"],
-        # str of a float32 is the shortest text that reads back to the same number.
         [
-            (example.path, example.label, example.defect, str(score))
+            (example.path, example.label, example.defect, score)
             for example, score in zip(dataset.test_examples, examination.scores, strict=True)
         ],
     )
@@ -92,11 +102,11 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
 
 def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> Detector:
     """The detector with its scores of the normal images held out from training, and saves them."""
-    paths = dataset.calibration
-    if not paths:
+    if not detector.config.dataset.calibration:
         return detector
-    parts = decoded(dataset, paths, detector.config, "calibrating")
-    scores = np.concatenate([detector.score(images).scores for _, images in parts])
+    parts = decoded(dataset, dataset.calibration, detector.config, "calibrating")
+    of_parts = [detector.score(images).scores for _, images in parts]
+    scores = np.concatenate([np.empty(0, np.float32), *of_parts])
     write_calibration(workdir, detector.step, scores)
     too_few = shortage(len(scores), detector.config.evaluation.false_alarm_rate)
     if too_few:
@@ -108,52 +118,58 @@ def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
     """Scores and explains the test images; decoded part by part, in bounded memory."""
     size = detector.config.dataset.image_size
     examples = dataset.test_examples
+    side = side_for(len(examples))
     pixel_metrics = PixelMetrics()
     pixel_aurocs = np.full(len(examples), np.nan)
+    n_vanished = 0
     scores: list[np.ndarray] = []
     pictures: list[Picture] = []
     for start, images in decoded(dataset, dataset.split.test, detector.config, "testing"):
-        scores.append(detector.score(images).scores)
         part = examples[start : start + len(images)]
-        masks = [dataset.mask(example.path, size) for example in part]
-        overlays = None
+        scores.append(as_written(detector.score(images).scores))
+        maps = None
         if detector.config.evaluation.explanation != "none":
             maps = detector.explain(images)
-            overlays = detector.overlays(images, scores[-1], maps)
-            for i, mask in enumerate(masks):
-                auroc = None if mask is None else pixel_metrics.update(maps[i], mask)
-                if auroc is not None:
-                    pixel_aurocs[start + i] = auroc
-        pictures += _pictures(
-            part,
-            scores[-1],
-            detector.p_values(scores[-1]),
-            images,
-            overlays,
-            masks,
-            side=side_for(len(examples)),
-        )
-    return Examination(np.concatenate(scores), pixel_metrics.compute(), pixel_aurocs, pictures)
+        load_mask = functools.partial(dataset.mask, image_size=size)
+        masks = list(map_in_threads(load_mask, [example.path for example in part], None))
+        for i, mask in enumerate(masks):
+            if mask is None or maps is None:
+                continue
+            if part[i].label == 1 and not mask.any():  # its defect is between the pixels
+                n_vanished += 1
+                continue
+            auroc = pixel_metrics.update(maps[i], mask)
+            pixel_aurocs[start + i] = np.nan if auroc is None else auroc
+        pictures += _pictures(detector, part, images, scores[-1], maps, masks, side)
+    of_pixels = pixel_metrics.compute()
+    if of_pixels:
+        of_pixels["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
+        of_pixels["n_pixel_vanished"] = n_vanished
+    return Examination(np.concatenate(scores), of_pixels, pixel_aurocs, pictures)
 
 
 def _pictures(
+    detector: Detector,
     examples: Sequence[Example],
-    scores: np.ndarray,
-    p_values: np.ndarray | None,
     images: np.ndarray,
-    overlays: np.ndarray | None,
+    scores: np.ndarray,
+    maps: np.ndarray | None,
     masks: Sequence[np.ndarray | None],
     side: int,
 ) -> list[Picture]:
+    p_values = detector.p_values(scores)
+
     def picture(i: int) -> Picture:
-        mask = masks[i]
+        mask, overlay = masks[i], None
+        if maps is not None:
+            overlay = thumbnail(_overlay(detector, images, scores, maps, i), side)
         return Picture(
             path=examples[i].path,
             score=float(scores[i]),
             label=examples[i].label,
             defect=examples[i].defect,
             image=thumbnail(images[i], side),
-            overlay=None if overlays is None else thumbnail(overlays[i], side),
+            overlay=overlay,
             mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
             p_value=None if p_values is None else float(p_values[i]),
         )
@@ -161,10 +177,18 @@ def _pictures(
     return list(map_in_threads(picture, range(len(examples)), None))
 
 
+def _overlay(
+    detector: Detector, images: np.ndarray, scores: np.ndarray, maps: np.ndarray, i: int
+) -> np.ndarray:
+    """That of the i-th image alone: quick in threads, and little memory."""
+    one = slice(i, i + 1)
+    return detector.overlays(images[one], scores[one], maps[one])[0]
+
+
 def explain(config: Config, workdir: Workdir) -> None:
     """Writes the maps of the test images and their overlays to the workdir's folder explain/.
 
-    maps/<path>.npy is float16 [S, S], overlays/<path>.jpg the image with the map laid over it.
+    maps/<path>.npy is float32 [S, S], overlays/<path>.jpg the image with the map laid over it.
 
     Raises:
       UserError: as `evaluate`, or the settings ask for no explanation.
@@ -176,14 +200,26 @@ def explain(config: Config, workdir: Workdir) -> None:
         )
     workdir.require_run()
     workdir.require_writable()
-    dataset = open_dataset(config, workdir)
-    detector = Detector.load(workdir.path, config)
-    for start, images in decoded(dataset, dataset.split.test, config, "explaining"):
-        maps = detector.explain(images)
-        overlays = detector.overlays(images, detector.score(images).scores, maps)
-        for i, path in enumerate(dataset.split.test[start : start + len(images)]):
-            write_npy(workdir.explanations / "maps" / f"{path}.npy", maps[i].astype(np.float16))
-            write_jpeg(workdir.explanations / "overlays" / f"{path}.jpg", overlays[i])
+    with workdir.lock():
+        dataset = open_dataset(config, workdir)
+        detector = Detector.load(workdir.path, config)
+        for start, images in decoded(dataset, dataset.split.test, config, "explaining"):
+            paths = dataset.split.test[start : start + len(images)]
+            _write_explanations(detector, workdir.explanations, paths, images)
+
+
+def _write_explanations(
+    detector: Detector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
+) -> None:
+    scores, maps = detector.score(images).scores, detector.explain(images)
+
+    def write(i: int) -> None:
+        write_npy(folder / "maps" / f"{paths[i]}.npy", maps[i])
+        overlay = _overlay(detector, images, scores, maps, i)
+        write_jpeg(folder / "overlays" / f"{paths[i]}.jpg", overlay)
+
+    for _ in map_in_threads(write, range(len(images)), None):
+        pass
 
 
 def decoded(
@@ -224,6 +260,6 @@ def measure(
         results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         results[f"{kind}_false_alarm_rate"] = false_alarms
         results[f"{kind}_miss_rate"] = misses
-    if dataset.calibration:
+    if detector.config.dataset.calibration:
         results["n_calibration"] = len(dataset.calibration)
     return results

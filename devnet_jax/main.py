@@ -53,6 +53,8 @@ def main() -> None:
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: the folder that the run writes to, or lies in")
     workdir = Workdir(_WORKDIR.value)
+    if _MODE.value != "train":
+        workdir.require_run()
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))

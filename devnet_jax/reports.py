@@ -51,7 +51,7 @@ def run_report(
         labels=labels,
         defects=defects,
         numbers=_numbers(results),
-        notes=_notes(detector, dataset),
+        notes=_notes(detector, dataset, results),
         pixel_auroc=_mean_by_class(defects, pixel_aurocs),
         history=_history(workdir),
         pictures=[pictures[i] for i in shown],
@@ -95,15 +95,20 @@ def _numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, f"{results[key]:.4f}") for key, name in names.items() if key in results]
 
 
-def _notes(detector: Detector, dataset: FewShotDataset) -> list[str]:
+def _notes(detector: Detector, dataset: FewShotDataset, results: Mapping[str, Any]) -> list[str]:
     notes = []
+    if results.get("n_pixel_vanished"):
+        notes.append(
+            f"{results['n_pixel_vanished']} anomalous images are left out of the measures of "
+            "pixels: at the network's resolution their masks have no pixel left."
+        )
     if dataset.test_duplicates:
         notes.append(
             f"{len(dataset.test_duplicates)} of the test images are also among the training "
             "images, pixel by pixel: the results are too good by what these make."
         )
     too_few = shortage(len(dataset.calibration), detector.config.evaluation.false_alarm_rate)
-    if too_few:
+    if detector.config.dataset.calibration and too_few:
         notes.append(f"{too_few[0].upper()}{too_few[1:]}.")
     return notes
 

@@ -20,6 +20,15 @@ class Scores(NamedTuple):
     maps: np.ndarray
 
 
+def as_written(scores: np.ndarray) -> np.ndarray:
+    """float32 scores [N] as float64: the numbers that their shortest texts are.
+
+    Tables hold those texts. Compared with a threshold, they decide as these numbers do; the float32
+    itself, a billionth aside, might not.
+    """
+    return np.array([float(str(score)) for score in scores])
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def score_images(
     model: DeviationNetwork, variables: dict[str, Any], images: jax.Array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devnet_jax.config import Config
@@ -12,15 +12,15 @@ from devnet_jax.workdir import Workdir
 def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> str:
     """A table of the results in eval/metrics.json, and the files of the workdir."""
     files = [
-        ("report", workdir.report),
         ("results", workdir.evaluation / "metrics.json"),
         ("score of every image", workdir.evaluation / "scores.csv"),
         ("checkpoints", workdir.checkpoints),
         ("training curves", workdir.metrics),
         ("which image did what", workdir.split),
         ("settings", workdir.config),
+        ("report, to look at", workdir.report),
     ]
-    return "\n".join(["", *_table(_results(config, results)), "", *_table(files)])
+    return "\n".join(["", *aligned(_results(config, results)), "", *aligned(files)])
 
 
 def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -40,7 +40,7 @@ def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]
     ]
     for kind, name, promise in (
         ("calibrated", "calibrated threshold", "at most {:.4g}% promised"),
-        ("prior", "prior's threshold", "about {:.4g}% expected"),
+        ("prior", "prior's threshold", "{:.4g}% if they followed the prior"),
     ):
         if f"{kind}_threshold" in results:
             promised = promise.format(100 * results[f"{kind}_promised_false_alarm_rate"])
@@ -53,8 +53,12 @@ def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]
                 )
             ]
     if "pixel_auroc_mean" in results:
+        n = results["n_pixel_anomaly"]
         rows += [
-            ("pixel AUROC", f"{results['pixel_auroc_mean']:.4f} (mean over anomalous images)"),
+            (
+                "pixel AUROC",
+                f"{results['pixel_auroc_mean']:.4f} (mean over {n} images)",
+            ),
             ("AUPRO", f"{results['pixel_aupro']:.4f} (up to 30% false positives)"),
         ]
     return rows
@@ -75,6 +79,7 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
     return f"with {shots}, in {results['step']} steps"
 
 
-def _table(rows: list[tuple[str, Any]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, Any]]) -> list[str]:
+    """Lines of names and values, in two columns."""
     width = max(len(name) for name, _ in rows)
     return [f"  {name:<{width}}  {value}" for name, value in rows]

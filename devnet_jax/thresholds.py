@@ -21,12 +21,15 @@ class Threshold:
       value: the score; an image at or above it raises an alarm.
       false_alarm_rate: the promise: the share of normal images that raise an alarm.
       n_calibration: held-out normal images behind a calibrated one.
+      likely_rate: of a calibrated one, what the false-alarm rate lies below in nine of ten draws
+        of the held-out images: the promise is kept on average over them.
     """
 
     kind: Literal["prior", "calibrated"]
     value: float
     false_alarm_rate: float
     n_calibration: int | None = None
+    likely_rate: float | None = None
 
     def alarms(self, scores: np.ndarray) -> np.ndarray:
         """Which scores [N] raise an alarm: bool [N]."""
@@ -37,9 +40,10 @@ class Threshold:
 def prior_threshold(loss: LossConfig, confidence: float) -> Threshold | None:
     """The score that a draw from the prior stays below with the given probability.
 
-    Trained with the deviation loss, normal images score about as the prior does, so their
-    share above the threshold is about 1 - confidence (section 3.3 of the paper): an expectation,
-    no guarantee. The other losses know no prior: `None`.
+    The paper reads the prior as the distribution of normal scores (section 3.3). Training pulls
+    them to its mean, and nothing makes them spread as it does: few normal images are above the
+    threshold where they are learnt well, many where they are not. The other losses know no prior:
+    `None`.
     """
     if loss.name != "deviation":
         return None
@@ -52,40 +56,53 @@ def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Thresho
 
     Over draws of the held-out images and of a further normal image from one distribution, the
     latter raises an alarm with a probability of at most `false_alarm_rate`, whatever the
-    distribution, the network and the number of images. For one draw of the held-out images the
-    rate varies about that, the less the more there are.
+    distribution, the network and the number of images. One draw of the held-out images fixes a
+    rate, itself a draw from Beta(k, n+1-k) where no scores are equal, that all later images have.
 
     Args:
       scores: float32 [n] of held-out normal images, in any order.
       false_alarm_rate: the rate promised, in (0, 1).
 
     Returns:
-      The smallest float above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, which no more
-      than k - 1 of them reach; `None` with fewer images than `n_calibration_needed`.
+      A number just above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, which no more than
+      k - 1 of them reach; `None` with fewer images than `n_calibration_needed`.
     """
-    k = math.floor(false_alarm_rate * (len(scores) + 1) + 1e-9)
+    n = len(scores)
+    k = math.floor(false_alarm_rate * (n + 1) * (1 + 1e-9))
     if k < 1:
         return None
-    largest = np.sort(np.asarray(scores, np.float32))[-k]
-    above = np.nextafter(largest, np.float32(np.inf))
-    # str of a float32 is the shortest text that reads back to the same number.
-    return Threshold("calibrated", float(str(above)), false_alarm_rate, len(scores))
+    value = _just_above(np.sort(np.asarray(scores, np.float32))[-k])
+    likely_rate = float(stats.beta.ppf(0.9, k, n + 1 - k))
+    return Threshold("calibrated", value, false_alarm_rate, n, likely_rate)
+
+
+def _just_above(score: np.float32) -> float:
+    """A short number that no float32 but those above the score reach.
+
+    Whether compared as float32 or as float64, as it rounds to the next float32. Of that one the
+    written text may lie below: as written, its image would raise no alarm.
+    """
+    following = float(np.nextafter(score, np.float32(np.inf)))
+    middle = (float(score) + following) / 2
+    numbers = (float(f"{(middle + following) / 2:.{digits}g}") for digits in range(1, 18))
+    return next((number for number in numbers if middle < number <= following), following)
 
 
 def n_calibration_needed(false_alarm_rate: float) -> int:
     """The least number of held-out images with which a false-alarm rate can be promised."""
-    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+    return math.ceil(1 / (false_alarm_rate * (1 + 1e-9))) - 1
 
 
 def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
     """Says that the images held out are too few to calibrate with; `None` if they are not."""
     needed = n_calibration_needed(false_alarm_rate)
-    if not 0 < n_calibration < needed:
+    if n_calibration >= needed:
         return None
     return (
-        f"the threshold is not calibrated: {n_calibration} normal images were held out, and a "
-        f"false-alarm rate of {false_alarm_rate:g} needs {needed}; hold out more "
-        "(config.dataset.calibration) or allow more (config.evaluation.false_alarm_rate)"
+        f"the threshold is not calibrated: {n_calibration} normal images were held out that no "
+        f"training image equals, and a false-alarm rate of {false_alarm_rate:g} needs {needed}; "
+        "hold out more (config.dataset.calibration) or allow more "
+        "(config.evaluation.false_alarm_rate)"
     )
 
 

@@ -116,11 +116,18 @@ def write_text(path: epath.Path, text: str) -> None:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside it first, then renamed over it."""
+    """Writes a file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def written_whole(path: epath.Path) -> Iterator[epath.Path]:
+    """A place to write to, beside a file: it takes the file's place if nothing was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"  # one name: what a kill left is written over
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

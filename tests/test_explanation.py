@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,9 @@ from scipy import ndimage
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, ModelConfig
 from devnet_jax.detector import Detector
 from devnet_jax.errors import UserError
-from devnet_jax.explanation import lay_over, saliency, smoothgrad_maps
+from devnet_jax.explanation import input_gradients, lay_over, saliency, smoothgrad_maps
 from devnet_jax.initialisation import make_model, make_variables
+from devnet_jax.preprocessing import normalise
 from devnet_jax.thresholds import Threshold
 
 CONFIG = Config(
@@ -89,16 +89,17 @@ def test_smoothgrad_averages_the_gradients_of_noisy_copies(
     detector: Detector, images: np.ndarray
 ) -> None:
     model, key = make_model(CONFIG), jax.random.key(3)
-
-    def smooth(n_samples: int, noise: float) -> Any:
-        return smoothgrad_maps(
-            model, detector.variables, jnp.asarray(images[:2]), key, n_samples, noise
-        )
-
-    plain = detector.explain(images[:2], "gradient")
-    np.testing.assert_allclose(smooth(2, 0.0), plain, atol=1e-4)  # without noise nothing changes
-    assert np.abs(smooth(1, 0.2) - plain).max() > 0.01
-    np.testing.assert_array_equal(smooth(3, 0.2), smooth(3, 0.2))
+    inputs = normalise(jnp.asarray(images[:2]))
+    inputs_range = inputs.max(axis=(1, 2, 3)) - inputs.min(axis=(1, 2, 3))
+    gradients = []
+    for i in range(2):
+        noise = 0.2 * jax.random.normal(jax.random.fold_in(key, i), (32, 32, 3))
+        noisy = inputs + inputs_range[:, None, None, None] * noise
+        gradients.append(input_gradients(model, detector.variables, noisy))
+    found = smoothgrad_maps(model, detector.variables, jnp.asarray(images[:2]), key, 2, 0.2)
+    np.testing.assert_allclose(found, saliency((gradients[0] + gradients[1]) / 2), atol=1e-4)
+    without = smoothgrad_maps(model, detector.variables, jnp.asarray(images[:2]), key, 2, 0.0)
+    np.testing.assert_allclose(without, detector.explain(images[:2], "gradient"), atol=1e-4)
 
 
 def test_the_score_map_is_the_heads_at_the_positions(detector: Detector) -> None:
@@ -114,6 +115,16 @@ def test_the_score_map_is_the_heads_at_the_positions(detector: Detector) -> None
         heat, np.meshgrid(middles, middles, indexing="ij"), order=1
     )
     np.testing.assert_allclose(at_middles, np.abs(scores), atol=0.03)  # half a pixel aside
+
+
+def test_scores_that_are_averaged_with_their_sign_are_mapped_with_it(
+    detector: Detector, images: np.ndarray
+) -> None:
+    config = dataclasses.replace(CONFIG, model=ModelConfig(n_scales=1, topk=0.0))
+    signed = Detector(config, detector.variables, step=0)
+    maps, heat = signed.score(images).maps, signed.explain(images, "score_map")
+    assert maps.min() < 0
+    np.testing.assert_allclose(heat.mean(axis=(1, 2)), maps.mean(axis=(1, 2)), rtol=1e-4)
 
 
 def test_an_unknown_method_is_refused(detector: Detector, images: np.ndarray) -> None:

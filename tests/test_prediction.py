@@ -111,11 +111,37 @@ def test_the_table_says_what_the_detector_says(
     alarms = [row["is_anomaly"] for row in rows]
     assert alarms == ["1" if score >= threshold else "0" for score in scores]
     assert 0 < alarms.count("1") < len(alarms)
+    described = f"{alarms.count('1')} of 22 scored ({alarms.count('1') / 22:.1%})"
+    assert described in str(prediction)
+    assert described in (tmp_path / "report.html").read_text()
     assert not any(row["error"] for row in rows)
     assert prediction.n_images == len(rows) == 22
     assert prediction.n_alarms == alarms.count("1")
     assert prediction.n_unreadable == 0
     assert str(tmp_path / "report.html") in str(prediction)
+
+
+def test_the_threshold_cuts_the_numbers_of_the_table(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", ["1.png", "2.png"])
+    score = np.float32(0.1)
+    assert float(score) > 0.1  # what the float32 is, and what it is written as, lie apart
+    monkeypatch.setattr(
+        Detector,
+        "score",
+        lambda _, images: Scores(np.full(len(images), score), np.zeros((len(images), 1, 1))),
+    )
+    between = stats.norm.cdf((0.1 + float(score)) / 2)
+    cut = with_evaluation(detector, confidence=float(between), overlays="anomalous")
+    threshold = cut.thresholds[0].value
+    assert 0.1 < threshold < float(score)
+    prediction = predict(cut, [str(tmp_path / "in")], str(tmp_path / "out"))
+    for row in read_table(tmp_path / "out" / "predictions.csv"):
+        assert (row["score"], row["is_anomaly"]) == ("0.1", "0")
+        assert float(row["threshold"]) == threshold
+    assert (prediction.n_alarms, prediction.overlays) == (0, None)
+    assert "0 of 2 scored (0.0%)" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -144,17 +170,25 @@ def test_which_images_get_an_overlay(
 
 
 def test_a_loss_without_a_prior_gives_scores_only(
-    detector: Detector, parts: Path, tmp_path: Path
+    detector: Detector, parts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = dataclasses.replace(detector.config, loss=LossConfig(name="bce"))
+    dataset = dataclasses.replace(CONFIG.dataset, calibration=3)
+    config = dataclasses.replace(detector.config, loss=LossConfig(name="bce"), dataset=dataset)
     without = dataclasses.replace(detector, config=config)
     prediction = predict(without, [str(parts / "test" / "stain")], str(tmp_path))
     assert prediction.n_alarms is None
     for row in read_table(tmp_path / "predictions.csv"):
         assert (row["p_value"], row["threshold"], row["is_anomaly"]) == ("", "", "")
         assert np.isfinite(float(row["score"]))
+    report = (tmp_path / "report.html").read_text()
+    for warning in ("No threshold: ", "The threshold is not calibrated: 0 normal images"):
+        assert report.count(warning) == 1
+    assert [record.message[:13] for record in caplog.records] == ["no threshold:"]
+    with pytest.raises(UserError, match="overlays=anomalous: without a threshold"):
+        predict(with_evaluation(without, overlays="anomalous"), [str(parts)], str(tmp_path))
     calibrated = dataclasses.replace(without, calibration_scores=np.full(19, -9, np.float32))
     predict(calibrated, [str(parts / "test" / "stain")], str(tmp_path))
+    assert "o threshold: " not in (tmp_path / "report.html").read_text()
     for row in read_table(tmp_path / "predictions.csv"):
         assert (row["p_value"], row["is_anomaly"]) == ("", "1")
         assert float(row["threshold"]) == pytest.approx(-9)
@@ -195,6 +229,10 @@ def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> Non
     readable = write_images(folder, ["a.png", "z.png"])
     Image.new("RGB", (1, 1)).save(folder / "one.png")
     Image.new("L", (20000, 20000)).save(folder / "huge.png")
+    # Files with holes: they take no room.
+    np.lib.format.open_memmap(folder / "wide.npy", "w+", np.bool_, (14000, 14000))
+    (folder / "vast.png").touch()
+    os.truncate(folder / "vast.png", 2**40)
     frames = [Image.new("L", (20, 20), value) for value in (0, 255)]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
     (folder / "text.png").write_text("no image")
@@ -204,9 +242,10 @@ def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> Non
     prediction = predict(detector, [str(folder)], str(tmp_path / "out"))
     rows = {Path(row["path"]).name: row for row in read_table(tmp_path / "out" / "predictions.csv")}
     errors = {name: row["error"] for name, row in rows.items() if row["error"]}
-    assert set(errors) == {"huge.png", "text.png", "empty.png", "link.png", "truncated.png"}
+    too_large = {"huge.png", "wide.npy", "vast.png"}
+    assert set(errors) == too_large | {"text.png", "empty.png", "link.png", "truncated.png"}
     assert all(name in error for name, error in errors.items())
-    assert "pixels" in errors["huge.png"]
+    assert all("make it smaller" in errors[name] for name in too_large)
     for name, row in rows.items():
         if name in errors:
             assert [row[column] for column in COLUMNS[1:5]] == [""] * 4
@@ -216,7 +255,7 @@ def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> Non
     assert first.max() == 0
     expected = float(detector.score(first[None]).scores[0])
     assert float(rows["animated.gif"]["score"]) == pytest.approx(expected, rel=1e-4)
-    assert (prediction.n_images, prediction.n_unreadable) == (9, 5)
+    assert (prediction.n_images, prediction.n_unreadable) == (11, 7)
     report = (tmp_path / "out" / "report.html").read_text()
     assert all(name in report for name in rows)
 
@@ -236,6 +275,8 @@ def test_nothing_readable_leaves_a_table(detector: Detector, tmp_path: Path) -> 
     (tmp_path / "in" / "text.png").write_text("no image")
     prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
     assert (prediction.n_images, prediction.n_unreadable, prediction.report) == (1, 1, None)
+    assert (prediction.n_alarms, prediction.overlays) == (None, None)
+    assert "alarms" not in str(prediction)
     assert files_in(tmp_path / "out") == {"predictions.csv"}
 
 
@@ -243,7 +284,7 @@ def test_nothing_readable_leaves_a_table(detector: Detector, tmp_path: Path) -> 
 
 
 def found(folder: Path, *arguments: str | Path) -> list[str]:
-    inputs = find_inputs(list(map(str, arguments)), excluded=folder / "out" / "overlays")
+    inputs = find_inputs(list(map(str, arguments)), output=folder / "out")
     return [str(path.relative_to(folder)) for path in inputs.paths]
 
 
@@ -271,13 +312,11 @@ def test_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "part[1].png",
     ]
     monkeypatch.chdir(tmp_path / "b")
-    inputs = find_inputs(["../a.tif", "c"], excluded=tmp_path / "none")
+    inputs = find_inputs(["../a.tif", "c"], output=tmp_path / "none")
     assert list(map(str, inputs.paths)) == ["../a.tif", "c/3.JPG"]
     assert [inputs.name(path) for path in inputs.paths] == ["a.tif", "b/c/3.JPG"]
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_inputs(["~/b/*.png"], excluded=tmp_path / "none").paths == [
-        tmp_path / "b" / "2.png"
-    ]
+    assert find_inputs(["~/b/*.png"], output=tmp_path / "none").paths == [tmp_path / "b" / "2.png"]
 
 
 def test_no_such_input_is_refused(tmp_path: Path) -> None:
@@ -291,19 +330,65 @@ def test_no_such_input_is_refused(tmp_path: Path) -> None:
         "empty": "empty: no image is there$",
         "texts": r"texts: no image is there \(1 files there are of other types\)",
         "pipe": "pipe: is neither a file nor a folder",
+        "texts/**.png": r"slashes, as in .*/texts/\*\*/\*\.png$",
     }.items():
         with pytest.raises(UserError, match=message):
             found(tmp_path, tmp_path / argument)
     for arguments in ([], [""]):
         with pytest.raises(UserError, match="--input is missing"):
-            find_inputs(arguments, excluded=tmp_path)
+            find_inputs(arguments, output=tmp_path)
 
 
-def test_overlays_of_an_earlier_prediction_are_no_input(detector: Detector, tmp_path: Path) -> None:
-    write_images(tmp_path, ["1.png", "2.png"])
+def test_what_a_prediction_has_written_is_no_input(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_images(tmp_path, ["1.png", "overlays of mine/2.png", "mine/overlays/3.png"])
+    images = [str(tmp_path / name) for name in ("1.png", "mine/overlays/3.png")]
+    images.append(str(tmp_path / "overlays of mine/2.png"))
     for _ in range(2):
-        prediction = predict(detector, [str(tmp_path)], str(tmp_path))
-        assert prediction.n_images == 2
+        predict(detector, [str(tmp_path)], str(tmp_path))
+        table = read_table(tmp_path / "predictions.csv")
+        assert [row["path"] for row in table] == images
+    assert not caplog.messages  # of its own files there is nothing to say
+    # Nor that of another prediction, unless it is asked for.
+    other = predict(detector, [str(tmp_path), str(tmp_path / "*")], str(tmp_path / "other"))
+    assert other.n_images == 3
+    assert "overlays of other predictions that were passed over: 3" in caplog.messages
+    asked = predict(detector, [str(tmp_path / "overlays")], str(tmp_path / "other"))
+    assert asked.n_images == 3
+    with pytest.raises(UserError, match="no image is there"):
+        predict(detector, [str(tmp_path / "overlays")], str(tmp_path))
+
+
+def test_strays_among_the_overlays_are_told(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    paths = write_images(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    for n_strays in (0, 2):
+        predict(detector, list(map(str, paths[n_strays:])), str(tmp_path / "out"))
+        told = [message for message in caplog.messages if "earlier prediction" in message]
+        assert [f"{n_strays} are of" in message for message in told] == [True] * (n_strays > 0)
+    assert len(files_in(tmp_path / "out" / "overlays")) == 3
+
+
+def test_overlays_have_places_of_their_own(detector: Detector, tmp_path: Path) -> None:
+    names = ["a.png", "a.png.jpg/b.png", "a.png.jpg_/b.png", "A.PNG.JPG/b.png", "b", "b.jpg/c"]
+    names.append(f"{'l' * 250}.jpg/a.png")
+    write_images(tmp_path / "in", names)
+    for _ in range(2):
+        predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+        assert len(files_in(tmp_path / "out" / "overlays")) == len(names)
+
+
+def test_the_folder_of_a_run_is_no_output(detector: Detector, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", ["1.png"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+    assert files_in(tmp_path / "out") == {"config.json"}
 
 
 # Interruptions
@@ -390,12 +475,31 @@ def test_damaged_progress_is_begun_anew(detector: Detector, tmp_path: Path) -> N
         assert not (tmp_path / "out" / ".progress").exists()
 
 
+def test_progress_damaged_in_its_depths_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "results.sqlite"
+    progress = Progress(place, "one")
+    results = [Result(f"{i:04}.png", 5, i, 1.25, None, "") for i in range(2000)]
+    progress.add(results)
+    progress.close()
+    content = place.read_bytes()
+    middle = len(content) // 2
+    place.write_bytes(content[:middle] + b"\xff" * 8192 + content[middle + 8192 :])
+    progress = Progress(place, "one")
+    assert not any(progress.get(result.name) for result in results)
+    progress.add(results)
+    assert progress.get("1999.png") == results[1999]
+    progress.remove()
+    assert [str(place) in message and "damaged" in message for message in caplog.messages] == [True]
+
+
 def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None:
     write_images(tmp_path / "in", ["1.png"])
     arguments = [str(tmp_path / "in")], str(tmp_path / "out")
     with (
         Workdir(tmp_path / "out" / ".progress").lock(),
-        pytest.raises(UserError, match="another process is at work there"),
+        pytest.raises(UserError, match=rf"={tmp_path}/out: another process is at work there"),
     ):
         predict(detector, *arguments)
     assert predict(detector, *arguments).n_images == 1
@@ -423,17 +527,21 @@ def test_progress_keeps_what_it_is_given(tmp_path: Path) -> None:
 
 
 def test_processes_share_the_images(detector: Detector, tmp_path: Path) -> None:
-    write_images(tmp_path / "in", [f"{i}.png" for i in range(5)])
+    names = [f"{i}.png" for i in range(5)]
+    write_images(tmp_path / "in", names)
     out = tmp_path / "out"
     seen = []
     for i in range(6):
+        if i == 3:  # each process lists the files for itself, and some come later
+            write_images(tmp_path / "in", ["0a.png", "0b.png", "0c.png"])
         prediction = predict(detector, [str(tmp_path / "in")], str(out), process=(i, 6))
         rows = read_table(out / f"predictions-0000{i}-of-00006.csv")
-        assert prediction.n_images == len(rows) == (i < 5)
-        assert (out / f"report-0000{i}-of-00006.html").exists() == (i < 5)
+        assert prediction.n_images == len(rows)
+        assert (out / f"report-0000{i}-of-00006.html").exists() == bool(rows)
         seen += [Path(row["path"]).name for row in rows]
-    assert sorted(seen) == [f"{i}.png" for i in range(5)]
-    assert files_in(out / "overlays") == {f"{i}.png.jpg" for i in range(5)}
+    assert len(seen) == len(set(seen))
+    assert set(names) <= set(seen)
+    assert files_in(out / "overlays") == {f"{name}.jpg" for name in seen}
 
 
 # The command line

@@ -183,10 +183,7 @@ def _open(data: bytes, path: str) -> Image.Image:
             f"'{path}' is no image of a known type: convert it to PNG or remove it"
         ) from error
     except Image.DecompressionBombError as error:
-        raise UserError(
-            f"image '{path}' has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
-            " that are read: make it smaller or cut it"
-        ) from error
+        raise _too_large(f"image '{path}'") from error
     except Exception as error:  # decoders raise almost anything on damaged data
         raise UserError(
             f"image '{path}' is truncated or damaged ({_one_line(error)}): restore or remove it"
@@ -195,6 +192,16 @@ def _open(data: bytes, path: str) -> Image.Image:
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image
+
+
+def _most_pixels() -> int:
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def _too_large(what: str) -> UserError:
+    return UserError(
+        f"{what} has more than the {_most_pixels()} pixels that are read: make it smaller or cut it"
+    )
 
 
 @functools.cache
@@ -231,12 +238,17 @@ def _read_npy(data: bytes, path: str) -> np.ndarray:
         )
         shape, _, dtype = read_header(file)
         complete = len(data) - file.tell() >= np.prod(shape, dtype=object) * dtype.itemsize
+        n_pixels = np.prod(shape[:2], dtype=object)
         # Compared before it is read: a damaged header may ask for any amount of memory.
-        array = np.load(io.BytesIO(data), allow_pickle=False) if complete else None
+        array = None
+        if complete and n_pixels <= _most_pixels():
+            array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header fails in many ways; a pickle is refused
         raise UserError(
             f"array '{path}' cannot be read ({_one_line(error)}): save it again with numpy.save"
         ) from error
+    if n_pixels > _most_pixels():
+        raise _too_large(f"array '{path}'")
     if array is None:
         raise UserError(f"array '{path}' is truncated: restore or remove it")
     channels = array.shape[2] if array.ndim == 3 else 1

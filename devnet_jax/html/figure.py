@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 N_COLOURS = 8
 # Matplotlib knows no CSS: it draws with these, and the page's colours take their place.
-TEXT, GRID = "#010101", "#020202"
+TEXT, GRID, PAPER = "#010101", "#020202", "#040404"
 SERIES = [f"#0300{i:02x}" for i in range(N_COLOURS)]
-_CSS = {TEXT: "currentColor", GRID: "var(--line)"} | {
+_CSS = {TEXT: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)
 }
 _STYLE: dict[Any, Any] = {
@@ -38,11 +38,12 @@ def style() -> contextlib.AbstractContextManager[None]:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The <svg> of a figure; its colours are currentColor, --line and --series-0 to --series-7.
+    """The <svg> of a figure; its colours are currentColor and the page's --line, --paper and
+    --series-0 to --series-7.
 
-    Args:
-      figure: drawn within `style()` in the colours TEXT, GRID and SERIES.
-      name: unique on the page; what is named in the SVG begins with it.
+      Args:
+        figure: drawn within `style()` in the colours TEXT, GRID, PAPER and SERIES.
+        name: unique on the page; what is named in the SVG begins with it.
     """
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

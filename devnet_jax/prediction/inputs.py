@@ -14,6 +14,7 @@ from PIL import Image
 
 from devnet_jax.data.files import list_files, walk
 from devnet_jax.errors import UserError
+from devnet_jax.prediction.output import Output
 
 logger = logging.getLogger(__name__)
 
@@ -35,48 +36,63 @@ class Inputs:
         return str(_absolute(path).relative_to(self.folder))
 
 
-def find_inputs(arguments: Sequence[str], excluded: Path) -> Inputs:
+def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
     """Lists the images of `--input`; opens none.
 
     An argument is a file, whatever its suffix; a folder, for all images below it; or a pattern in
     which `**` stands for any number of folders, for the images that match and those below matching
     folders. What exists is taken as it is, though its name may look like a pattern. In folders and
     patterns hidden files are left out, and so are, with a line in the log, those whose suffix is
-    of no image type; a file without a suffix may be an image.
+    of no image type; a file without a suffix may be an image. What a prediction has written is no
+    image: the output's own files, and in folders and patterns a folder "overlays" beside a
+    predictions.csv.
 
     Args:
       arguments: at least one.
-      excluded: a folder whose files are none of the images; it need not be there.
+      output: the folder that is written to; it need not be there.
 
     Raises:
       UserError: there is no such file or folder, or no image in it.
     """
     if not arguments or "" in arguments:
         raise UserError("--input is missing: the images to score, as a file, folder or pattern")
-    excluded = excluded.resolve()
+    own = Output(output.resolve())
     # Of a million files in a folder, the folder's own path need be resolved but once.
     resolved = functools.cache(Path.resolve)
     found: dict[Path, Path] = {}  # by where they really are: two links to one image are one image
-    passed_over: set[Path] = set()
+    others: dict[Path, str] = {}
+    overlays: set[Path] = set()
     for argument in arguments:
-        files = _expand(argument)
-        images = [file for file in files if _may_be_image(file) or file == _given(argument)]
-        others = set(files) - set(images)
-        passed_over |= others
-        real = {
-            image: image.resolve() if image.is_symlink() else resolved(image.parent) / image.name
-            for image in images
-        }
-        images = [image for image in images if not real[image].is_relative_to(excluded)]
-        if not images:
-            hint = f" ({len(others)} files there are of other types)" if others else ""
+        holds_overlays = functools.cache(functools.partial(_holds_overlays, top=_folder(argument)))
+        is_empty = True
+        for file in _expand(argument):
+            real = file.resolve() if file.is_symlink() else resolved(file.parent) / file.name
+            if own.owns(real):
+                continue
+            if not _may_be_image(file) and file != _given(argument):
+                others[real] = argument
+            elif holds_overlays(file.parent):
+                overlays.add(real)
+            else:
+                found.setdefault(real, file)
+                is_empty = False
+        if is_empty:
+            n_others = list(others.values()).count(argument)
+            hint = f" ({n_others} files there are of other types)" if n_others else ""
             raise UserError(f"--input={argument}: no image is there{hint}")
-        for image in images:
-            found.setdefault(real[image], image)
-    if passed_over:
-        logger.info("files of no image type that were passed over: %d", len(passed_over))
+    if others:
+        logger.info("files of no image type that were passed over: %d", len(others))
+    if overlays:
+        logger.info("overlays of other predictions that were passed over: %d", len(overlays))
     folder = os.path.commonpath([_folder(argument) for argument in arguments])
     return Inputs(sorted(found.values(), key=Path.as_posix), Path(folder))
+
+
+def _holds_overlays(folder: Path, top: Path) -> bool:
+    """Whether a folder below `top` is, or lies in, one that a prediction has laid overlays in."""
+    folder = _absolute(folder)
+    below = [one for one in (folder, *folder.parents) if one != top and one.is_relative_to(top)]
+    return any(one.name == "overlays" and any(one.parent.glob("predictions*.csv")) for one in below)
 
 
 def _given(argument: str) -> Path:
@@ -94,6 +110,12 @@ def _expand(argument: str) -> list[Path]:
         return list_files(path)
     if os.path.lexists(path):
         raise UserError(f"--input={argument}: is neither a file nor a folder")
+    for part in path.parts:
+        if "**" in part and part != "**":
+            mended = argument.replace(part, f"**/{part.replace('**', '*')}")
+            raise UserError(
+                f"--input={argument}: ** must stand alone between slashes, as in {mended}"
+            )
     files = [
         file
         for match in _matches(path)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fnmatch
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from etils import epath
 
 from devnet_jax.prediction.progress import Result
 from devnet_jax.thresholds import Threshold
+from devnet_jax.workdir import written_whole
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
 
+_OWN = ("overlays", "predictions*.csv", "report*.html", ".progress*")
 _LONGEST_NAME = 240  # bytes; file systems allow 255, of which a temporary file's name needs some
 
 
@@ -52,10 +56,25 @@ class Output:
 
     def overlay(self, name: str) -> Path:
         """The overlay of an image by its name, its path in the folder of all images."""
-        place = self.overlays / f"{name}.jpg"
-        if len(os.fsencode(place.name)) <= _LONGEST_NAME:
-            return place
-        return place.with_name(hashlib.sha256(os.fsencode(place.name)).hexdigest() + ".jpg")
+        *folders, file = Path(name).parts
+        # No folder ends in .jpg as the overlays do: beside a.png a folder a.png.jpg may lie.
+        marked = (re.sub(r"(\.jpg_*)\Z", r"\1_", folder, flags=re.IGNORECASE) for folder in folders)
+        return self.overlays.joinpath(*map(_shortened, marked), _shortened(f"{file}.jpg", ".jpg"))
+
+    def owns(self, path: Path) -> bool:
+        """Whether an absolute path is one that this or another prediction to the folder writes."""
+        if not path.is_relative_to(self.folder):
+            return False
+        top = path.relative_to(self.folder).parts[:1]
+        return any(fnmatch.fnmatchcase(name, pattern) for name in top for pattern in _OWN)
+
+
+def _shortened(name: str, suffix: str = "") -> str:
+    """The name, or where it is too long one that takes its place."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return hashlib.sha256(encoded).hexdigest() + suffix
 
 
 def write_table(
@@ -65,25 +84,21 @@ def write_table(
 
     UTF-8, but for file names that are not: these stand there byte by byte.
     """
-    temporary = place.with_name(f".{place.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            # Quoted: a file name may hold any of the characters that end a line.
-            table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-            table.writerow(COLUMNS)
-            table.writerows(_row(path, result, threshold) for path, result in results)
-        temporary.replace(place)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with (
+        written_whole(epath.Path(place)) as temporary,
+        Path(temporary).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        # Quoted: a file name may hold any of the characters that end a line.
+        table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        table.writerow(COLUMNS)
+        table.writerows(_row(path, result, threshold) for path, result in results)
 
 
 def _row(path: Path, result: Result, threshold: Threshold | None) -> tuple[Any, ...]:
     if result.score is None:
         return path, "", "", "", "", result.error
-    # Written as float32: the shortest text that reads back to the same number.
-    score = np.float32(result.score)
     p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")
     if threshold is None:
-        return path, score, p_value, "", "", ""
-    return path, score, p_value, threshold.value, int(result.score >= threshold.value), ""
+        return path, result.score, p_value, "", "", ""
+    is_anomaly = int(result.score >= threshold.value)
+    return path, result.score, p_value, threshold.value, is_anomaly, ""

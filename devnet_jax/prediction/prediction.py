@@ -6,7 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
+import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,16 +20,24 @@ from etils import epath
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.detector import Detector
 from devnet_jax.errors import UserError
+from devnet_jax.prediction.files import read_image, score_files
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import Progress, Result
-from devnet_jax.prediction.scoring import read_image, score_files
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import side_for, thumbnail
 from devnet_jax.reports import about, made_with
-from devnet_jax.summary import describe_dataset
+from devnet_jax.summary import aligned, describe_dataset
+from devnet_jax.thresholds import shortage
 from devnet_jax.workdir import Workdir, write_text
+
+logger = logging.getLogger(__name__)
+
+_NO_THRESHOLD = (
+    "no threshold: the loss knows no prior and nothing was calibrated; hold out normal images "
+    "(config.dataset.calibration) and train again, or move the slider of the report"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +47,10 @@ class Prediction:
     Attributes:
       n_images: images, readable or not.
       n_unreadable: images that have no score.
-      n_alarms: images at or above the threshold; `None` where there is no threshold.
+      n_alarms: images at or above the threshold; `None` where there is no threshold, or no score.
       table: predictions.csv.
       report: report.html; `None` if no image could be read.
-      overlays: their folder; `None` if the settings ask for none.
+      overlays: their folder; `None` if no image has one.
     """
 
     n_images: int
@@ -51,15 +62,15 @@ class Prediction:
 
     def __str__(self) -> str:
         """The last words on the terminal."""
-        rows = {
-            "images": f"{self.n_images}",
-            "could not be read": f"{self.n_unreadable}" if self.n_unreadable else None,
-            "alarms": None if self.n_alarms is None else f"{self.n_alarms}",
-            "report": self.report,
-            "score of every image": self.table,
-            "overlays": self.overlays,
-        }
-        return "\n".join(f"  {name:<20}  {value}" for name, value in rows.items() if value)
+        rows = [
+            ("images", self.n_images),
+            ("could not be read", self.n_unreadable or None),
+            ("alarms", _alarms(self.n_alarms, self.n_images - self.n_unreadable)),
+            ("score of every image", self.table),
+            ("overlays", self.overlays),
+            ("report, to look at", self.report),
+        ]
+        return "\n".join(["", *aligned([row for row in rows if row[1] is not None])])
 
 
 def predict(
@@ -86,18 +97,30 @@ def predict(
       process: the index of this process and their number; by default those of JAX.
 
     Raises:
-      UserError: there is nothing to predict, the folder cannot be written, another process works
-        there, scores are not finite, or, if `strict`, an image cannot be read.
+      UserError: there is nothing to predict, the folder cannot be written or is that of a run,
+        another process works there, overlays of the anomalous are asked for without a threshold,
+        scores are not finite, or, if `strict`, an image cannot be read.
     """
     index, count = process or (jax.process_index(), jax.process_count())
     folder = Workdir(output, flag="--output")
     if not folder.is_local:
         raise UserError(f"--output={output}: results are written to local disks only; choose one")
     folder.require_writable()
+    if folder.config.exists():
+        raise UserError(f"--output={output}: is the folder of a run; choose another")
+    if detector.threshold is None:
+        if detector.config.evaluation.overlays == "anomalous":
+            raise UserError(
+                "config.evaluation.overlays=anomalous: without a threshold no image is; choose "
+                "'all' or 'none', or hold out normal images (config.dataset.calibration) and train "
+                "again"
+            )
+        logger.warning(_NO_THRESHOLD)
     written = Output(Path(folder.path), f"-{index:05}-of-{count:05}" if count > 1 else "")
-    found = find_inputs(inputs, excluded=written.overlays)
-    paths = found.paths[index::count]
-    with Workdir(written.progress, flag="--output").lock(), warnings.catch_warnings():
+    found = find_inputs(inputs, written.folder)
+    # By name, not by place: each process lists the files by itself, and may find new ones.
+    paths = [path for path in found.paths if _share(found.name(path), count) == index]
+    with _locked(written), warnings.catch_warnings():
         # What Pillow thinks of a file that can be read is nothing that its user need mend.
         warnings.filterwarnings("ignore", module="PIL")
         database = written.progress / "results.sqlite"
@@ -108,6 +131,25 @@ def predict(
     with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
         written.progress.rmdir()
     return prediction
+
+
+@contextlib.contextmanager
+def _locked(output: Output) -> Iterator[None]:
+    """Keeps out other processes with the same share of the images."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Workdir(output.progress).lock())
+        except UserError:
+            raise UserError(
+                f"--output={output.folder}: another process is at work there; wait for it, or "
+                "choose another folder"
+            ) from None
+        yield
+
+
+def _share(name: str, count: int) -> int:
+    """Which of so many processes has the image of that name."""
+    return zlib.crc32(os.fsencode(name)) % count
 
 
 def _origin(detector: Detector, inputs: Inputs) -> str:
@@ -141,7 +183,7 @@ def _conclude(
     errors = [(str(path), result.error) for path, result in results() if result.score is None]
     scored = [path for path, result in results() if result.score is not None]
     scores = np.array([r.score for _, r in results() if r.score is not None], np.float64)
-    n_alarms = None if threshold is None else int(np.sum(scores >= threshold.value))
+    n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
     if scored:
         chosen = [scored[i] for i in choose_pictures(scores)]
         pictures = _pictures(detector, inputs, chosen, output, progress)
@@ -149,14 +191,19 @@ def _conclude(
         write_text(epath.Path(output.report), to_html(report))
     else:
         output.report.unlink(missing_ok=True)  # of an earlier prediction
-    settings = detector.config.evaluation
+    n_overlays = sum(output.overlay(inputs.name(path)).exists() for path in paths)
+    if not output.shard:  # else those of other processes lie there as well
+        n_there = sum(len(files) for _, _, files in os.walk(output.overlays))
+        if n_there > n_overlays:
+            strays = n_there - n_overlays
+            logger.info("%s: %d are of an earlier prediction's images", output.overlays, strays)
     return Prediction(
         n_images=len(paths),
         n_unreadable=len(errors),
         n_alarms=n_alarms,
         table=output.table,
         report=output.report if scored else None,
-        overlays=None if "none" in (settings.explanation, settings.overlays) else output.overlays,
+        overlays=output.overlays if n_overlays else None,
     )
 
 
@@ -199,18 +246,35 @@ def _report(
     errors: Sequence[tuple[str, str]],
     pictures: Sequence[Picture],
 ) -> Report:
-    numbers = [("images", f"{len(scores) + len(errors)}")]
-    if n_alarms is not None:
-        numbers.append(("alarms", f"{n_alarms} ({n_alarms / len(scores):.1%})"))
-    if errors:
-        numbers.append(("could not be read", f"{len(errors)}"))
+    rows = [
+        ("images", f"{len(scores) + len(errors)}"),
+        ("alarms", _alarms(n_alarms, len(scores))),
+        ("could not be read", f"{len(errors)}" if errors else None),
+    ]
     return Report(
         title="Predictions",
         subtitle=f"by the detector of {describe_dataset(detector.config)}, trained in "
         f"{detector.step} steps; {made_with()}",
         scores=scores,
-        numbers=numbers,
+        numbers=[(name, value) for name, value in rows if value is not None],
+        notes=_notes(detector),
         pictures=pictures,
         errors=errors,
         **about(detector),
     )
+
+
+def _alarms(n_alarms: int | None, n_scored: int) -> str | None:
+    if n_alarms is None:
+        return None
+    return f"{n_alarms} of {n_scored} scored ({n_alarms / n_scored:.1%})"
+
+
+def _notes(detector: Detector) -> list[str]:
+    config, n_calibration = detector.config, len(detector.calibration_scores)
+    too_few = shortage(n_calibration, config.evaluation.false_alarm_rate)
+    notes = [
+        too_few if config.dataset.calibration else None,
+        _NO_THRESHOLD if detector.threshold is None else None,
+    ]
+    return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]

@@ -29,7 +29,7 @@ class Result(NamedTuple):
       name: of the file.
       size: its bytes when it was read.
       mtime_ns: when it had been changed last, in nanoseconds.
-      score: `None` if it could not be read.
+      score: the number that predictions.csv shows; `None` if it could not be read.
       p_value: of the score, if there is one.
       error: why it could not be read, else "".
     """
@@ -89,7 +89,8 @@ class Progress:
     def get(self, name: str) -> Result | None:
         """The result of a file."""
         query = "SELECT size, mtime_ns, score, p_value, error FROM results WHERE name = ?"
-        found = self._database.execute(query, (os.fsencode(name),)).fetchone()
+        with self._errors_for_people():
+            found = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if found is None:
             return None
         size, mtime_ns, score, p_value, error = found
@@ -105,10 +106,18 @@ class Progress:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _origin(self) -> str | None:
+        """That of the results that are there; `None` if there are none, or they are damaged."""
         try:
-            return self._database.execute("SELECT text FROM origin").fetchone()[0]
-        except (sqlite3.DatabaseError, TypeError):  # new, damaged, or killed while it was made
+            origin = self._database.execute("SELECT text FROM origin").fetchone()[0]
+            (state,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        except (sqlite3.OperationalError, TypeError):  # new, or killed while it was made
             return None
+        except sqlite3.DatabaseError as error:
+            state = str(error)
+        if state == "ok":
+            return origin
+        logger.warning("%s is damaged (%s): starting anew", self.path, " ".join(state.split()))
+        return None
 
     @contextlib.contextmanager
     def _errors_for_people(self) -> Iterator[None]:

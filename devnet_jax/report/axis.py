@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from devnet_jax.report.outcomes import Group
 
@@ -36,13 +37,40 @@ class ScoreAxis:
         return self.width * np.sinh(positions)
 
     def ticks(self) -> list[float]:
-        """Round scores, not too near to one another: 0, and powers of ten on either side."""
-        first = math.ceil(math.log10(2 * self.width))
-        last = math.floor(math.log10(max(-self.low, self.high, 10.0**first)))
-        sizes = [10.0**k for k in range(first, last + 1)]
-        if len(sizes) < 3:
-            sizes = [factor * 10.0**k for k in range(first, last + 1) for factor in (1, 2, 5)]
-        return [x for x in (0.0, *sizes, *(-size for size in sizes)) if self.low <= x <= self.high]
+        """Round scores with room for their labels: 0 and 1-2-5 times powers of ten, or even ones.
+
+        The even ones are of a piece so short that too few of the others lie on it.
+        """
+        smallest = math.floor(math.log10(self.width)) - 1
+        largest = math.floor(math.log10(max(abs(self.low), abs(self.high))))
+        sizes = [
+            factor * 10.0**power
+            for factor in (1, 5, 2)  # the roundest first: the others stand between them
+            for power in range(largest, smallest - 1, -1)
+        ]
+        kept = self._thinned([0.0, *(sign * size for size in sizes for sign in (1, -1))])
+        if len(kept) < 3:
+            kept = self._thinned(list(map(float, MaxNLocator(4).tick_values(self.low, self.high))))
+        return kept
+
+    def _thinned(self, scores: Sequence[float]) -> list[float]:
+        """Those on the axis whose labels do not touch that of an earlier one."""
+        length = float(self.position(self.high) - self.position(self.low))
+        kept: list[float] = []
+        for score in scores:
+            n = len(tick_label(score)) + 2  # characters, each about a fiftieth of the axis
+            if self.low <= score <= self.high and all(
+                abs(float(self.position(score) - self.position(other)))
+                >= length / 50 * (n + len(tick_label(other))) / 2
+                for other in kept
+            ):
+                kept.append(score)
+        return kept
+
+
+def tick_label(score: float) -> str:
+    """A score in all its digits but those that rounding errors make."""
+    return f"{score:.12g}"
 
 
 def score_axis(groups: Sequence[Group], thresholds: Sequence[float]) -> ScoreAxis:
@@ -50,10 +78,12 @@ def score_axis(groups: Sequence[Group], thresholds: Sequence[float]) -> ScoreAxi
     scores = np.concatenate([one.scores for one in groups])
     ends = [float(scores.min()), float(scores.max()), *thresholds]
     largest = max(map(abs, ends)) or 1.0
-    ordinary = np.concatenate([one.scores for one in groups if not one.is_anomaly] or [scores])
-    axis = ScoreAxis(
-        min(ends), max(ends), max(float(np.median(np.abs(ordinary))), largest / 10_000)
-    )
+    normal = [one.scores for one in groups if one.is_anomaly is False]
+    if normal:
+        width = float(np.median(np.abs(np.concatenate(normal))))
+    else:  # any of them may be anomalous, most likely the large ones
+        width = float(np.quantile(np.abs(scores), 0.25))
+    axis = ScoreAxis(min(ends), max(ends), max(width, largest / 10_000))
     left, right = axis.position(axis.low), axis.position(axis.high)
     margin = 0.02 * (right - left) or 0.5
     return ScoreAxis(

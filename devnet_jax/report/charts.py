@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 from scipy import stats
 from sklearn import metrics
 
-from devnet_jax.html.figure import N_COLOURS, SERIES, TEXT, style, to_svg
-from devnet_jax.report.axis import ScoreAxis
+from devnet_jax.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style, to_svg
+from devnet_jax.report.axis import ScoreAxis, tick_label
 from devnet_jax.report.outcomes import Group
 from devnet_jax.thresholds import Threshold
 
@@ -136,8 +136,11 @@ def draw_histogram(
         figure.align_ylabels()
         rows[-1].set_xlabel("score")
         rows[-1].set_xscale("asinh", linear_width=axis.width)
-        rows[-1].xaxis.set_major_locator(FixedLocator(axis.ticks()))
-        rows[-1].xaxis.set_major_formatter("{x:g}")
+        ticks = axis.ticks()
+        rows[-1].xaxis.set_major_locator(FixedLocator(ticks))
+        rows[-1].xaxis.set_major_formatter(
+            FixedFormatter([tick_label(x).replace("-", "\N{MINUS SIGN}") for x in ticks])
+        )
         rows[-1].xaxis.set_minor_locator(NullLocator())
         rows[-1].set_xlim(axis.low, axis.high)
         for axes in rows:
@@ -154,6 +157,7 @@ def draw_histogram(
                 ha="left" if rank else "right",
                 va="top",
                 fontsize=9,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             )
         svg = to_svg(figure, "histogram")
         top, bottom = _frame(figure, rows[0]), _frame(figure, rows[-1])

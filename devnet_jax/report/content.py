@@ -61,7 +61,7 @@ class Report:
       pictures: of the gallery, at most `MAX_PICTURES`; `choose_pictures` chooses among more.
       explanation: the method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
       errors: path and what is wrong, of images that have no score.
-      settings: name, value, and the paper's value.
+      settings: name, value, and the default, which is the paper's where the paper has one.
       versions: of the software, by name.
     """
 
@@ -114,6 +114,7 @@ def choose_pictures(
     Returns:
       Their indices, ascending: int64 [min(N, limit)].
     """
+    scores = np.asarray(scores, np.float64)  # or NumPy would round the threshold to theirs
     order = np.argsort(scores, kind="stable")
     if len(order) <= limit:
         return np.sort(order)

@@ -17,6 +17,7 @@ OUTCOMES = {
     "passed": "normal, passed",
     "alarm": "alarm",
     "quiet": "no alarm",
+    "undecided": "",  # as long as there is no threshold
 }
 
 
@@ -94,8 +95,10 @@ def count(groups: Sequence[Group], threshold: float) -> Counts:
     return Counts(found=alarms[1], missed=quiet[1], false_alarms=alarms[0], passed=quiet[0])
 
 
-def outcome(picture: Picture, threshold: float) -> str:
+def outcome(picture: Picture, threshold: float | None) -> str:
     """A key of OUTCOMES."""
+    if threshold is None:
+        return "undecided"
     alarm = float(picture.score) >= threshold  # in float64, as the page compares
     if picture.label is None:
         return "alarm" if alarm else "quiet"
@@ -105,11 +108,12 @@ def outcome(picture: Picture, threshold: float) -> str:
 
 
 def worst_mistakes(
-    pictures: Sequence[Picture], threshold: float, limit: int = 12
+    pictures: Sequence[Picture], threshold: float | None, limit: int = 12
 ) -> tuple[list[Picture], list[Picture]]:
     """The missed anomalies and the false alarms farthest from the threshold, the farthest first.
 
-    Of each kind there are at least half of `limit`, if there are so many.
+    Of each kind there are at least half of `limit`, if there are so many; without a threshold
+    there are none.
     """
     ascending = sorted(pictures, key=lambda picture: picture.score)
     missed = [p for p in ascending if outcome(p, threshold) == "missed"]

@@ -29,6 +29,8 @@ from devnet_jax.thresholds import Threshold
 
 _MAX_SCORES = 100_000  # that the page holds to count with
 _MAX_ERRORS = 1000  # that it lists
+# Settings that say where the images lie: they differ from the defaults as a matter of course.
+_PLACES = ("dataset.name", "dataset.category", "dataset.manual_dir", "dataset.data_dir")
 _WHERE_NOT_HOW_MUCH = (
     "scaled for each image from 0 to 1. It says where, not how much: a normal image has a "
     "brightest place too."
@@ -38,8 +40,8 @@ _HEAT_MAPS = {
     f"to the image, smoothed and {_WHERE_NOT_HOW_MUCH}",
     "smoothgrad": "How strongly each pixel sways the score: the gradient of the score with respect "
     f"to the image, averaged over noisy copies and {_WHERE_NOT_HOW_MUCH}",
-    "score_map": "The absolute score of each place, as the network's head gives it, enlarged to "
-    "the image.",
+    "score_map": "What each place adds to the score, as the network's head has it, enlarged to the "
+    "image.",
 }
 
 
@@ -91,7 +93,9 @@ def to_html(report: Report) -> str:
         assert report.labels is not None
         best = image_metrics(report.labels, report.scores)["image_f1_max_threshold"]
         choices.append(_choice("best F1", "", best, groups))
-    threshold = choices[0].value if choices else float(np.max(report.scores))
+    threshold = choices[0].value if choices else None
+    axis = score_axis(groups, [choice.value for choice in choices])
+    start = axis.high if threshold is None else threshold  # above all scores: no alarms
     indices = {(one.name, one.is_anomaly): i for i, one in enumerate(groups)}
     cards = [
         Card(picture, indices[picture.defect, picture.is_anomaly], outcome(picture, threshold))
@@ -100,7 +104,8 @@ def to_html(report: Report) -> str:
     missed, false_alarms = worst_mistakes(report.pictures, threshold)
     by_picture = {id(card.picture): card for card in cards}
     step = math.ceil(len(report.scores) / _MAX_SCORES)
-    axis = score_axis(groups, [choice.value for choice in choices])
+    has_overlays = any(picture.overlay is not None for picture in report.pictures)
+    settings = [row for row in report.settings if row[0] not in _PLACES]
     return render(
         "report/report.html.jinja",
         report=report,
@@ -108,11 +113,12 @@ def to_html(report: Report) -> str:
         labelled=labelled,
         both=both,
         threshold=threshold,
+        start=start,
         choices=choices,
-        counts=count(groups, threshold),
-        n_alarms=sum(one.alarms(threshold) for one in groups),
+        counts=count(groups, start),
+        n_alarms=sum(one.alarms(start) for one in groups),
         axis=axis,
-        classes=_classes(groups, threshold, report) if labelled else [],
+        classes=_classes(groups, start, report) if labelled else [],
         cards=cards,
         views=max((_n_views(picture) for picture in report.pictures), default=1),
         missed=[by_picture[id(picture)] for picture in missed],
@@ -136,11 +142,12 @@ def to_html(report: Report) -> str:
             "outcomes": OUTCOMES,
         },
         errors=report.errors[:_MAX_ERRORS],
-        changed=[row for row in report.settings if row[1] != row[2]],
-        unchanged=[row for row in report.settings if row[1] == row[2]],
-        heat_map=_HEAT_MAPS.get(report.explanation, ""),
+        changed=[row for row in settings if row[1] != row[2]],
+        unchanged=[row for row in settings if row[1] == row[2]],
+        heat_map=_HEAT_MAPS.get(report.explanation, "") if has_overlays else "",
         data_uri=_data_uri,
         rate=_rate,
+        plural=_plural,
         p_value=_p_value,
         asdict=asdict,
     )
@@ -159,7 +166,7 @@ def _name(threshold: Threshold) -> str:
 
 def _promise(threshold: Threshold) -> str:
     rate = f"{100 * threshold.false_alarm_rate:.6g}%"
-    return f"about {rate}" if threshold.kind == "prior" else f"at most {rate}"
+    return f"{rate} of the prior" if threshold.kind == "prior" else f"at most {rate}, on average"
 
 
 def _classes(groups: Sequence[Group], threshold: float, report: Report) -> list[Class]:
@@ -205,6 +212,10 @@ def _data_uri(data: bytes) -> str:
 
 def _rate(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def _p_value(value: float) -> str:

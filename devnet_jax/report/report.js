@@ -10,6 +10,7 @@
     group: element.dataset.group,
     anomaly: data.groups[element.dataset.group].anomaly,
     outcome: element.dataset.outcome,
+    badge: element.querySelector(".outcome"),
   })) : [];
   let threshold = data.threshold;
 
@@ -24,6 +25,7 @@
   });
   const about = data.step > 1 ? "≈ " : "";
   const number = (n) => about + n.toLocaleString("en");
+  const plural = (n, word) => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
   const rate = (part, whole) => (whole ? about + percent.format(part / whole) : "–");
 
   function alarms(group) {
@@ -52,6 +54,10 @@
   };
 
   function setThreshold(value) {
+    if (threshold === null) { // none was set until now
+      byId("undecided").remove();
+      for (const list of worstLists) list.parentElement.hidden = false;
+    }
     threshold = value;
     const counts = count();
     showCounts(counts);
@@ -64,7 +70,7 @@
       if (now === card.outcome) continue;
       card.outcome = now;
       card.element.dataset.outcome = now;
-      card.element.querySelector(".outcome").textContent = data.outcomes[now];
+      card.badge.textContent = data.outcomes[now];
     }
     showWorst();
     arrange();
@@ -88,19 +94,20 @@
 
   function showCounts({found, missed, falseAlarms, passed, alarms, n}) {
     const texts = {
-      threshold: threshold.toFixed(3),
+      heading: `At the threshold ${threshold.toFixed(3)}`,
       found: number(found), missed: number(missed),
-      false_alarms: number(falseAlarms), passed: number(passed),
+      false_alarms: number(falseAlarms), false_alarms_in_words: plural(falseAlarms, "false alarm"),
+      passed: number(passed),
       miss_rate: rate(missed, missed + found),
       false_alarm_rate: rate(falseAlarms, falseAlarms + passed),
       precision: rate(found, found + falseAlarms),
       f1: rate(2 * found, 2 * found + missed + falseAlarms),
-      alarms: number(alarms), alarm_share: rate(alarms, n),
+      alarms: number(alarms), alarms_in_words: plural(alarms, "alarm"), alarm_share: rate(alarms, n),
     };
     for (const element of all("[data-live]")) {
       element.textContent = texts[element.dataset.live];
     }
-    slider.setAttribute("aria-valuetext", texts.threshold);
+    slider.setAttribute("aria-valuetext", threshold.toFixed(3));
   }
 
   function showMarks({found, missed, falseAlarms, passed}) {
@@ -172,10 +179,14 @@
     byId("shown").textContent = `${shown.toLocaleString("en")} of ${total} images`;
   }
 
-  // The slider gives round numbers; and however fast it moves, the page follows once a frame.
+  // The slider gives round numbers, as round as a thousandth of the axis allows; and however fast it
+  // moves, the page follows once a frame.
+  const ends = [scoreAt(slider.min), scoreAt(slider.max)];
+  const largest = Math.max(...ends.map(Math.abs));
+  const digits = Math.max(3, Math.ceil(Math.log10(1000 * largest / (ends[1] - ends[0]))));
   let waiting = 0;
   slider.addEventListener("input", () => {
-    exact.value = Number(scoreAt(slider.value).toPrecision(3));
+    exact.value = Number(scoreAt(slider.value).toPrecision(digits));
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(() => setThreshold(Number(exact.value)));
   });

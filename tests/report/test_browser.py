@@ -5,8 +5,10 @@ The figures are worked out from the scores with NumPy.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,10 +107,11 @@ def expected(threshold: float) -> dict[str, str]:
     found, missed, false_alarms, passed = (int(np.sum(outcomes(threshold) == k)) for k in kinds)
     alarms = found + false_alarms
     return {
-        "threshold": f"{threshold:.3f}",
+        "heading": f"At the threshold {threshold:.3f}",
         "found": f"{found}",
         "missed": f"{missed}",
         "false_alarms": f"{false_alarms}",
+        "false_alarms_in_words": f"{false_alarms} false alarm{'' if false_alarms == 1 else 's'}",
         "passed": f"{passed}",
         "miss_rate": f"{missed / 30:.1%}",
         "false_alarm_rate": f"{false_alarms / 30:.1%}",
@@ -175,6 +178,19 @@ def test_the_slider_changes_the_counts(opened):
     assert thresholds == sorted(set(thresholds))
     assert thresholds[0] < VALUES.min()
     assert thresholds[-1] > VALUES.max()
+
+
+def test_the_slider_tells_scores_apart_that_hardly_differ(opened):
+    scores = 1000 + np.arange(9) / 1000
+    page = opened(make_report(scores=scores, labels=None, defects=None, pictures=[], thresholds=[]))
+    slider = page.locator("#slider")
+    slider.press("End")
+    counts = set()
+    for _ in range(100):
+        slider.press("ArrowLeft")
+        settle(page)
+        counts.add(live(page)["alarms"])
+    assert counts == {str(n) for n in range(10)}
 
 
 def test_the_keyboard_alone_will_do(opened):
@@ -283,6 +299,12 @@ def centre(locator: Locator) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
+def visibility(page: Page, kind: str) -> str:
+    """Of a chart's mark. A vertical line has no area, so that Playwright never sees it."""
+    mark = page.locator(f"[data-kind={kind}] .marks :is(line, circle)")
+    return mark.evaluate("mark => getComputedStyle(mark).visibility")
+
+
 def test_marks_move_to_where_matplotlib_has_drawn_the_same(opened):
     page = opened()
     for button, i in (("prior", 1), ("calibrated", 0)):
@@ -304,9 +326,9 @@ def test_marks_move_to_where_matplotlib_has_drawn_the_same(opened):
                 kind,
             ), (kind, threshold)
     type_threshold(page, "1000")  # beyond the chart; without alarms there is no precision
-    assert not page.locator("[data-kind=histogram] .marks line").is_visible()
-    assert not page.locator("[data-kind=precision-recall] .marks circle").is_visible()
-    assert page.locator("[data-kind=roc] .marks circle").is_visible()
+    assert visibility(page, "histogram") == "hidden"
+    assert visibility(page, "precision-recall") == "hidden"
+    assert visibility(page, "roc") == "visible"
 
 
 def test_a_card_is_enlarged_and_the_arrows_turn_to_the_next(opened):
@@ -376,12 +398,81 @@ def test_alarms_without_labels(opened):
         type_threshold(page, str(threshold))
         n = int(np.sum(threshold <= VALUES))
         assert live(page) == {
-            "threshold": f"{threshold:.3f}",
+            "heading": f"At the threshold {threshold:.3f}",
             "alarms": str(n),
+            "alarms_in_words": f"{n} alarms",
             "alarm_share": f"{n / 60:.1%}",
         }
     page.get_by_label("Outcome", exact=True).select_option(label="no alarm")
     assert {*shown(page)} == {*np.flatnonzero(VALUES < 2.0)}
+
+
+def test_without_a_threshold_the_slider_gives_one(opened):
+    page = opened(make_predictions(thresholds=()))
+    badges = page.locator("#gallery .outcome")
+    words = page.get_by_text("None has been set")
+    assert words.is_visible()
+    assert {*badges.all_text_contents()} == {""}
+    assert page.locator("#exact").input_value() == ""
+    assert visibility(page, "histogram") == "hidden"
+    page.get_by_label("Outcome", exact=True).select_option(label="alarms")
+    assert shown(page) == []
+    page.locator("#slider").press("Home")
+    page.locator("#slider").press("ArrowRight")
+    settle(page)
+    assert live(page)["alarms_in_words"] == "60 alarms"
+    assert len(shown(page)) == 60
+    assert not words.is_visible()
+    assert visibility(page, "histogram") == "visible"
+    assert {*badges.all_text_contents()} == {"alarm"}
+    type_threshold(page, str(VALUES.max()))
+    assert live(page)["alarms_in_words"] == "1 alarm"
+    assert Counter(badges.all_text_contents()) == {"alarm": 1, "no alarm": 59}
+
+
+def test_headings_and_names_are_whole_on_a_phone(opened):
+    report = make_report()
+    defects = ["metal_contamination" if name == "hole" else name for name in report.defects]
+    page = opened(
+        dataclasses.replace(report, defects=defects, pictures=[]),
+        viewport={"width": 360, "height": 740},
+    )
+    assert page.locator("table").count() == 4
+    for heading in page.locator("section:has(table) :is(h2, h3)").all():
+        assert heading.evaluate("one => one.closest('.scroll')") is None
+        box = heading.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+    lines = page.get_by_role("rowheader", name="metal_contamination").evaluate(
+        """cell => {
+          const range = document.createRange();
+          range.selectNodeContents(cell);
+          return range.getClientRects().length;
+        }"""
+    )
+    assert lines == 1
+
+
+def test_short_tables_print_on_one_page_with_their_headings(opened):
+    page = opened()
+    page.emulate_media(media="print")
+    for heading in ("Thresholds", "Classes", "Settings that differ from the defaults"):
+        together = page.get_by_role("heading", name=heading, exact=True).locator("xpath=..")
+        assert together.locator("table").count() == 1
+        assert together.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
+
+
+def test_the_keyboard_skips_the_images(opened):
+    page = opened(make_predictions())
+    page.locator("#order").focus()
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip the images")
+    assert skip.evaluate("one => one === document.activeElement")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#images, .card')") is None
+    assert page.locator("table", has_text="is empty (0 bytes)").is_visible()
+    assert page.evaluate("document.activeElement.matches('.scroll:has(.path)')")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def small(**changes) -> Report:
 
 
 class Content(HTMLParser):
-    """The texts of a page by what marks them."""
+    """The texts of a page by what marks them; tables by the heading above them."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -36,9 +36,11 @@ class Content(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.ids: Counter[str] = Counter()
         self.sources: list[str] = []
+        self.outcomes: Counter[str] = Counter()
         self.text = ""
         self._live = ""
-        self._caption = False
+        self._heading = ""
+        self._in_heading = False
         self._rows: list[list[str]] = []
         self.feed(html)
 
@@ -47,27 +49,29 @@ class Content(HTMLParser):
         self.tags[tag] += 1
         self.ids.update([values["id"]] if "id" in values else [])
         self.sources += [values[name] for name in ("src", "href", "xlink:href") if name in values]
+        self.outcomes.update([values["data-outcome"]] if "data-outcome" in values else [])
         self._live = values.get("data-live", "")
-        self._caption = tag == "caption"
+        if tag in ("h2", "h3", "summary"):
+            self._heading, self._in_heading = "", True
         if tag == "table":
-            self._rows = []
+            self._rows = self.tables[self._heading] = []
         elif tag == "tr":
             self._rows.append([])
         elif tag in ("td", "th"):
             self._rows[-1].append("")
 
     def handle_endtag(self, tag):
+        if tag in ("h2", "h3", "summary"):
+            self._in_heading = False
         if tag == "table":
             self._rows = []
 
     def handle_data(self, data):
         self.text += data
+        self._heading += data if self._in_heading else ""
         if self._live:
             assert self.live.setdefault(self._live, data) == data
             self._live = ""
-        elif self._caption:
-            self.tables[data] = self._rows
-            self._caption = False
         elif self._rows and self._rows[-1]:
             self._rows[-1][-1] += data.strip()
 
@@ -76,10 +80,11 @@ def test_outcomes_at_the_threshold_in_force():
     # At 1: of the normal images 1 and 2 are alarms; of the anomalies 0.5 is missed.
     content = Content(to_html(small(thresholds=[Threshold("calibrated", 1.0, 0.05, 40)])))
     assert content.live == {
-        "threshold": "1.000",
+        "heading": "At the threshold 1.000",
         "found": "3",
         "missed": "1",
         "false_alarms": "2",
+        "false_alarms_in_words": "2 false alarms",
         "passed": "2",
         "miss_rate": "25.0%",
         "false_alarm_rate": "50.0%",
@@ -95,7 +100,7 @@ def test_thresholds_with_what_they_promise_and_keep():
         [
             "calibrated (in force)",
             "1.000",
-            "at most 10%",
+            "at most 10%, on average",
             "50.0%",
             "2",
             "1",
@@ -103,7 +108,7 @@ def test_thresholds_with_what_they_promise_and_keep():
             "60.0%",
             "66.7%",
         ],
-        ["prior, 95%", "1.750", "about 5%", "25.0%", "1", "2", "50.0%", "66.7%", "57.1%"],
+        ["prior, 95%", "1.750", "5% of the prior", "25.0%", "1", "2", "50.0%", "66.7%", "57.1%"],
         # Both hold 0.5 and 1.5 back: F1 at 3 is 2·2 / (4 + 2); at 0.5 it is 8 / (8 + 2) = 0.8.
         ["best F1", "0.500", "–", "50.0%", "2", "0", "0.0%", "66.7%", "80.0%"],
     ]
@@ -124,18 +129,41 @@ def test_areas_under_the_curves_are_those_of_scikit_learn():
     assert f"ROC curve: area {roc_auc_score(labels, scores):.4f}" in to_html(make_report())
 
 
-def test_without_a_threshold_it_begins_at_the_best_f1_or_at_the_largest_score():
-    assert Content(to_html(small())).live["threshold"] == "0.500"
-    unlabelled = to_html(small(labels=None, defects=None))
-    assert Content(unlabelled).live == {"threshold": "4.000", "alarms": "1", "alarm_share": "12.5%"}
+def test_without_a_threshold_it_begins_at_the_best_f1():
+    assert Content(to_html(small())).live["heading"] == "At the threshold 0.500"
 
 
-def test_settings_that_differ_are_apart():
-    tables = Content(to_html(make_report())).tables
-    assert tables["Settings that differ from the paper's"][1:] == [
-        ["dataset.image_size", "128", "448"]
+def test_where_nothing_gives_a_threshold_nothing_is_said_to_be_an_alarm():
+    content = Content(to_html(make_predictions(thresholds=())))
+    assert content.live == {
+        "heading": "No threshold",
+        "alarms_in_words": "0 alarms",
+        "alarms": "0",
+        "alarm_share": "0.0%",
+    }
+    assert content.outcomes == {"undecided": 60}
+
+
+def test_one_alarm_is_in_the_singular():
+    live = Content(to_html(small(thresholds=[Threshold("prior", 2.0, 0.05)]))).live
+    assert live["false_alarms_in_words"] == "1 false alarm"
+    unlabelled = small(labels=None, defects=None, thresholds=[Threshold("prior", 3.5, 0.05)])
+    assert Content(to_html(unlabelled)).live["alarms_in_words"] == "1 alarm"
+
+
+def test_settings_that_differ_are_apart_but_those_of_where_the_images_lie():
+    settings = [
+        ("seed", 42, 42),
+        ("dataset.image_size", 128, 448),
+        ("dataset.name", "parts", "mvtec_ad"),
+        ("dataset.manual_dir", "/data", None),
     ]
-    assert tables["Settings as in the paper"][1:] == [["seed", "42", "42"]]
+    tables = Content(to_html(make_report(settings=settings))).tables
+    assert tables["Settings that differ from the defaults"] == [
+        ["setting", "here", "default"],
+        ["dataset.image_size", "128", "448"],
+    ]
+    assert tables["1 setting as by default"][1:] == [["seed", "42", "42"]]
 
 
 @pytest.mark.parametrize("make", [make_report, make_predictions])

@@ -21,10 +21,12 @@ from devnet_jax.errors import UserError
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
 from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.scoring import as_written
 from devnet_jax.workdir import write_jpeg
 
 logger = logging.getLogger(__name__)
 
+LARGEST_FILE = 2**30  # bytes, which are read at once
 BATCHES_AT_ONCE = 2  # decoded together, and lost together when the process is killed
 
 
@@ -83,6 +85,12 @@ def read_image(path: Path, image_size: int) -> ReadImage:
     """Reads and decodes a file to image_size × image_size pixels."""
     try:
         status = path.stat()  # before it is read: changed meanwhile, it is another file
+        if status.st_size > LARGEST_FILE:
+            error = (
+                f"image '{path}' has {status.st_size:,} bytes, and no more than {LARGEST_FILE:,} "
+                "are read: make it smaller or cut it"
+            )
+            return ReadImage(path, 0, 0, None, error)
         image = load_image(read_file(path), str(path), image_size)
     except UserError as error:
         return ReadImage(path, 0, 0, None, str(error))
@@ -126,7 +134,7 @@ def _results(
     overlaid = []
     if readable:
         stacked = np.stack(images)
-        scores = detector.score(stacked).scores
+        scores = as_written(detector.score(stacked).scores)
         p_values = detector.p_values(scores)
         for i, name in enumerate(readable):
             p_value = None if p_values is None else float(p_values[i])
@@ -147,8 +155,8 @@ def _to_overlay(detector: Detector, scores: np.ndarray) -> np.ndarray:
         return np.empty(0, int)
     if settings.overlays == "all":
         return np.arange(len(scores))
-    threshold = np.inf if detector.threshold is None else detector.threshold.value
-    return np.flatnonzero(scores.astype(np.float64) >= threshold)
+    assert detector.threshold is not None  # predict has seen to that
+    return np.flatnonzero(detector.threshold.alarms(scores))
 
 
 def _write_overlays(
