@@ -19,7 +19,7 @@ from devnet_jax.devices import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.explanation import METHODS, lay_over
 from devnet_jax.initialisation import abstract_variables, make_model
-from devnet_jax.scoring import Scores, score_images
+from devnet_jax.scoring import Scores, as_written, score_images
 from devnet_jax.thresholds import (
     Threshold,
     calibrated_threshold,
@@ -86,7 +86,7 @@ class Detector:
             logger.warning("%s", too_few)
         return dataclasses.replace(detector, calibration_scores=scores)
 
-    @property
+    @functools.cached_property
     def thresholds(self) -> list[Threshold]:
         """The thresholds that can be told, the one in force first: calibrated, then the prior's."""
         settings = self.config.evaluation
@@ -155,23 +155,22 @@ class Detector:
             )
         return maps
 
-    def overlays(self, images: np.ndarray, scores: np.ndarray, maps: np.ndarray) -> np.ndarray:
-        """Images with their maps laid over them: uint8 [N, S, S, 3].
+    def overlay(self, image: np.ndarray, score: float, heat: np.ndarray) -> np.ndarray:
+        """An image with its map laid over it: uint8 [S, S, 3].
 
-        Those of images below the threshold are faint: a map that is relative to its image has a
+        That of an image below the threshold is faint: a map that is relative to its image has a
         hottest place on a good part, too.
 
         Args:
-          images: uint8 [N, S, S, 3].
-          scores: float [N], their scores.
-          maps: float [N, S, S], of `explain`, by the method of the settings.
+          image: uint8 [S, S, 3].
+          score: its score.
+          heat: float [S, S], its map of `explain`, by the method of the settings.
         """
         if self.config.evaluation.explanation == "score_map":
             # A position at the margin is as hot as can be.
-            maps = np.clip(maps / max(self.config.loss.margin, 1e-6), 0, 1)
-        threshold = self.threshold
-        alarms = np.ones(len(scores), bool) if threshold is None else threshold.alarms(scores)
-        return lay_over(images, maps, np.where(alarms, 0.8, 0.25))
+            heat = np.clip(heat / max(self.config.loss.margin, 1e-6), 0, 1)
+        alarm = self.threshold is None or self.threshold.alarms(np.array(score))
+        return lay_over(image, heat, 0.8 if alarm else 0.25)
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
         """function(model, variables, images), in batches."""
@@ -190,10 +189,7 @@ class Detector:
 
 def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:
     """Saves what the calibrated threshold rests on beside the checkpoints that it belongs to."""
-    # str of a float32 is the shortest text that reads back to the same number.
-    write_json(
-        workdir.calibration, {"step": step, "scores": [float(str(score)) for score in scores]}
-    )
+    write_json(workdir.calibration, {"step": step, "scores": as_written(scores).tolist()})
 
 
 def read_calibration(workdir: Workdir, step: int) -> np.ndarray:

@@ -162,7 +162,7 @@ def _pictures(
     def picture(i: int) -> Picture:
         mask, overlay = masks[i], None
         if maps is not None:
-            overlay = thumbnail(_overlay(detector, images, scores, maps, i), side)
+            overlay = thumbnail(detector.overlay(images[i], scores[i], maps[i]), side)
         return Picture(
             path=examples[i].path,
             score=float(scores[i]),
@@ -175,14 +175,6 @@ def _pictures(
         )
 
     return list(map_in_threads(picture, range(len(examples)), None))
-
-
-def _overlay(
-    detector: Detector, images: np.ndarray, scores: np.ndarray, maps: np.ndarray, i: int
-) -> np.ndarray:
-    """That of the i-th image alone: quick in threads, and little memory."""
-    one = slice(i, i + 1)
-    return detector.overlays(images[one], scores[one], maps[one])[0]
 
 
 def explain(config: Config, workdir: Workdir) -> None:
@@ -215,7 +207,7 @@ def _write_explanations(
 
     def write(i: int) -> None:
         write_npy(folder / "maps" / f"{paths[i]}.npy", maps[i])
-        overlay = _overlay(detector, images, scores, maps, i)
+        overlay = detector.overlay(images[i], scores[i], maps[i])
         write_jpeg(folder / "overlays" / f"{paths[i]}.jpg", overlay)
 
     for _ in map_in_threads(write, range(len(images)), None):

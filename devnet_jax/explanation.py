@@ -126,6 +126,7 @@ def saliency(gradients: jax.Array) -> jax.Array:
 
 Explain = Callable[[DeviationNetwork, dict[str, Any], jax.Array], jax.Array]
 
+# From the settings to what explains, by name.
 METHODS: dict[str, Callable[[Config], Explain]] = {
     "gradient": lambda config: gradient_maps,
     "smoothgrad": lambda config: functools.partial(
@@ -136,25 +137,22 @@ METHODS: dict[str, Callable[[Config], Explain]] = {
     ),
     "score_map": lambda config: upsampled_score_maps,
 }
-"""From the settings to (model, variables, images) → maps, by name."""
 
 
-def lay_over(images: np.ndarray, heat: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Images under a map in colours: the hotter, the redder and the less transparent.
+def lay_over(image: np.ndarray, heat: np.ndarray, strength: float) -> np.ndarray:
+    """An image under a map in colours: the hotter, the redder and the less transparent.
 
     Args:
-      images: uint8 [N, H, W, 3].
-      heat: floating [N, H, W] in [0, 1].
-      strength: floating [N] in [0, 1], how opaque the hottest pixels are.
+      image: uint8 [H, W, 3].
+      heat: floating [H, W] in [0, 1].
+      strength: in [0, 1], how opaque the hottest pixels are.
 
     Returns:
-      uint8 [N, H, W, 3].
+      uint8 [H, W, 3].
     """
-    heat = heat.astype(np.float32)  # half the memory of float64, and quicker
-    levels = np.rint(255 * heat).astype(np.uint8)
-    colours = _colours()[levels]
-    opacity = (strength.astype(np.float32)[:, None, None] * heat)[..., None]
-    return np.rint(images + (colours - images) * opacity).astype(np.uint8)
+    heat = heat.astype(np.float32)
+    colours = _colours()[np.rint(255 * heat).astype(np.uint8)]
+    return np.rint(image + (colours - image) * (strength * heat)[..., None]).astype(np.uint8)
 
 
 @functools.partial(jax.jit, static_argnames="model")

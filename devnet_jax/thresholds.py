@@ -32,7 +32,7 @@ class Threshold:
     likely_rate: float | None = None
 
     def alarms(self, scores: np.ndarray) -> np.ndarray:
-        """Which scores [N] raise an alarm: bool [N]."""
+        """Which scores raise an alarm: bool, of the same shape."""
         # As float64: beside float32 scores, NumPy would round the threshold.
         return np.asarray(scores, np.float64) >= self.value
 

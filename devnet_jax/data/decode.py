@@ -247,10 +247,10 @@ def _read_npy(data: bytes, path: str) -> np.ndarray:
         raise UserError(
             f"array '{path}' cannot be read ({_one_line(error)}): save it again with numpy.save"
         ) from error
-    if n_pixels > _most_pixels():
-        raise _too_large(f"array '{path}'")
-    if array is None:
+    if not complete:
         raise UserError(f"array '{path}' is truncated: restore or remove it")
+    if array is None:
+        raise _too_large(f"array '{path}'")
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels == 2 or array.size == 0:
         raise UserError(

@@ -167,9 +167,8 @@ def _write_overlays(
     maps = detector.explain(images)
 
     def write(i: int) -> None:
-        # One at a time: quick in threads, and little memory.
-        one = slice(i, i + 1)
-        write_jpeg(epath.Path(places[i]), detector.overlays(images[one], scores[one], maps[one])[0])
+        overlay = detector.overlay(images[i], scores[i], maps[i])
+        write_jpeg(epath.Path(places[i]), overlay)
 
     for _ in map_in_threads(write, range(len(places)), None):
         pass
