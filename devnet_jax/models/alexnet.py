@@ -4,6 +4,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from devnet_jax.models.pooling import max_pool
+
 # torchvision's `features`: its index there, number of filters (None: max-pooling), and the
 # window's kernel, stride and padding. A ReLU follows every convolution.
 LAYERS: tuple[tuple[int, int | None, tuple[int, int, int]], ...] = (
@@ -36,7 +38,7 @@ class AlexNet(nn.Module):
         del train  # no layer behaves differently
         for index, features, (kernel, stride, padding) in LAYERS:
             if features is None:
-                x = nn.max_pool(x, (kernel, kernel), strides=(stride, stride))
+                x = max_pool(x, kernel, stride)
                 continue
             x = nn.Conv(
                 features,

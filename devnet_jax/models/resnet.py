@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from devnet_jax.models.batch_norm import BatchNorm
+from devnet_jax.models.pooling import max_pool
 
 # (kernel, stride, padding) of the windows that shrink an image: the stem, its pooling, and
 # the first block of layers 2, 3 and 4.
@@ -98,7 +99,7 @@ class ResNet(_Layers):
         """Features [B, h, w, C] of images [B, H, W, 3]; h and w are about H/32 and W/32."""
         x = self.conv("conv1", 64, 7, 2)(x)
         x = nn.relu(self.norm("bn1")(x, train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, 1)
         for stage, n_blocks in enumerate(self.stage_sizes):
             for i in range(n_blocks):
                 x = self.block(
