@@ -61,5 +61,5 @@ def test_the_quickstart_reaches_what_it_promises(
     results = json.loads(metrics)
     assert results["image_auroc"] >= 0.95
     assert results["pixel_auroc_mean"] >= 0.85
-    # 20 images calibrate and 40 test: by the promise of 5 %, more than a quarter in 1 run of 148.
-    assert results["calibrated_false_alarm_rate"] <= 0.25
+    # 100 images calibrate and 40 test: by the promise of 5 %, more than a fifth in 1 run of 600.
+    assert results["calibrated_false_alarm_rate"] <= 0.2

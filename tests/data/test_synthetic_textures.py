@@ -26,7 +26,7 @@ def test_counts():
     listed = examples("wood").values()
     assert len(FAMILIES) >= 4
     assert len(DEFECTS) >= 4
-    assert sum(e.split == "train" and e.label == 0 for e in listed) == 100
+    assert sum(e.split == "train" and e.label == 0 for e in listed) == 200
     assert sum(e.split == "test" and e.label == 0 for e in listed) == 40
     assert sum(e.split == "test" and e.label == 1 for e in listed) == 12 * len(DEFECTS)
     assert all((e.mask is None) == (e.label == 0) for e in listed)

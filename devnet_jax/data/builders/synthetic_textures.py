@@ -21,13 +21,13 @@ from devnet_jax.data.builders.anomaly_dataset import (
 )
 
 SEED = 2108_00462
-N_TRAIN_NORMAL = 100
+N_TRAIN_NORMAL = 200
 N_TEST_NORMAL = 40
 N_PER_DEFECT = 12
 
 
 class SyntheticTextures(AnomalyDatasetBuilder):
-    """Drawn surfaces, 140 good and 12 of each of six defects, with pixel masks: 256×256 PNG."""
+    """Drawn surfaces, 240 good and 12 of each of six defects, with pixel masks: 256×256 PNG."""
 
     name = "synthetic_textures"
     CATEGORIES = tuple(textures.FAMILIES)
