@@ -81,10 +81,10 @@ class Detector:
         if not calibrated or not config.dataset.calibration:
             return detector
         scores = read_calibration(folder, step)
-        too_few = shortage(len(scores), config.evaluation.false_alarm_rate)
-        if too_few and len(scores):
-            logger.warning("%s", too_few)
-        return dataclasses.replace(detector, calibration_scores=scores)
+        detector = dataclasses.replace(detector, calibration_scores=scores)
+        if len(scores) and detector.shortage:  # read_calibration has said why there are none
+            logger.warning("%s", detector.shortage)
+        return detector
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
@@ -100,6 +100,13 @@ class Detector:
     def threshold(self) -> Threshold | None:
         """The threshold in force; `None` if the loss knows no prior and nothing was calibrated."""
         return next(iter(self.thresholds), None)
+
+    @property
+    def shortage(self) -> str | None:
+        """Says that too few images were held out to calibrate with, if any were to be."""
+        if not self.config.dataset.calibration:
+            return None
+        return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
         """Upper-tail p-values float64 [N] under the prior; `None` if the loss knows none."""
@@ -169,7 +176,7 @@ class Detector:
         if self.config.evaluation.explanation == "score_map":
             # A position at the margin is as hot as can be.
             heat = np.clip(heat / max(self.config.loss.margin, 1e-6), 0, 1)
-        alarm = self.threshold is None or self.threshold.alarms(np.array(score))
+        alarm = self.threshold is None or self.threshold.alarms(score)
         return lay_over(image, heat, 0.8 if alarm else 0.25)
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:

@@ -28,7 +28,6 @@ from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 from devnet_jax.reports import run_report
 from devnet_jax.resume import open_dataset
 from devnet_jax.scoring import as_written
-from devnet_jax.thresholds import shortage
 from devnet_jax.workdir import (
     Workdir,
     write_csv,
@@ -108,10 +107,10 @@ def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> 
     of_parts = [detector.score(images).scores for _, images in parts]
     scores = np.concatenate([np.empty(0, np.float32), *of_parts])
     write_calibration(workdir, detector.step, scores)
-    too_few = shortage(len(scores), detector.config.evaluation.false_alarm_rate)
-    if too_few:
-        logger.warning("%s", too_few)
-    return dataclasses.replace(detector, calibration_scores=scores)
+    detector = dataclasses.replace(detector, calibration_scores=scores)
+    if detector.shortage:
+        logger.warning("%s", detector.shortage)
+    return detector
 
 
 def examine(detector: Detector, dataset: FewShotDataset) -> Examination:

@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 from sklearn import metrics
 
+from devnet_jax.metrics import f1_scores
+
 MAX_FPR = 0.3  # up to where AUPRO integrates, as MVTec defines it
 # Of a float32 the sign, the exponent and 13 bits of the fraction, whatever the range of the maps.
 # Two bits fewer cost the average precision of a small test set its third decimal.
@@ -83,7 +85,6 @@ class PixelMetrics:
         values = np.tile(occupied, 2)
         pixels = np.concatenate([normal, defect])
         precision, recall, _ = metrics.precision_recall_curve(labels, values, sample_weight=pixels)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
         # With each defect pixel weighing 1 / the size of its region, a ROC curve is the PRO curve.
         fpr, pro, _ = metrics.roc_curve(
             labels, values, sample_weight=np.concatenate([normal, overlap])
@@ -94,7 +95,7 @@ class PixelMetrics:
             "pixel_ap": float(
                 metrics.average_precision_score(labels, values, sample_weight=pixels)
             ),
-            "pixel_f1_max": float(f1.max()),
+            "pixel_f1_max": float(f1_scores(precision, recall).max()),
             "pixel_aupro": _mean_height(fpr, pro, MAX_FPR),
             "n_pixel_images": self._n_images,
         }

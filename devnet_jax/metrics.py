@@ -14,7 +14,7 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
       scores: float [N], larger for more anomalous.
     """
     precision, recall, thresholds = metrics.precision_recall_curve(labels, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    f1 = f1_scores(precision, recall)
     best = int(np.argmax(f1[:-1]))  # the curve's last point belongs to no threshold
     return {
         "image_auroc": float(metrics.roc_auc_score(labels, scores)),
@@ -22,6 +22,11 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
         "image_f1_max": float(f1[best]),
         "image_f1_max_threshold": float(thresholds[best]),
     }
+
+
+def f1_scores(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """The harmonic means of precision and recall [N]: float [N], 0 where both are 0."""
+    return 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
 
 
 def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[float, float]:

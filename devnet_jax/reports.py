@@ -16,7 +16,6 @@ from devnet_jax.detector import Detector
 from devnet_jax.environment import describe_devices, software
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.summary import describe_dataset, describe_run
-from devnet_jax.thresholds import shortage
 from devnet_jax.workdir import Workdir
 
 
@@ -82,6 +81,11 @@ def made_with() -> str:
     return f"{datetime.date.today()}, {described}"
 
 
+def as_sentence(message: str) -> str:
+    """A line of the log as a sentence of a report."""
+    return f"{message[0].upper()}{message[1:]}."
+
+
 def _numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of the measures in eval/metrics.json those that there are."""
     names = {
@@ -107,9 +111,8 @@ def _notes(detector: Detector, dataset: FewShotDataset, results: Mapping[str, An
             f"{len(dataset.test_duplicates)} of the test images are also among the training "
             "images, pixel by pixel: the results are too good by what these make."
         )
-    too_few = shortage(len(dataset.calibration), detector.config.evaluation.false_alarm_rate)
-    if detector.config.dataset.calibration and too_few:
-        notes.append(f"{too_few[0].upper()}{too_few[1:]}.")
+    if detector.shortage:
+        notes.append(as_sentence(detector.shortage))
     return notes
 
 

@@ -31,7 +31,7 @@ class Threshold:
     n_calibration: int | None = None
     likely_rate: float | None = None
 
-    def alarms(self, scores: np.ndarray) -> np.ndarray:
+    def alarms(self, scores: np.ndarray | float) -> np.ndarray:
         """Which scores raise an alarm: bool, of the same shape."""
         # As float64: beside float32 scores, NumPy would round the threshold.
         return np.asarray(scores, np.float64) >= self.value

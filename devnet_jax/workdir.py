@@ -54,11 +54,14 @@ class Workdir:
             )
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, shown: epath.PathLike | None = None) -> Iterator[None]:
         """Keeps other processes of this host from working here at the same time.
 
         Makes the folder, removes it again if nothing was written to it, and leaves nothing of its
         own. A bucket is not locked.
+
+        Args:
+          shown: the folder that the message names, where its user has given another.
 
         Raises:
           UserError: another process works here.
@@ -74,8 +77,8 @@ class Workdir:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"{self._flag}={path}: another process is at work there; wait for it, or choose "
-                "another folder"
+                f"{self._flag}={shown or path}: another process is at work there; wait for it, or "
+                "choose another folder"
             ) from None
         try:
             yield

@@ -100,5 +100,5 @@ def _row(path: Path, result: Result, threshold: Threshold | None) -> tuple[Any, 
     p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")
     if threshold is None:
         return path, result.score, p_value, "", "", ""
-    is_anomaly = int(result.score >= threshold.value)
+    is_anomaly = int(threshold.alarms(result.score))
     return path, result.score, p_value, threshold.value, is_anomaly, ""

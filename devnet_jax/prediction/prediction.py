@@ -27,9 +27,8 @@ from devnet_jax.prediction.progress import Progress, Result
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import side_for, thumbnail
-from devnet_jax.reports import about, made_with
+from devnet_jax.reports import about, as_sentence, made_with
 from devnet_jax.summary import aligned, describe_dataset
-from devnet_jax.thresholds import shortage
 from devnet_jax.workdir import Workdir, write_text
 
 logger = logging.getLogger(__name__)
@@ -120,7 +119,8 @@ def predict(
     found = find_inputs(inputs, written.folder)
     # By name, not by place: each process lists the files by itself, and may find new ones.
     paths = [path for path in found.paths if _share(found.name(path), count) == index]
-    with _locked(written), warnings.catch_warnings():
+    lock = Workdir(written.progress, flag="--output").lock(shown=written.folder)
+    with lock, warnings.catch_warnings():
         # What Pillow thinks of a file that can be read is nothing that its user need mend.
         warnings.filterwarnings("ignore", module="PIL")
         database = written.progress / "results.sqlite"
@@ -131,20 +131,6 @@ def predict(
     with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
         written.progress.rmdir()
     return prediction
-
-
-@contextlib.contextmanager
-def _locked(output: Output) -> Iterator[None]:
-    """Keeps out other processes with the same share of the images."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(Workdir(output.progress).lock())
-        except UserError:
-            raise UserError(
-                f"--output={output.folder}: another process is at work there; wait for it, or "
-                "choose another folder"
-            ) from None
-        yield
 
 
 def _share(name: str, count: int) -> int:
@@ -180,9 +166,14 @@ def _conclude(
 
     threshold = detector.threshold
     write_table(output.table, results(), threshold)
-    errors = [(str(path), result.error) for path, result in results() if result.score is None]
-    scored = [path for path, result in results() if result.score is not None]
-    scores = np.array([r.score for _, r in results() if r.score is not None], np.float64)
+    errors, scored, found = [], [], []
+    for path, result in results():
+        if result.score is None:
+            errors.append((str(path), result.error))
+        else:
+            scored.append(path)
+            found.append(result.score)
+    scores = np.array(found, np.float64)
     n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
     if scored:
         chosen = [scored[i] for i in choose_pictures(scores)]
@@ -271,10 +262,5 @@ def _alarms(n_alarms: int | None, n_scored: int) -> str | None:
 
 
 def _notes(detector: Detector) -> list[str]:
-    config, n_calibration = detector.config, len(detector.calibration_scores)
-    too_few = shortage(n_calibration, config.evaluation.false_alarm_rate)
-    notes = [
-        too_few if config.dataset.calibration else None,
-        _NO_THRESHOLD if detector.threshold is None else None,
-    ]
-    return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]
+    notes = (detector.shortage, _NO_THRESHOLD if detector.threshold is None else None)
+    return [as_sentence(note) for note in notes if note is not None]
