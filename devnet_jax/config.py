@@ -78,10 +78,22 @@ class DatasetConfig:
         minimum=0,
         maximum=0.9,
     )
-    store: Literal["auto", "device", "host"] = setting(
+    store: Literal["auto", "device", "host", "stream"] = setting(
         "auto",
-        "where the decoded training images are kept: in device memory, in host memory, "
-        "or chosen by their size",
+        "where the decoded training images are kept: in device memory, in host memory, on disk "
+        "and read batch by batch, or chosen by their size",
+        may_change=True,
+    )
+    memory_gib: float = setting(
+        0.0,
+        "host memory for the training images, in GiB, beyond which they are streamed; "
+        "0 is automatic: a quarter of what there is",
+        minimum=0,
+        may_change=True,
+    )
+    cache: bool = setting(
+        True,
+        "whether decoded images are kept on disk beside the prepared data, for the next run",
         may_change=True,
     )
 
@@ -284,7 +296,8 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def parse_setting(name: str, text: str) -> Any:
-    """A setting's value from text: a number where it is one, none where it may be nothing.
+    """A setting's value from text: a number or a truth where it is one, none where it may be
+    nothing.
 
     Raises:
       UserError: an unknown name. Whether the value is allowed is said by `with_settings`.
@@ -292,6 +305,8 @@ def parse_setting(name: str, text: str) -> Any:
     default = get_setting(Config(), name)
     if default is None or isinstance(default, str):
         return None if default is None and text.lower() == "none" else text
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return type(default)(text)
     except ValueError:

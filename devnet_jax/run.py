@@ -10,6 +10,9 @@ import logging
 
 from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.store import make_store
+from devnet_jax.devices import replicated
 from devnet_jax.errors import UserError
 from devnet_jax.initialisation import make_variables
 from devnet_jax.models import check_n_scales, load_pretrained
@@ -41,7 +44,8 @@ def train(config: Config, workdir: Workdir) -> None:
 def _train(config: Config, workdir: Workdir) -> None:
     with Checkpoints(workdir.checkpoints) as checkpoints:
         done = checkpoints.latest_step() or 0
-        if done > config.train.epochs * config.train.steps_per_epoch:
+        last_step = config.train.epochs * config.train.steps_per_epoch
+        if done > last_step:
             raise UserError(
                 f"config.train.epochs = {config.train.epochs}: the run has done "
                 f"{done // config.train.steps_per_epoch} already; ask for no fewer"
@@ -50,19 +54,27 @@ def _train(config: Config, workdir: Workdir) -> None:
         if not done and config.model.pretrained != "none":
             pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
         dataset = open_dataset(config, workdir)
+        if done == last_step:  # nothing to restore, no image to decode
+            _remember(config, dataset, workdir)
+            return
         if done:
             state = restore_state(checkpoints, config)
         else:
             state = initial_state(config, make_variables(config, pretrained))
         images = dataset.train_images(config.dataset.image_size)
+        store = make_store(images, config.dataset, replicated())
 
-        write_json(workdir.split, dataset.split.to_dict())
-        write_json(workdir.config, config.to_dict())
-        logger.info("%s", dataset)
+        _remember(config, dataset, workdir)
         with TrainingLog(
             workdir,
             epochs=config.train.epochs,
             steps_per_epoch=config.train.steps_per_epoch,
             batch_size=config.train.batch_size,
         ) as log:
-            fit(config, images, len(dataset.split.train_unlabelled), state, checkpoints, log)
+            fit(config, store, len(dataset.split.train_unlabelled), state, checkpoints, log)
+
+
+def _remember(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
+    write_json(workdir.split, dataset.split.to_dict())
+    write_json(workdir.config, config.to_dict())
+    logger.info("%s", dataset)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,15 +13,14 @@ import numpy as np
 
 from devnet_jax.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.sampler import balanced_batch
-from devnet_jax.data.store import ImageStore, make_store
+from devnet_jax.data.store import ImageStore
 from devnet_jax.devices import abstract_replicated, n_devices, replicated
 from devnet_jax.errors import UserError
 from devnet_jax.initialisation import make_variables
 from devnet_jax.train_step import TrainState, initial_state, make_schedule, make_train_call
 from devnet_jax.training_log import TrainingLog
-
-logger = logging.getLogger(__name__)
 
 
 def require_divisible_batch(config: Config) -> None:
@@ -34,7 +34,7 @@ def require_divisible_batch(config: Config) -> None:
 
 def fit(
     config: Config,
-    images: np.ndarray,
+    store: ImageStore,
     n_normal: int,
     state: TrainState,
     checkpoints: Checkpoints,
@@ -44,7 +44,7 @@ def fit(
 
     Args:
       config: all settings.
-      images: uint8 [N, S, S, 3], the normal training images, then the labelled anomalies.
+      store: the normal training images, then the labelled anomalies.
       n_normal: how many of them are normal.
       state: where training starts (`initial_state`, `restore_state`).
       checkpoints: where states are saved.
@@ -55,41 +55,55 @@ def fit(
 
     Raises:
       UserError: the batch does not divide by the devices, or the loss, the gradient or a
-        parameter is no longer finite (the last good checkpoint stays).
+        parameter is no longer finite (the last good checkpoint stays), or a streamed image
+        cannot be decoded.
     """
     require_divisible_batch(config)
     # Replicated before the first call, or the second, with other shardings, compiles again.
     state = jax.device_put(state, replicated())
-    store = make_store(images, config.dataset.store, replicated())
-    logger.info("%d training images are kept in %s memory", len(images), store.place)
     train_call = make_train_call(config, store, scan=not on_cpu())
 
-    per_call = steps_per_call(config, store)
     done = int(state.step)
     log.resume(done)
-    for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
-        last_step = (epoch + 1) * config.train.steps_per_epoch
-        history = []
-        while done < last_step:
-            started = time.perf_counter()
-            count = min(per_call, last_step - done)
-            indices = batch_indices(config, range(done, done + count), n_normal, len(images))
-            labels = (indices >= n_normal).astype(np.float32)
-            state, metrics = train_call(state, store.resident, store.per_call(indices), labels)
-            metrics = {name: np.asarray(values) for name, values in metrics.items()}
-            _require_finite(metrics, done, checkpoints)
-            done += count
-            history.append(metrics)
-            log.call(done, metrics, time.perf_counter() - started)
-        log.epoch(
-            epoch + 1,
-            done,
-            {name: np.concatenate([m[name] for m in history]) for name in history[0]},
-            learning_rate=float(make_schedule(config)(last_step - 1)),
-        )
-        if (epoch + 1) % config.train.checkpoint_epochs == 0 or epoch + 1 == config.train.epochs:
-            save_state(checkpoints, state, config)
+    # What a call is given is made while the devices run the one before.
+    with contextlib.closing(prefetch(call_inputs(config, store, n_normal, done))) as calls:
+        for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
+            last_step = (epoch + 1) * config.train.steps_per_epoch
+            history = []
+            while done < last_step:
+                started = time.perf_counter()
+                batches, labels = next(calls)
+                state, metrics = train_call(state, store.resident, batches, labels)
+                metrics = {name: np.asarray(values) for name, values in metrics.items()}
+                _require_finite(metrics, done, checkpoints)
+                done += len(labels)
+                history.append(metrics)
+                log.call(done, metrics, time.perf_counter() - started)
+            log.epoch(
+                epoch + 1,
+                done,
+                {name: np.concatenate([m[name] for m in history]) for name in history[0]},
+                learning_rate=float(make_schedule(config)(last_step - 1)),
+            )
+            last = epoch + 1 == config.train.epochs
+            if last or (epoch + 1) % config.train.checkpoint_epochs == 0:
+                save_state(checkpoints, state, config)
     return state
+
+
+def call_inputs(
+    config: Config, store: ImageStore, n_normal: int, done: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What each call after that many steps is given, to the last epoch's end: `store.per_call` of
+    its batches, and their labels, float32 [steps, D, b]."""
+    per_call = steps_per_call(config, store)
+    per_epoch = config.train.steps_per_epoch
+    while done < config.train.epochs * per_epoch:
+        # A call ends where its epoch does.
+        steps = range(done, min(done + per_call, (done // per_epoch + 1) * per_epoch))
+        indices = batch_indices(config, steps, n_normal, len(store))
+        yield store.per_call(indices), (indices >= n_normal).astype(np.float32)
+        done = steps.stop
 
 
 def steps_per_call(config: Config, store: ImageStore) -> int:

@@ -114,6 +114,8 @@ def test_only_settings_that_change_the_result_forbid_resuming() -> None:
         ("dataset.known_class", "none", None),
         ("dataset.known_class", "7", "7"),
         ("train.batch_size", "1.5", "1.5"),
+        ("dataset.cache", "False", False),
+        ("dataset.cache", "no", "no"),
     ],
 )
 def test_settings_from_text(name: str, text: str, value: object) -> None:

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 
 from devnet_jax import Detector
-from devnet_jax.config import Config
-from devnet_jax.data.store import DeviceStore, HostStore, make_store
+from devnet_jax.config import Config, DatasetConfig, with_settings
+from devnet_jax.data import decode
+from devnet_jax.data.store import make_store
 from devnet_jax.devices import replicated
 from devnet_jax.initialisation import make_variables
 from devnet_jax.models import to_torch_state_dict
+from devnet_jax.run import train
 from devnet_jax.train_step import initial_state, make_train_call
-from devnet_jax.training import batch_indices
+from devnet_jax.training import batch_indices, call_inputs
+from devnet_jax.workdir import Workdir
 from tests.conftest import Main
+from tests.data.test_store import ArrayReader
 
 
 def parameters(workdir: Path) -> np.ndarray:
@@ -85,6 +89,46 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(
 
     assert logged(resumed) == logged(whole)
     assert [step for step, _ in logged(whole)] == [2, 4]
+
+
+def small_run(parts: Path, data_dir: Path, epochs: int = 2, **dataset: object) -> Config:
+    values = Config().to_dict()
+    values["dataset"] |= {
+        "name": "image_folder",
+        "manual_dir": str(parts),
+        "data_dir": str(data_dir),
+        "image_size": 32,
+        "n_anomaly": 3,
+        **dataset,
+    }
+    values["model"] |= {"n_scales": 1, "pretrained": "none"}
+    values["train"] |= {"batch_size": 4, "steps_per_epoch": 3, "epochs": epochs}
+    return Config.from_dict(values)
+
+
+def test_images_that_do_not_fit_are_streamed_and_train_the_same_model(
+    parts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    data_dir = tmp_path / "prepared"
+    train(small_run(parts, data_dir), Workdir(tmp_path / "host"))
+    assert "12 training images (0.04 MiB) are kept in host memory\n" in caplog.text
+    caplog.clear()
+    streamed = tmp_path / "streamed"
+    for epochs in (1, 2):  # stopped halfway
+        train(small_run(parts, data_dir, epochs, memory_gib=1e-5), Workdir(streamed))
+    reason = "are streamed from disk: more than the 1e-05 GiB of config.dataset.memory_gib"
+    assert caplog.text.count(reason) == 2
+    np.testing.assert_array_equal(parameters(streamed), parameters(tmp_path / "host"))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    # A finished run has no use for its images.
+    monkeypatch.setattr(decode, "load_image", fail)
+    train(small_run(parts, data_dir, cache=False), Workdir(streamed))
+    with pytest.raises(AssertionError, match="decoded"):
+        train(small_run(parts, data_dir, epochs=3, cache=False), Workdir(streamed))
 
 
 @pytest.mark.slow
@@ -153,6 +197,30 @@ def test_batches_are_divided_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(divided.reshape(3, -1), whole.reshape(3, -1))
 
 
+def test_calls_end_with_their_epoch_and_resume_where_they_were() -> None:
+    config = with_settings(
+        Config(),
+        {
+            "train.batch_size": 2 * jax.local_device_count(),
+            "train.steps_per_epoch": 5,
+            "train.steps_per_call": 2,
+            "train.epochs": 3,
+        },
+    )
+    images = np.arange(9 * 4 * 4 * 3, dtype=np.uint8).reshape(9, 4, 4, 3)
+    store = make_store(ArrayReader(images), config.dataset, replicated())
+    whole = list(call_inputs(config, store, 6, 0))
+    assert [len(labels) for _, labels in whole] == [2, 2, 1] * 3
+    indices = batch_indices(config, range(15), 6, 9)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in whole]), indices >= 6)
+    for done, calls in ((5, whole[3:]), (15, [])):
+        resumed = list(call_inputs(config, store, 6, done))
+        assert len(resumed) == len(calls)
+        for one, other in zip(resumed, calls, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+
 @pytest.mark.slow
 def test_steps_of_a_call_are_the_same_one_by_one_in_one_call_and_in_a_loop() -> None:
     values = Config().to_dict()
@@ -170,7 +238,7 @@ def test_steps_of_a_call_are_the_same_one_by_one_in_one_call_and_in_a_loop() -> 
         ("one call", "host", False, [[0, 1, 2]]),
         ("loop", "device", True, [[0, 1, 2]]),
     ):
-        store = make_store(images, where, replicated())
+        store = make_store(ArrayReader(images), DatasetConfig(store=where), replicated())
         call = make_train_call(config, store, scan=scan)
         variables = jax.tree.map(jnp.copy, drawn)  # a call donates its state
         state = jax.device_put(initial_state(config, variables), replicated())
@@ -194,12 +262,6 @@ def difference(one: Any, other: Any) -> np.ndarray:
     return np.concatenate([np.ravel(a - b) for a, b in pairs])
 
 
-def test_the_host_store_bounds_what_a_call_carries() -> None:
-    store = HostStore(np.zeros((2, 1024, 1024, 3), np.uint8))
-    assert store.max_steps(batch_size=16) == 5  # 256 MiB are 85 such images
-    assert store.max_steps(batch_size=1000) == 1
-
-
 def test_half_precision_weights_are_trained_in_single_precision() -> None:
     values = Config().to_dict()
     values["dataset"]["image_size"] = 32
@@ -210,18 +272,6 @@ def test_half_precision_weights_are_trained_in_single_precision() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(make_variables(config, half))} == {
         np.dtype(np.float32)
     }
-
-
-def test_both_stores_give_the_step_the_same_images() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    indices = np.array([[[0, 3], [4, 4]]], np.int32)
-    stores = [make_store(images, where, replicated()) for where in ("device", "host")]
-    assert [type(store) for store in stores] == [DeviceStore, HostStore]
-    for store in stores:
-        call = store.per_call(indices)
-        for device in range(2):
-            batch = store.gather(store.resident, call[0, device])
-            np.testing.assert_array_equal(batch, images[indices[0, device]])
 
 
 def test_a_pretrained_start_replaces_the_features_and_keeps_a_drawn_head() -> None:

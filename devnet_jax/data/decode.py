@@ -43,6 +43,16 @@ class Images(Protocol):
     def image_name(self, i: int) -> str: ...
 
 
+class Cache(Protocol):
+    """Where `load_images` finds what was decoded before, and leaves what it decodes."""
+
+    def read(self, i: int, pixels: np.ndarray) -> bool:
+        """Fills in image i, uint8 [S, S, 3]; False, and anything in `pixels`, if it is absent."""
+
+    def write(self, i: int, pixels: np.ndarray) -> None:
+        """Keeps image i, uint8 [S, S, 3], if that is possible."""
+
+
 def decode_image(data: bytes, path: str) -> np.ndarray:
     """Decodes an image to the RGB that a viewer shows: uint8 [H, W, 3].
 
@@ -93,8 +103,17 @@ def load_image(data: bytes, path: str, image_size: int) -> np.ndarray:
     Raises:
       UserError: as `decode_image`.
     """
-    image = Image.fromarray(decode_image(data, path))
-    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    if data.startswith(_NPY_MAGIC):
+        image = Image.fromarray(decode_image(data, path))
+    else:
+        image = _open(data, path)
+        if _is_wide(image):
+            image = Image.fromarray(_array_to_rgb(_wide_array(image, path), path))
+        elif image.mode not in ("L", "RGB") or image.has_transparency_data:
+            image = _to_rgb(image, path, background="white")
+    # Greyscale stays so until it is small: all channels are resized alike.
+    pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
 
 
 def load_mask(data: bytes, path: str, image_size: int) -> np.ndarray:
@@ -108,20 +127,36 @@ def load_mask(data: bytes, path: str, image_size: int) -> np.ndarray:
 
 
 def load_images(
-    source: Images, indices: Sequence[int], image_size: int, description: str | None = None
+    source: Images,
+    indices: Sequence[int],
+    image_size: int,
+    description: str | None = None,
+    cache: Cache | None = None,
 ) -> np.ndarray:
     """Loads many images on all cores: uint8 [N, S, S, 3], in the order of `indices`.
+
+    Args:
+      source: of the files' bytes.
+      indices: of the images in the source.
+      image_size: S.
+      description: of the progress bar, if there is to be one.
+      cache: spares the decoding of what it holds, and is given what it does not.
 
     Raises:
       UserError: as `decode_image`, for the first image that cannot be decoded.
     """
     images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
 
-    def load(i: int) -> np.ndarray:
-        return load_image(source.image_bytes(i), source.image_name(i), image_size)
+    def load(n: int) -> None:
+        i, pixels = int(indices[n]), images[n]
+        if cache is not None and cache.read(i, pixels):
+            return
+        pixels[:] = load_image(source.image_bytes(i), source.image_name(i), image_size)
+        if cache is not None:
+            cache.write(i, pixels)
 
-    for n, image in enumerate(map_in_threads(load, indices, description)):
-        images[n] = image
+    for _ in map_in_threads(load, range(len(indices)), description):
+        pass
     return images
 
 
@@ -155,13 +190,18 @@ def _pixels(data: bytes, path: str, background: str) -> np.ndarray:
     if data.startswith(_NPY_MAGIC):
         return _read_npy(data, path)
     image = _open(data, path)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_wide(image):
         return _wide_array(image, path)
+    return np.asarray(_to_rgb(image, path, background))
+
+
+def _to_rgb(image: Image.Image, path: str, background: str) -> Image.Image:
+    """An image of colours or 8 bits as one of mode RGB, laid over the background."""
     try:
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
-        return np.asarray(image.convert("RGB"))
+        return image.convert("RGB")
     except ValueError as error:
         raise UserError(
             f"image '{path}' has the colour mode {image.mode}, which cannot be shown as RGB:"
@@ -209,6 +249,10 @@ def _formats() -> tuple[str, ...]:
     Image.init()
     # EPS is a program, not a picture: Pillow would run Ghostscript on it.
     return tuple(name for name in Image.ID if name != "EPS")
+
+
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _wide_array(image: Image.Image, path: str) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 
 import numpy as np
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_images, load_mask
+from devnet_jax.data.decoded import DecodedCache, open_cache
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split
 from devnet_jax.errors import UserError
@@ -20,10 +21,17 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FewShotDataset:
-    """An opened data set and the part that each of its images plays."""
+    """An opened data set and the part that each of its images plays.
+
+    Attributes:
+      source: the data set.
+      split: which of its images play which part.
+      keep_decoded: whether decoded images are kept on disk, for the next run.
+    """
 
     source: Source
     split: Split
+    keep_decoded: bool = False
 
     def __str__(self) -> str:
         """How many images play which part, in words."""
@@ -54,7 +62,8 @@ class FewShotDataset:
             calibration=settings.calibration,
             seed=seed,
         )
-        return cls(source, dataclasses.replace(split, fingerprint=source.fingerprint))
+        split = dataclasses.replace(split, fingerprint=source.fingerprint)
+        return cls(source, split, settings.cache)
 
     @classmethod
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
@@ -66,7 +75,7 @@ class FewShotDataset:
           UserError: the data set cannot be opened, images of the split are gone, or training
             images have another label now.
         """
-        dataset = cls(_open(settings), split)
+        dataset = cls(_open(settings), split, settings.cache)
         dataset._require_images()
         if dataset.source.fingerprint != split.fingerprint:
             logger.warning(
@@ -123,16 +132,29 @@ class FewShotDataset:
     def _digest(self, path: str) -> str:
         return self.source.examples[self._index[path]].digest
 
-    def train_images(self, image_size: int) -> np.ndarray:
-        """uint8 [N, S, S, 3]: those that train as normal images, then the labelled anomalies."""
-        return self.images(self.split.train, image_size, "decoding training images")
+    def train_images(self, image_size: int) -> TrainImages:
+        """Those that train as normal images, then the labelled anomalies; none is read yet."""
+        return TrainImages(self, image_size)
 
     def images(
         self, paths: Sequence[str], image_size: int, description: str | None = None
     ) -> np.ndarray:
         """uint8 [N, S, S, 3]: images of the split by their paths, in that order."""
         indices = [self._index[path] for path in paths]
-        return load_images(self.source, indices, image_size, description)
+        return load_images(self.source, indices, image_size, description, self.decoded(image_size))
+
+    @cached_property
+    def decoded(self) -> Callable[[int], DecodedCache | None]:
+        """The cache of decoded images of a size; None where there is none."""
+
+        @cache
+        def opened(image_size: int) -> DecodedCache | None:
+            source = self.source
+            if not self.keep_decoded:
+                return None
+            return open_cache(source.folder, source.fingerprint, len(source.examples), image_size)
+
+        return opened
 
     def mask(self, path: str, image_size: int) -> np.ndarray | None:
         """bool [S, S], True on the defect; `None` for an anomaly whose mask nobody has drawn."""
@@ -141,6 +163,40 @@ class FewShotDataset:
             return np.zeros((image_size, image_size), bool)
         data = self.source.mask_bytes(i)
         return load_mask(data, f"{path} (mask)", image_size) if data else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainImages:
+    """The training images of a data set, to be read in any order: at once, or as they are needed.
+
+    Attributes:
+      dataset: whose they are.
+      image_size: S, of images uint8 [S, S, 3].
+    """
+
+    dataset: FewShotDataset
+    image_size: int
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        return self.dataset.split.train
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether what is decoded once is on disk when it is read again."""
+        return self.dataset.decoded(self.image_size) is not None
+
+    def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
+        """uint8 [n, S, S, 3], for integers [n]; a description comes with a progress bar.
+
+        Raises:
+          UserError: an image cannot be decoded.
+        """
+        paths = [self._paths[i] for i in indices]
+        return self.dataset.images(paths, self.image_size, description)
 
 
 def _open(settings: DatasetConfig) -> Source:

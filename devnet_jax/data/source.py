@@ -56,11 +56,13 @@ class Source:
       name: the data set, and its category or folder: "mvtec_ad/bottle".
       examples: all of train, then all of test, each sorted by path.
       fingerprint: changes whenever the raw files do.
+      folder: where the prepared data lies; what is in it vanishes when the raw files change.
     """
 
     def __init__(self, builder: AnomalyDatasetBuilder) -> None:
         """Opens what `builder` has prepared; the images stay on disk."""
-        index = _read_index(Path(builder.data_dir))
+        self.folder = Path(builder.data_dir)
+        index = _read_index(self.folder)
         self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
         self.fingerprint: str = index["fingerprint"]
         self.examples: Sequence[Example] = [Example(*fields) for fields in index["examples"]]
@@ -74,7 +76,7 @@ class Source:
             for length in builder.info.splits[str(records.split)].shard_lengths:
                 records[first]
                 first += length
-        if _read_index(Path(builder.data_dir))["fingerprint"] != self.fingerprint:
+        if _read_index(self.folder)["fingerprint"] != self.fingerprint:
             raise ValueError("another process replaced it meanwhile")
 
     def image_bytes(self, i: int) -> bytes:

@@ -245,6 +245,35 @@ def test_load_image_resizes_with_antialiasing():
     assert tall.shape == (16, 16, 3)
 
 
+def noise(mode: str, seed: int = 3) -> Image.Image:
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (21, 34, channels) if channels > 1 else (21, 34)
+    values = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(values, mode) if mode != "1" else Image.fromarray(values > 99)
+
+
+@pytest.mark.parametrize("size", [5, 21, 60])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(encode(noise(mode)) for mode in ("L", "RGB", "1", "LA", "RGBA")),
+        *(encode(noise(mode), "JPEG") for mode in ("L", "RGB", "CMYK")),
+        *(encode(noise(mode), transparency=0) for mode in ("L", "P")),
+        encode(noise("RGB"), transparency=(0, 0, 0)),
+        encode(noise("P"), "GIF"),
+        encode(Image.fromarray(np.asarray(noise("L")).astype(np.uint16) * 200)),
+        encode_npy(np.asarray(noise("L"))),
+        encode_npy(np.asarray(noise("RGB"))),
+    ],
+)
+def test_load_image_resizes_what_decode_image_gives(data: bytes, size: int) -> None:
+    whole = Image.fromarray(decode_image(data, "name"))
+    expected = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
+    loaded = load_image(data, "name", size)
+    assert loaded.dtype == np.uint8
+    np.testing.assert_array_equal(loaded, expected)
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [

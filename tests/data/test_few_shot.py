@@ -55,8 +55,9 @@ def test_contaminating_images_train_as_normal_ones(draw):
     dataset = draw("brain_mri", contamination=0.1)
     split = dataset.split
     assert len(split.train_contamination) == 8  # 73·0.1/0.9 = 8.1
-    images = dataset.train_images(16)
-    assert len(images) == 73 + 8 + 10
+    train = dataset.train_images(16)
+    assert len(train) == 73 + 8 + 10
+    images = train.read(np.arange(len(train)))
     for place, path in enumerate(split.train_contamination, start=73):
         index = [example.path for example in dataset.source.examples].index(path)
         image = load_image(dataset.source.image_bytes(index), path, 16)
@@ -75,7 +76,7 @@ def test_brain_mri_images_that_train_and_test_are_counted(draw, shared):
     assert equal_files
     assert equal_files <= found
     # What else was found are equal pictures in unequal files.
-    seen = {image.tobytes() for image in dataset.train_images(128)}
+    seen = {image.tobytes() for image in dataset.images(split.train, 128)}
     for path in found:
         index = [example.path for example in dataset.source.examples].index(path)
         assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in seen
@@ -85,6 +86,6 @@ def test_brain_mri_images_that_train_do_not_calibrate(draw):
     dataset = draw("brain_mri", calibration=0.4)
     assert len(dataset.split.calibration) == 29  # of 73
     images = {path: dataset.images([path], 128).tobytes() for path in dataset.split.calibration}
-    trained = {image.tobytes() for image in dataset.train_images(128)}
+    trained = {image.tobytes() for image in dataset.images(dataset.split.train, 128)}
     assert dataset.calibration == [path for path, image in images.items() if image not in trained]
     assert len(dataset.calibration) < 29
