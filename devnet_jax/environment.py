@@ -18,5 +18,12 @@ def software() -> dict[str, str]:
 def describe_devices(backend: str, count: int, kind: str) -> str:
     """JAX's devices in words: "8 × TPU v4"; of a CPU, which JAX calls just that, its cores."""
     if backend == "cpu":
-        return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+        return f"{n_cores()} CPU cores ({platform.machine()})"
     return f"{count} × {kind}"
+
+
+def n_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

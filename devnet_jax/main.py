@@ -6,10 +6,8 @@ python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,6 +16,7 @@ from devnet_jax import saved_config
 from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
+from devnet_jax.startup import prepare
 from devnet_jax.workdir import Workdir
 
 MODES = {
@@ -58,9 +57,7 @@ def main() -> None:
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))
-    # What was compiled once is found again by the next run; JAX reads this when it is imported.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
+    prepare(config.train.batch_size)
     if _MODE.value == "predict":
         _predict(config, workdir)
     elif _INPUT.value or _OUTPUT.value or _STRICT.value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from devnet_jax.environment import n_cores
 from devnet_jax.errors import UserError
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -170,8 +170,7 @@ def map_in_threads(
     The first error in the items' order is raised, and what has not begun by then never will.
     """
     items = list(items)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(cores or 1)
+    pool = ThreadPoolExecutor(n_cores())
     try:
         yield from tqdm(
             pool.map(function, items),

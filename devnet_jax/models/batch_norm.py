@@ -1,5 +1,12 @@
 """Batch normalisation with PyTorch's running statistics, synchronised over devices."""
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
@@ -40,28 +47,76 @@ class BatchNorm(nn.Module):
         if train:
             # No device axis is bound while parameters are being initialised.
             axis_name = None if self.is_initializing() else self.axis_name
-            mean, var, n = batch_moments(x, axis_name)
+            y, mean, var = normalise_batch(x, scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
+                n = batch_values(x, axis_name)
                 unbiased_var = var * (n / max(n - 1, 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased_var - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
-        y = (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+            y = (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
         return y.astype(dtype)
 
 
-def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array, int]:
-    """Mean and biased variance [C] of x [..., C], and the number of values in each.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[Array, Array, Array]:
+    """Normalises x [..., C] by its own mean and variance.
 
-    With `axis_name` all three are taken over the devices of that axis, which hold equally
-    many values each.
+    Its gradient reads x and y's gradient twice, once for two sums and once for the result;
+    what is derived from the two passes over x reads them about twice as often.
+
+    Args:
+      x: floating [..., C].
+      scale: [C].
+      bias: [C].
+      epsilon: added to the variance.
+      axis_name: device axis over which mean and variance are taken; its devices hold equally many
+        values each.
+
+    Returns:
+      y [..., C], and the mean and the biased variance [C], through which no gradient flows.
     """
     axes = tuple(range(x.ndim - 1))
-    n = x.size // x.shape[-1]
-    if axis_name is None:
-        mean = x.mean(axes)
-        return mean, jnp.square(x - mean).mean(axes), n
-    mean = lax.pmean(x.mean(axes), axis_name)
-    var = lax.pmean(jnp.square(x - mean).mean(axes), axis_name)
-    return mean, var, n * lax.axis_size(axis_name)
+    mean = _over_devices(lax.pmean, x.mean(axes), axis_name)
+    var = _over_devices(lax.pmean, jnp.square(x - mean).mean(axes), axis_name)
+    y = (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
+    return y, mean, var
+
+
+def batch_values(x: Array, axis_name: str | None) -> int:
+    """How many values of each channel x [..., C] has, on all devices of the axis together."""
+    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+
+
+def _forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    y, mean, var = normalise_batch(x, scale, bias, epsilon, axis_name)
+    return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
+
+
+def _backward(
+    epsilon: float,
+    axis_name: str | None,
+    residuals: tuple[Array, ...],
+    gradients: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
+    x, scale, mean, inverse_std = residuals
+    gradient, _, _ = gradients
+    axes = tuple(range(x.ndim - 1))
+    normalised = (x - mean) * inverse_std
+    of_bias, of_scale = gradient.sum(axes), (gradient * normalised).sum(axes)
+    # A value moves the mean and the variance of the batch on all devices.
+    summed, correlated = _over_devices(lax.psum, (of_bias, of_scale), axis_name)
+    shift = (summed + normalised * correlated) / batch_values(x, axis_name)
+    return scale * inverse_std * (gradient - shift), of_scale, of_bias
+
+
+def _over_devices(reduce: Callable[..., Any], values: Any, axis_name: str | None) -> Any:
+    return values if axis_name is None else reduce(values, axis_name)
+
+
+normalise_batch.defvjp(_forward, _backward)

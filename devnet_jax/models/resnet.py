@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from devnet_jax.models.batch_norm import BatchNorm
+from devnet_jax.models.convolution import convolve
 from devnet_jax.models.pooling import max_pool
 
 # (kernel, stride, padding) of the windows that shrink an image: the stem, its pooling, and
@@ -35,6 +36,7 @@ class _Layers(nn.Module):
             padding=kernel // 2,
             use_bias=False,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             name=name,
         )
