@@ -7,6 +7,7 @@ from devnet_jax.models.deviation_network import (
     feature_size,
     max_n_scales,
 )
+from devnet_jax.models.folding import fold_batch_norm
 from devnet_jax.models.pretrained import (
     from_torch_state_dict,
     load_pretrained,
@@ -18,6 +19,7 @@ __all__ = [
     "DeviationNetwork",
     "check_n_scales",
     "feature_size",
+    "fold_batch_norm",
     "from_torch_state_dict",
     "load_pretrained",
     "max_n_scales",

@@ -27,10 +27,12 @@ class AlexNet(nn.Module):
     Attributes:
       dtype: compute dtype; None promotes from the input and the parameters.
       axis_name: unused, there is nothing to synchronise; every backbone takes it.
+      folded: unused, there is nothing to fold.
     """
 
     dtype: DTypeLike | None = None
     axis_name: str | None = None
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

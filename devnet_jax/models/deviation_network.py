@@ -18,7 +18,7 @@ class Backbone:
     """A feature extractor and what is known of it before it is built.
 
     Attributes:
-      build: makes the module, given `dtype`, `axis_name` and `name`.
+      build: makes the module, given `dtype`, `axis_name`, `folded` and `name`.
       windows: (kernel, stride, padding) of its layers that change an image's size, in order.
     """
 
@@ -49,6 +49,7 @@ class DeviationNetwork(nn.Module):
       dtype: compute dtype of the features; None promotes from images and parameters. The
         head is always computed in float32 at least.
       axis_name: device axis over which BatchNorm is synchronised.
+      folded: whether BatchNorm is in the convolutions (`fold_batch_norm`), for evaluation only.
 
     Raises:
       UserError: for an unknown backbone, or n_scales or topk out of range, on construction;
@@ -60,6 +61,7 @@ class DeviationNetwork(nn.Module):
     topk: float = 0.1
     dtype: DTypeLike | None = None
     axis_name: str | None = None
+    folded: bool = False
 
     def __post_init__(self) -> None:
         get_backbone(self.backbone)
@@ -84,7 +86,10 @@ class DeviationNetwork(nn.Module):
         """
         check_n_scales(self.backbone, self.n_scales, min(images.shape[1:3]))
         feature_extractor = get_backbone(self.backbone).build(
-            dtype=self.dtype, axis_name=self.axis_name, name="feature_extractor"
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            folded=self.folded,
+            name="feature_extractor",
         )
         # PyTorch's default range for the kernel, ±1/√C; the bias starts at zero.
         score = nn.Conv(

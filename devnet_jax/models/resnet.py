@@ -6,7 +6,7 @@ are torchvision's with the indices joined by an underscore: `layer1.0.conv1` is
 is symmetric: SAME would shift strided windows by a pixel against pretrained weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flax import linen as nn
@@ -27,6 +27,7 @@ class _Layers(nn.Module):
 
     dtype: DTypeLike | None = None
     axis_name: str | None = None
+    folded: bool = False
 
     def conv(self, name: str, features: int, kernel: int, stride: int = 1) -> nn.Conv:
         return nn.Conv(
@@ -34,14 +35,16 @@ class _Layers(nn.Module):
             kernel_size=(kernel, kernel),
             strides=(stride, stride),
             padding=kernel // 2,
-            use_bias=False,
+            use_bias=self.folded,
             dtype=self.dtype,
             conv_general_dilated=convolve,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             name=name,
         )
 
-    def norm(self, name: str) -> BatchNorm:
+    def norm(self, name: str) -> Callable[[Array, bool], Array]:
+        if self.folded:
+            return lambda x, train: x
         return BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=name)
 
 
@@ -91,6 +94,7 @@ class ResNet(_Layers):
       stage_sizes: number of blocks in each of the four layers.
       dtype: compute dtype; None promotes from the input and the parameters.
       axis_name: device axis over which BatchNorm is synchronised.
+      folded: whether BatchNorm is in the convolutions (`fold_batch_norm`), for evaluation only.
     """
 
     block: type[BasicBlock] | type[Bottleneck] = BasicBlock
@@ -109,6 +113,7 @@ class ResNet(_Layers):
                     stride=2 if stage > 0 and i == 0 else 1,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
+                    folded=self.folded,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
         return x

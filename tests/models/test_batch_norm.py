@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from devnet_jax.models.batch_norm import BatchNorm
 
@@ -76,6 +77,22 @@ def test_devices_together_equal_one(x: jax.Array, n_devices: int) -> None:
             (sharded, all_updated),
             (whole, updated),
         )
+
+
+def test_its_gradient_is_what_follows_from_the_definition() -> None:
+    """By finite differences, of the input, the scale and the shift alike."""
+    with jax.enable_x64(True):
+        x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 2, 3), jnp.float64)
+        weights = jax.random.normal(jax.random.key(1), x.shape, jnp.float64)
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), VARIABLES["params"])
+
+        def loss(x, params):  # type: ignore[no-untyped-def]
+            y, _ = BatchNorm().apply(
+                {**VARIABLES, "params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return (weights * jnp.square(y)).sum()
+
+        check_grads(loss, (x, params), order=1, modes=["rev"], rtol=1e-6)
 
 
 def test_variance_is_accurate_far_from_zero() -> None:

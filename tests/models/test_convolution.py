@@ -1,0 +1,60 @@
+"""The stem's convolution: its gradients are those of XLA's, which it computes another way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from devnet_jax.models import convolution
+from devnet_jax.models.convolution import convolve
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_numbers": NHWC}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    n=st.integers(1, 5),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    at_once=st.integers(1, 6),
+    seed=st.integers(0, 999),
+)
+def test_value_and_gradients(n: int, height: int, width: int, at_once: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "CHUNK_PIXELS", at_once * height * width)
+        x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
+        kernel = jnp.asarray(rng.standard_normal((7, 7, 3, 4)))
+        value, pull = jax.vjp(lambda *a: convolve(*a, **STEM), x, kernel)
+        expected, expected_pull = jax.vjp(
+            lambda *a: jax.lax.conv_general_dilated(*a, **STEM), x, kernel
+        )
+        np.testing.assert_array_equal(value, expected)
+        gradient = jnp.asarray(rng.standard_normal(value.shape))
+        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(7, 1, 3), (7, 2, 0), (3, 2, 1)])
+def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1, 9, 9, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((size, size, 2, 1)), jnp.float32)
+    window = ((stride, stride), [(padding, padding)] * 2)
+    value = convolve(x, kernel, *window, dimension_numbers=NHWC)
+    expected = jax.lax.conv_general_dilated(x, kernel, *window, dimension_numbers=NHWC)
+    np.testing.assert_array_equal(value, expected)
+
+
+def test_accelerators_take_xlas_own() -> None:
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(x, kernel, **STEM).sum()
+
+    shapes = jnp.ones((1, 8, 8, 3)), jnp.ones((7, 7, 3, 4))
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(*shapes)
+    for platform, own in (("cuda", True), ("tpu", True), ("cpu", False)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("4x4x4x12" in text) != own  # the four kinds of pixels as channels

@@ -1,0 +1,41 @@
+"""BatchNorm folded into the convolutions: the same network, in evaluation mode."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from devnet_jax.models import DeviationNetwork, fold_batch_norm
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "alexnet"])  # every kind of block
+def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
+    with jax.enable_x64(True):
+        model = DeviationNetwork(backbone, n_scales=1)
+        images = jax.random.normal(jax.random.key(0), (2, 70, 70, 3), jnp.float64)
+        drawn = jax.eval_shape(model.init, jax.random.key(1), images)
+        # Statistics, scales and shifts as after training: none of them 0 or 1.
+        rng = np.random.default_rng(2)
+        variables = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.asarray(
+                rng.uniform(0.5, 2, leaf.shape)
+                if leaf.ndim == 1
+                else rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+            ),
+            drawn,
+        )
+        folded = fold_batch_norm(variables)
+        assert set(folded) == {"params"}
+
+        def scores(model, variables, images):
+            scores, maps = model.apply(variables, images)
+            return scores.sum(), (scores, maps)
+
+        def of(model, variables):
+            return jax.jit(jax.value_and_grad(scores, argnums=2, has_aux=True), static_argnums=0)(
+                model, variables, images
+            )
+
+        expected, found = of(model, variables), of(model.clone(folded=True), folded)
+        assert np.ptp(expected[0][1][0]) > 0
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), found, expected)
