@@ -1,11 +1,12 @@
 # make quickstart   install, train on the built-in data set, restore, evaluate (a few minutes)
 # make test         install what the tests need, check types and style, run all tests
+# make benchmark    install PyTorch, compare with it on a CPU (twenty minutes), write the results
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m devnet_jax.main
 
-.PHONY: quickstart test
+.PHONY: quickstart test benchmark
 
 quickstart: .venv/.installed
 	@echo "== training =="
@@ -19,6 +20,9 @@ test: .venv/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
 
+benchmark: .venv/.installed-benchmark
+	$(BIN)/python benchmarks/cpu.py --output=benchmarks/results/cpu.json
+
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
@@ -26,4 +30,8 @@ test: .venv/.installed-test
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+.venv/.installed-benchmark: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
 	@touch $@

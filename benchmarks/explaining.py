@@ -16,8 +16,6 @@ from importlib.metadata import version
 import jax
 import numpy as np
 import pytorch_peer
-import torch
-from scipy import ndimage
 
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, ModelConfig
 from devnet_jax.detector import Detector
@@ -28,30 +26,6 @@ from devnet_jax.preprocessing import normalise
 
 OURS = "ours, input gradients"
 Way = Callable[[np.ndarray], np.ndarray]
-
-
-def to_map(gradient: np.ndarray) -> np.ndarray:
-    """A gradient [S, S, 3] → the paper's map [S, S], by NumPy and SciPy."""
-    summed = np.abs(gradient).sum(axis=-1)
-    low, high = summed.min(), np.percentile(summed, 99)
-    return ndimage.gaussian_filter(np.clip((summed - low) / (high - low), 0, 1), sigma=4)
-
-
-def official_way_in_pytorch(network: torch.nn.Module, every_weight: bool) -> Way:
-    network.requires_grad_(every_weight)
-
-    def explain(images: np.ndarray) -> np.ndarray:
-        maps = []
-        for image in images:
-            network.requires_grad_(every_weight)
-            inputs = pytorch_peer.normalise(torch.tensor(image[None])).requires_grad_()
-            network.zero_grad()
-            network(inputs).sum().backward()
-            assert inputs.grad is not None
-            maps.append(to_map(inputs.grad[0].permute(1, 2, 0).numpy()))
-        return np.stack(maps)
-
-    return explain
 
 
 def official_way_in_jax(detector: Detector) -> Way:
@@ -69,7 +43,7 @@ def official_way_in_jax(detector: Detector) -> Way:
         for image in images:
             of_weights, of_input = gradients(detector.variables, normalise(image[None]))
             jax.block_until_ready(of_weights)
-            maps.append(to_map(np.asarray(of_input[0])))
+            maps.append(pytorch_peer.to_map(np.asarray(of_input[0])))
         return np.stack(maps)
 
     return explain
@@ -97,8 +71,8 @@ def compare(size: int, n_images: int, n_rounds: int) -> None:
     ways: dict[str, Way] = {
         OURS: lambda images: detector.explain(images, "gradient"),
         "ours, the head's score map": lambda images: detector.explain(images, "score_map"),
-        "official way, PyTorch": official_way_in_pytorch(network, every_weight=True),
-        "the same without the weights' gradients": official_way_in_pytorch(network, False),
+        "official way, PyTorch": pytorch_peer.official_way(network),
+        "the same without the weights' gradients": pytorch_peer.official_way(network, False),
         "official way, JAX": official_way_in_jax(detector),
     }
     images = np.random.default_rng(0).integers(0, 256, (n_images, size, size, 3), dtype=np.uint8)

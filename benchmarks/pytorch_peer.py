@@ -1,13 +1,19 @@
-"""The same network in plain PyTorch, as most would write it: what our speed is compared with.
+"""The same method in plain PyTorch, as most would write it: what our speed is compared with.
 
 Parameters have torchvision's names, so that `to_torch_state_dict` fills them.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -67,9 +73,13 @@ class DeviationNetwork(nn.Module):
         return torch.stack(scores).mean(dim=0)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise(
+    images: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """uint8 [B, S, S, 3] → float32 [B, 3, S, S]."""
-    return (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    # Without a word on the format it would be channels_last, which PyTorch then computes in.
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    return (images.float() / 255 - MEAN) / STD
 
 
 def build(state: dict[str, object], n_scales: int) -> DeviationNetwork:
@@ -81,3 +91,98 @@ def build(state: dict[str, object], n_scales: int) -> DeviationNetwork:
     if unexpected or len(counters) != len(missing):
         raise ValueError(f"another network: {missing} are missing, {unexpected} are unknown")
     return network.eval()
+
+
+class ImageFiles(Dataset):
+    """Image files, decoded and resized each time, and rotated if they are to train."""
+
+    def __init__(
+        self, paths: Sequence[Path], labels: Tensor, size: int, rotation: float = 0
+    ) -> None:
+        self.paths, self.labels, self.size, self.rotation = paths, labels, size, rotation
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image = Image.open(self.paths[i]).convert("RGB")
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        if self.rotation:
+            image = image.rotate(random.uniform(-self.rotation, self.rotation))
+        return normalise(torch.from_numpy(np.array(image)[None]))[0], self.labels[i]
+
+
+class BalancedBatches(Sampler[list[int]]):
+    """Indices of batches that are half normal, half anomalous; the anomalies come last."""
+
+    def __init__(self, n_normal: int, n_anomaly: int, batch_size: int, n_batches: int) -> None:
+        self.n_normal, self.n_anomaly = n_normal, n_anomaly
+        self.batch_size, self.n_batches = batch_size, n_batches
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        half = self.batch_size // 2
+        for _ in range(self.n_batches):
+            normal = torch.randint(self.n_normal, (half,))
+            anomalous = self.n_normal + torch.randint(self.n_anomaly, (self.batch_size - half,))
+            yield torch.cat([normal, anomalous]).tolist()
+
+
+def deviation_loss(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
+    """Scores [B] and labels [B] → the mean loss, against 5000 draws from the prior."""
+    prior = torch.randn(5000)
+    deviations = (scores - prior.mean()) / prior.std()
+    losses = (1 - labels) * deviations.abs() + labels * torch.clamp(margin - deviations, min=0)
+    return losses.mean()
+
+
+def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=2e-4, weight_decay=1e-5)
+
+
+def train_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> float:
+    """One step on normalised images; returns the loss."""
+    loss = deviation_loss(network(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def to_map(gradient: np.ndarray) -> np.ndarray:
+    """A gradient [S, S, 3] → the paper's map [S, S], by NumPy and SciPy."""
+    summed = np.abs(gradient).sum(axis=-1)
+    low, high = summed.min(), np.percentile(summed, 99)
+    return ndimage.gaussian_filter(np.clip((summed - low) / (high - low), 0, 1), sigma=4)
+
+
+def official_way(
+    network: nn.Module,
+    every_weight: bool = True,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Explains uint8 [N, S, S, 3] one at a time, as the official code does: maps [N, S, S].
+
+    Args:
+      network: in evaluation mode, of that memory format.
+      every_weight: whether the gradients of the weights are computed as well, as they are there.
+      memory_format: of the images.
+    """
+
+    def explain(images: np.ndarray) -> np.ndarray:
+        network.requires_grad_(every_weight)
+        maps = []
+        for image in images:
+            inputs = normalise(torch.tensor(image[None]), memory_format).requires_grad_()
+            network.zero_grad()
+            network(inputs).sum().backward()
+            assert inputs.grad is not None
+            maps.append(to_map(inputs.grad[0].permute(1, 2, 0).numpy()))
+        return np.stack(maps)
+
+    return explain

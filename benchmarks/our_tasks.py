@@ -1,0 +1,193 @@
+"""Our side of the comparison on a CPU; `cpu.py` runs each task as a program of its own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from in_turn import OURS, serve
+from materials import Materials
+
+from devnet_jax.config import (
+    Config,
+    DatasetConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TrainConfig,
+    with_settings,
+)
+from devnet_jax.data.decode import load_image, map_in_threads
+from devnet_jax.data.prefetch import prefetch
+from devnet_jax.startup import prepare
+
+# JAX is imported only in the tasks: what `prepare` sets comes first, as on the command line.
+
+
+def make_config(materials: Materials) -> Config:
+    settings = materials.settings
+    return Config(
+        dataset=DatasetConfig(
+            name="image_folder",
+            manual_dir=str(materials.images),
+            data_dir=str(materials.folder / "prepared"),
+            image_size=settings.image_size,
+        ),
+        model=ModelConfig(pretrained="none"),
+        train=TrainConfig(
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
+        ),
+        evaluation=EvaluationConfig(batch_size=settings.score_batch),
+    )
+
+
+def decode(paths: list[Path], size: int) -> np.ndarray:
+    """uint8 [N, S, S, 3]."""
+
+    def load(path: Path) -> np.ndarray:
+        return load_image(path.read_bytes(), str(path), size)
+
+    return np.stack(list(map_in_threads(load, paths, None)))
+
+
+def make(materials: Materials) -> None:
+    """Writes what both sides start from: weights, and decoded images."""
+    from devnet_jax.checkpoints import Checkpoints
+    from devnet_jax.initialisation import make_variables
+    from devnet_jax.models import to_torch_state_dict
+    from devnet_jax.train_step import initial_state
+    from devnet_jax.training import save_state
+    from devnet_jax.workdir import Workdir, write_json
+
+    config = make_config(materials)
+    variables = make_variables(config)
+    np.savez(materials.weights, **to_torch_state_dict(variables))
+    workdir = Workdir(materials.run)
+    write_json(workdir.config, config.to_dict())
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        save_state(checkpoints, initial_state(config, variables), config)
+    np.save(materials.decoded, decode(materials.paths, config.dataset.image_size))
+
+
+def train(materials: Materials) -> None:
+    """Image files to a trained model, with a line for each epoch."""
+    from devnet_jax import run
+    from devnet_jax.workdir import Workdir
+
+    package = logging.getLogger("devnet_jax")
+    package.addHandler(logging.StreamHandler(sys.stdout))
+    package.setLevel(logging.INFO)
+    run.train(make_config(materials), Workdir(materials.folder / "trained"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedImages:
+    """Images in memory as what a store reads."""
+
+    images: np.ndarray
+    are_kept: bool = True
+
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
+        return self.images[indices]
+
+
+def step(materials: Materials) -> None:
+    """Optimiser steps on decoded images, half of them as anomalies; finds the first loss."""
+    import jax
+
+    from devnet_jax.data.store import HostStore
+    from devnet_jax.devices import replicated
+    from devnet_jax.initialisation import make_variables
+    from devnet_jax.train_step import initial_state, make_train_call
+    from devnet_jax.training import call_inputs, on_cpu
+
+    settings = materials.settings
+    # The peer rotates while it loads; a million epochs do not end during the measurement.
+    config = with_settings(
+        make_config(materials), {"train.rotation": 0.0, "train.epochs": 1_000_000}
+    )
+    state = jax.device_put(initial_state(config, make_variables(config)), replicated())
+    store = HostStore(DecodedImages(np.load(materials.decoded)[: settings.batch_size]))
+    train_call = make_train_call(config, store, scan=not on_cpu())
+    calls = prefetch(call_inputs(config, store, settings.batch_size // 2, done=0))
+
+    def work() -> np.ndarray:
+        nonlocal state
+        losses: list[float] = []
+        while len(losses) < settings.steps_per_round:
+            state, metrics = train_call(state, store.resident, *next(calls))
+            losses += np.asarray(metrics["loss"]).tolist()
+        return np.array(losses[:1])
+
+    with contextlib.closing(calls):
+        serve(work, materials.result("step", OURS))
+
+
+def score(materials: Materials) -> None:
+    """Scores image files: one batch is decoded by all cores while the one before is scored."""
+    from devnet_jax.detector import Detector
+
+    detector = Detector.load(materials.run)
+    size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
+    paths = materials.paths
+
+    def work() -> np.ndarray:
+        parts = prefetch(
+            decode(paths[start : start + at_once], size) for start in range(0, len(paths), at_once)
+        )
+        return np.concatenate([detector.score(images).scores for images in parts])
+
+    serve(work, materials.result("score", OURS))
+
+
+def score_decoded(materials: Materials) -> None:
+    """Scores decoded images."""
+    from devnet_jax.detector import Detector
+
+    detector = Detector.load(materials.run)
+    images = np.load(materials.decoded)
+    serve(lambda: detector.score(images).scores, materials.result("score_decoded", OURS))
+
+
+def explain(materials: Materials) -> None:
+    """Explains decoded images."""
+    from devnet_jax.detector import Detector
+
+    images = np.load(materials.decoded)[: materials.settings.n_explained]
+    config = with_settings(make_config(materials), {"evaluation.batch_size": len(images)})
+    detector = Detector.load(materials.run, config)
+    serve(lambda: detector.explain(images, "gradient"), materials.result("explain", OURS))
+
+
+TASKS = {task.__name__: task for task in (make, train, step, score, score_decoded, explain)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path, help="with the materials")
+    arguments = parser.parse_args()
+    materials = Materials(arguments.folder)
+    # Empty at first: what compiling takes is part of training.
+    compiled = materials.folder / f"compiled-{arguments.task}"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    prepare(materials.settings.batch_size)
+    TASKS[arguments.task](materials)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The peer's side of the comparison on a CPU; `cpu.py` runs each task as a program of its own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytorch_peer
+import torch
+from in_turn import serve
+from materials import Materials
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+N_WORKERS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """How the peer computes.
+
+    Attributes:
+      side: "plain" or "tuned".
+      memory_format: of the images and of the convolutions' weights.
+    """
+
+    side: str
+    memory_format: torch.memory_format
+
+    def network(self, materials: Materials) -> nn.Module:
+        """The network with the weights that both sides have, in evaluation mode."""
+        with np.load(materials.weights) as weights:
+            network = pytorch_peer.build(dict(weights), n_scales=2)
+        return network.to(memory_format=self.memory_format)
+
+    def images(self, loaded: Tensor) -> Tensor:
+        """Images as a DataLoader gives them, in that format."""
+        return loaded.to(memory_format=self.memory_format)
+
+
+PEERS = {
+    "plain": Peer("plain", torch.contiguous_format),
+    "tuned": Peer("tuned", torch.channels_last),
+}
+
+
+def train(materials: Materials, peer: Peer) -> None:
+    """Image files to a trained model, with a line for each epoch and a checkpoint after it."""
+    settings = materials.settings
+    normal, anomalous = materials.normal_paths, materials.anomaly_paths
+    labels = torch.tensor([0.0] * len(normal) + [1.0] * len(anomalous))
+    files = pytorch_peer.ImageFiles(
+        [*normal, *anomalous], labels, settings.image_size, rotation=180
+    )
+    batches = pytorch_peer.BalancedBatches(
+        len(normal), len(anomalous), settings.batch_size, settings.steps_per_epoch
+    )
+    loader = DataLoader(
+        files, batch_sampler=batches, num_workers=N_WORKERS, persistent_workers=True
+    )
+    network = pytorch_peer.DeviationNetwork(n_scales=2).to(memory_format=peer.memory_format)
+    optimizer = pytorch_peer.make_optimizer(network)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.1)
+    for epoch in range(1, settings.epochs + 1):
+        losses = [
+            pytorch_peer.train_step(network, optimizer, peer.images(images), labels)
+            for images, labels in loader
+        ]
+        schedule.step()
+        print(f"epoch {epoch}/{settings.epochs}: loss {np.mean(losses):.4f}", flush=True)
+        torch.save(
+            {"network": network.state_dict(), "optimizer": optimizer.state_dict()},
+            materials.folder / f"{peer.side}.pt",
+        )
+
+
+def step(materials: Materials, peer: Peer) -> None:
+    """Optimiser steps on decoded images, half of them as anomalies; finds the first loss."""
+    settings = materials.settings
+    network = peer.network(materials).train()
+    optimizer = pytorch_peer.make_optimizer(network)
+    decoded = torch.from_numpy(np.load(materials.decoded)[: settings.batch_size])
+    labels = (torch.arange(len(decoded)) >= len(decoded) // 2).float()
+
+    def one() -> float:
+        images = pytorch_peer.normalise(decoded, peer.memory_format)
+        return pytorch_peer.train_step(network, optimizer, images, labels)
+
+    def work() -> np.ndarray:
+        return np.array([one() for _ in range(settings.steps_per_round)][:1])
+
+    serve(work, materials.result("step", peer.side))
+
+
+def score(materials: Materials, peer: Peer) -> None:
+    """Scores image files."""
+    settings = materials.settings
+    network = peer.network(materials)
+    paths = materials.paths
+    files = pytorch_peer.ImageFiles(paths, torch.zeros(len(paths)), settings.image_size)
+    loader = DataLoader(files, batch_size=settings.score_batch, num_workers=N_WORKERS)
+
+    @torch.no_grad()
+    def work() -> np.ndarray:
+        return torch.cat([network(peer.images(images)) for images, _ in loader]).numpy()
+
+    serve(work, materials.result("score", peer.side))
+
+
+def score_decoded(materials: Materials, peer: Peer) -> None:
+    """Scores decoded images."""
+    network = peer.network(materials)
+    batches = torch.from_numpy(np.load(materials.decoded)).split(materials.settings.score_batch)
+
+    @torch.no_grad()
+    def work() -> np.ndarray:
+        normalised = (pytorch_peer.normalise(images, peer.memory_format) for images in batches)
+        return torch.cat([network(images) for images in normalised]).numpy()
+
+    serve(work, materials.result("score_decoded", peer.side))
+
+
+def explain(materials: Materials, peer: Peer) -> None:
+    """Explains decoded images the official way."""
+    network = peer.network(materials)
+    images = np.load(materials.decoded)[: materials.settings.n_explained]
+    explained = pytorch_peer.official_way(network, memory_format=peer.memory_format)
+    serve(lambda: explained(images), materials.result("explain", peer.side))
+
+
+TASKS = {task.__name__: task for task in (train, step, score, score_decoded, explain)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path, help="with the materials")
+    parser.add_argument("side", choices=PEERS)
+    arguments = parser.parse_args()
+    TASKS[arguments.task](Materials(arguments.folder), PEERS[arguments.side])
+
+
+if __name__ == "__main__":
+    main()
