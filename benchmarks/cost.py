@@ -1,0 +1,468 @@
+"""What training costs on a CPU as the work grows: images a second, and memory.
+
+python benchmarks/cost.py
+
+Each row is a process of its own, which trains as a run does: a store of images, batches made while
+the step before is computed, the package's step. The images are random pixels in the package's cache
+of decoded images, as a second run finds them. What is compiled is compiled by another process
+before, so that compiling has no part in the memory. The table and the plot go to a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devnet_jax.config import Config, with_settings
+from devnet_jax.data.decode import load_images
+from devnet_jax.data.decoded import DecodedCache
+from devnet_jax.data.store import image_bytes, make_store, padded
+from devnet_jax.environment import describe_devices, n_cores, software
+from devnet_jax.startup import n_cpu_devices, prepare
+
+# JAX is imported only by the process of a row: what `prepare` sets comes first, as in a run.
+
+N_ANOMALY = 10
+STORES = ("device", "host", "stream")
+LEAST_STEPS = 2  # timed, after the first one
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one row trains with.
+
+    Attributes:
+      image_size: height and width of the images.
+      batch_size: over all devices.
+      n_devices: virtual CPU devices.
+      n_images: training images, the labelled anomalies among them.
+      n_scales: resolutions in the pyramid.
+      store: where the images are, as `config.dataset.store`.
+      memory_gib: as `config.dataset.memory_gib`.
+    """
+
+    image_size: int
+    batch_size: int
+    n_devices: int
+    n_images: int
+    n_scales: int
+    store: str
+    memory_gib: float = 0.0
+
+    @property
+    def pixels_mib(self) -> float:
+        """All training images, decoded."""
+        return self.n_images * image_bytes(RandomImages(self, None)) / MIB
+
+    @property
+    def program(self) -> Work:
+        """Equal for work that shares what was compiled."""
+        if self.store == "device":
+            return dataclasses.replace(self, n_images=padded(self.n_images))
+        return dataclasses.replace(self, n_images=0, store="host", memory_gib=0.0)
+
+    @property
+    def config(self) -> Config:
+        return with_settings(
+            Config(),
+            {
+                "dataset.image_size": self.image_size,
+                "dataset.store": self.store,
+                "dataset.memory_gib": self.memory_gib,
+                "model.n_scales": self.n_scales,
+                "model.pretrained": "none",
+                "train.batch_size": self.batch_size,
+                "train.epochs": 1_000_000,  # which do not end during the measurement
+            },
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What was measured of one row.
+
+    Attributes:
+      seconds: of each timed step: waiting for its batch, computing, fetching its loss.
+      store_seconds: of making the store.
+      started_mib: peak memory of the process when JAX had started and nothing was made.
+      peak_mib: the same at the end.
+      place: the store that was made.
+    """
+
+    seconds: list[float]
+    store_seconds: float
+    started_mib: float
+    peak_mib: float
+    place: str
+
+    @property
+    def growth_mib(self) -> float:
+        """Peak memory that weights, optimiser, store and steps have added."""
+        return self.peak_mib - self.started_mib
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomImages:
+    """The decoded images of a row, which lie on disk and are read as a run reads them."""
+
+    work: Work
+    cache: DecodedCache | None
+    are_kept: bool = True
+
+    @property
+    def image_size(self) -> int:
+        return self.work.image_size
+
+    def __len__(self) -> int:
+        return self.work.n_images
+
+    def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
+        return load_images(self, list(indices), self.image_size, description, self.cache)
+
+    def image_name(self, i: int) -> str:
+        return f"image {i}"
+
+    def image_bytes(self, i: int) -> bytes:
+        raise LookupError(f"{self.image_name(i)} is not in the cache")
+
+
+def write_images(file: Path, image_size: int, n_images: int) -> None:
+    """Random pixels as a cache of decoded images."""
+    cache = DecodedCache(file, image_size, writable=True)
+    rng = np.random.default_rng(0)
+    for i in range(n_images):
+        cache.write(i, rng.integers(0, 256, (image_size, image_size, 3), dtype=np.uint8))
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had so far (ru_maxrss)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def measure(work: Work, images: Path, seconds: float) -> Cost:
+    """Trains for some seconds, at least a few steps; for none, only the first step is run."""
+    prepare(work.batch_size)
+    import jax
+
+    from devnet_jax.data.prefetch import prefetch
+    from devnet_jax.devices import n_devices, replicated
+    from devnet_jax.initialisation import make_variables
+    from devnet_jax.train_step import initial_state, make_train_call
+    from devnet_jax.training import call_inputs, on_cpu
+
+    assert n_devices() == work.n_devices
+    started_mib = peak_mib()
+    config = work.config
+    state = jax.device_put(initial_state(config, make_variables(config)), replicated())
+    started = time.perf_counter()
+    cache = DecodedCache(images, work.image_size, writable=False)
+    store = make_store(RandomImages(work, cache), config.dataset, replicated())
+    store_seconds = time.perf_counter() - started
+    train_call = make_train_call(config, store, scan=not on_cpu())
+
+    times: list[float] = []
+    inputs = call_inputs(config, store, work.n_images - N_ANOMALY, done=0)
+    with contextlib.closing(prefetch(inputs)) as calls:
+        state, _ = jax.block_until_ready(train_call(state, store.resident, *next(calls)))
+        while seconds and (len(times) < LEAST_STEPS or sum(times) < seconds):
+            started = time.perf_counter()
+            state, metrics = train_call(state, store.resident, *next(calls))
+            assert np.isfinite(metrics["loss"]).all()
+            times.append(time.perf_counter() - started)
+    place = type(store).__name__
+    return Cost(times, store_seconds, started_mib, peak_mib(), place)
+
+
+def measure_apart(work: Work, images: Path, compiled: Path, seconds: float) -> Cost:
+    """`measure` in a process of its own, which finds what others have compiled."""
+    command = [sys.executable, __file__, f"--row={json.dumps(dataclasses.asdict(work))}"]
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(work.n_devices),
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    process = subprocess.run(
+        [*command, f"--file={images}", f"--seconds={seconds}"],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return Cost(**json.loads(process.stdout.splitlines()[-1]))
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, list[Work]]:
+    """The rows, by what grows in them; some are in several."""
+
+    def work(
+        n_images: int = arguments.images[0],
+        size: int = arguments.size,
+        batch: int = arguments.batch,
+        n_devices: int | None = None,
+        n_scales: int = 1,
+        store: str = "host",
+    ) -> Work:
+        # As many devices as a run on this machine has, unless they are what grows.
+        n_devices = n_devices or n_cpu_devices(batch, n_cores())
+        return Work(size, batch, n_devices, n_images, n_scales, store)
+
+    most = work(n_images=arguments.images[-1], store="auto")
+    budget = round(most.pixels_mib / 1024 / 2, 4)
+    return {
+        "images": [
+            *(work(n_images=n, store=store) for store in STORES for n in arguments.images),
+            dataclasses.replace(most, memory_gib=budget),
+        ],
+        "batch": [work(batch=batch) for batch in arguments.batches],
+        "size": [work(size=size) for size in arguments.sizes],
+        "scales": [work(size=arguments.scales_size, n_scales=n) for n in arguments.scales],
+        "devices": [work(n_devices=n) for n in arguments.devices],
+    }
+
+
+def measure_all(rows: Sequence[Work], seconds: float) -> dict[Work, Cost]:
+    """Measures each of the rows once, in their order."""
+    costs: dict[Work, Cost] = {}
+    compiled: set[Work] = set()
+    n_images = {
+        size: max(row.n_images for row in rows if row.image_size == size)
+        for size in {row.image_size for row in rows}
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for size, n in n_images.items():
+            write_images(folder / str(size), size, n)
+        for row in dict.fromkeys(rows):
+            given = (row, folder / str(row.image_size), folder / "compiled")
+            if row.program not in compiled:
+                measure_apart(*given, seconds=0)
+                compiled.add(row.program)
+            costs[row] = measure_apart(*given, seconds=seconds)
+            print(table_row("", row, costs[row]), flush=True)
+    return costs
+
+
+def speed(row: Work, cost: Cost) -> float:
+    """Images a second, of the middle step."""
+    return row.batch_size / statistics.median(cost.seconds)
+
+
+COLUMNS = (
+    "what grows",
+    "images",
+    "store",
+    "batch",
+    "size",
+    "scales",
+    "devices",
+    "images/s (slowest – quickest step)",
+    "decoded images, MiB",
+    "peak memory, MiB",
+    "store made in, s",
+)
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+def table_row(grows: str, row: Work, cost: Cost) -> str:
+    store = row.store
+    if row.store == "auto":
+        store = f"auto, {row.memory_gib:g} GiB: {cost.place}"
+    slowest, quickest = (row.batch_size / f(cost.seconds) for f in (max, min))
+    cells = [grows, f"{row.n_images:,}", store, row.batch_size, row.image_size, row.n_scales]
+    cells += [row.n_devices, f"{speed(row, cost):.1f} ({slowest:.1f} – {quickest:.1f})"]
+    cells += [f"{row.pixels_mib:.0f}", f"{cost.growth_mib:.0f}", f"{cost.store_seconds:.1f}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def found(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]) -> Iterator[str]:
+    """What the rows say, a sentence each."""
+    for store in STORES:
+        rows = [row for row in plan["images"] if row.store == store]
+        few, many = rows[0], rows[-1]
+        growth = costs[many].growth_mib - costs[few].growth_mib
+        ratio = speed(many, costs[many]) / speed(few, costs[few])
+        yield (
+            f"{store}: from {few.n_images:,} to {many.n_images:,} images, which are "
+            f"{many.pixels_mib - few.pixels_mib:.0f} MiB more pixels, peak memory changes by "
+            f"{growth:+.0f} MiB; the speed is {ratio:.2f} times as high."
+        )
+    auto = plan["images"][-1]
+    yield (
+        f"{auto.n_images:,} images ({auto.pixels_mib:.0f} MiB) with a budget of "
+        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto].place}, peak memory "
+        f"{costs[auto].growth_mib:.0f} MiB."
+    )
+    for grows in ("batch", "size", "scales", "devices"):
+        rows = list(plan[grows])
+        first, last = rows[0], rows[-1]
+        ratios = [f"{speed(row, costs[row]) / speed(first, costs[first]):.2f}" for row in rows]
+        values = [str(value_of(grows, row)) for row in rows]
+        yield (
+            f"{grows} {', '.join(values)}: speed {', '.join(ratios)} times the first one's; peak "
+            f"memory {costs[first].growth_mib:.0f} to {costs[last].growth_mib:.0f} MiB."
+        )
+
+
+def value_of(grows: str, row: Work) -> int:
+    return {
+        "images": row.n_images,
+        "batch": row.batch_size,
+        "size": row.image_size,
+        "scales": row.n_scales,
+        "devices": row.n_devices,
+    }[grows]
+
+
+def draw(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost], file: Path) -> None:
+    """Images a second, and peak memory below, over each of what grows."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.hashsalt": "cost",
+        "svg.fonttype": "none",
+        "axes.grid": True,
+        "grid.alpha": 0.4,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(14, 5.5), layout="constrained")
+        axes = figure.subplots(2, len(plan), sharey="row", sharex="col")
+        for column, (grows, rows) in zip(axes.T, plan.items(), strict=True):
+            # Of the other sweeps all rows have the same store.
+            for store, marker in zip(STORES, "os^", strict=True):
+                series = [row for row in rows if row.store == store]
+                values = [value_of(grows, row) for row in series]
+                of_series = [costs[row] for row in series]
+                colour = f"C{STORES.index(store)}"
+                line = {"marker": marker, "color": colour, "label": store if series else None}
+                speeds = [speed(row, costs[row]) for row in series]
+                column[0].plot(values, speeds, **line)
+                column[1].plot(values, [cost.growth_mib for cost in of_series], **line)
+            column[1].set_xscale("log", base=10 if grows == "images" else 2)
+            ticks = sorted({value_of(grows, row) for row in rows})
+            column[1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            column[1].minorticks_off()
+            column[1].set_xlabel(LABELS[grows])
+            for plot in column:
+                plot.set_ylim(bottom=0)
+        axes[0, 0].set_ylabel("images a second")
+        axes[1, 0].set_ylabel("peak memory, MiB")
+        axes[0, 0].legend(title="store")
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+LABELS = {
+    "images": "training images",
+    "batch": "batch",
+    "size": "height and width",
+    "scales": "scales",
+    "devices": "virtual devices",
+}
+
+
+def circumstances(command: str) -> str:
+    """The date, the machine, the versions and the command, as a results page begins."""
+    versions = ", ".join(f"{name} {version}" for name, version in software().items())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = next(iter(models), platform.processor())
+    today = datetime.datetime.now(datetime.UTC).date()
+    machine = f"{describe_devices('cpu', 1, 'cpu')}, {model}"
+    return f"{today}, {machine}; {versions}.\n\n    {command}\n"
+
+
+def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """The command that measures the same, wherever its results go."""
+    words = ["python", parser.prog]
+    for name, value in vars(arguments).items():
+        if name != "output" and value != parser.get_default(name):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def write_page(
+    folder: Path, about: str, plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]
+) -> None:
+    """cost.md and the plot beside it."""
+    rows = [table_row(grows, row, costs[row]) for grows, rows in plan.items() for row in rows]
+    started = statistics.median(cost.started_mib for cost in costs.values())
+    text = f"""\
+# What training costs as the work grows
+
+{about}
+ResNet-18, deviation loss, random weights, float32, {N_ANOMALY} labelled anomalies. Each row is a
+process of its own, measured once. The images are random pixels, decoded before, on disk and in the
+system's page cache.
+
+- Images/s: of the middle step after the first one. A step is waiting for its batch, computing, and
+  fetching the loss.
+- Peak memory: the largest resident set of the process (ru_maxrss) less the same when JAX had
+  started and nothing was made ({started:.0f} MiB): weights, optimiser, store, batches and the step.
+  What is compiled was compiled before, by another process. The page cache is not counted.
+
+{HEADER}
+{chr(10).join(rows)}
+
+![images a second and peak memory over what grows](cost.svg)
+
+What was found:
+
+{chr(10).join(f"- {sentence}" for sentence in found(plan, costs))}
+"""
+    (folder / "cost.md").write_text(text)
+    draw(plan, costs, folder / "cost.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/cost.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 96])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224, 320, 448])
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--batch", type=int, default=16, help="where it does not grow")
+    parser.add_argument("--size", type=int, default=128, help="where it does not grow")
+    parser.add_argument("--scales-size", type=int, default=320, help="size where scales grow")
+    parser.add_argument("--seconds", type=float, default=5, help="that each row trains, at least")
+    parser.add_argument("--row", help="measure this one here, and print what it cost, as JSON")
+    parser.add_argument("--file", type=Path, help="its images")
+    arguments = parser.parse_args()
+    if arguments.row:
+        cost = measure(Work(**json.loads(arguments.row)), arguments.file, arguments.seconds)
+        print(json.dumps(dataclasses.asdict(cost)))
+        return
+    rows = plan(arguments)
+    print(HEADER)
+    costs = measure_all([row for sweep in rows.values() for row in sweep], arguments.seconds)
+    write_page(arguments.output, circumstances(command_line(parser, arguments)), rows, costs)
+
+
+if __name__ == "__main__":
+    main()
