@@ -191,9 +191,9 @@ def write_page(
 `--help`: {spread(helps)} s, from the command to its end ({len(helps)} times).
 
 Training and evaluation as on the command line: {len(rounds)} rounds of three runs, each round with
-a compilation cache that is empty at first. Medians (least – most). Compiling and reading is the time
-in which JAX was compiling a program or was reading it from the cache; short programs are not kept
-in the cache and are compiled by each process.
+a compilation cache that is empty at first. Medians (least – most). Compiling and reading is the
+time in which JAX was compiling a program or was reading it from the cache; short programs are not
+kept in the cache and are compiled by each process.
 
 {table(rounds)}
 
