@@ -187,7 +187,9 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
 ) -> None:
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "devnet_jax.main", *tiny, f"--workdir={workdir}"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    # On as many devices as the run that it is compared with.
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
     while not (workdir / "metrics.jsonl").exists():
         assert process.poll() is None, "it ended before its first epoch"
         time.sleep(0.01)
@@ -197,7 +199,8 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
         assert json.loads((workdir / name).read_text())
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)
-    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True)
+    assert again.returncode == 0
     assert (workdir / "eval/scores.csv").read_bytes() == (trained / "eval/scores.csv").read_bytes()
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
     assert not list(workdir.rglob("*.tmp"))
