@@ -363,8 +363,8 @@ def draw(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost], file: P
             column[1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             column[1].minorticks_off()
             column[1].set_xlabel(LABELS[grows])
-            for plot in column:
-                plot.set_ylim(bottom=0)
+        for plot in axes[:, 0]:  # of the whole row, once all of it is drawn
+            plot.set_ylim(bottom=0)
         axes[0, 0].set_ylabel("images a second")
         axes[1, 0].set_ylabel("peak memory, MiB")
         axes[0, 0].legend(title="store")

@@ -69,6 +69,7 @@ class Start:
     """What one run has spent on programs, from JAX's events."""
 
     spans: Sequence[Span]
+    cached_from: float  # seconds of compiling from which on a program is kept in the cache
 
     def of(self, *events: str) -> list[Span]:
         return [span for span in self.spans if span.event in events]
@@ -92,7 +93,7 @@ class Start:
 
 
 def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> None:
-    """The package's command line, in this process; leaves the spans in a file."""
+    """The package's command line, in this process; leaves a `Start` in a file."""
     prepare(batch_size)
     import jax.monitoring
 
@@ -105,11 +106,11 @@ def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> Non
         if event == FOUND:
             found.add(threading.get_ident())
 
-    def note_span(event: str, start: float, end: float, fun_name: str = "", **_: Any) -> None:
+    def note_span(event: str, start_time: float, end_time: float, **about: Any) -> None:
         in_cache = event == COMPILE and threading.get_ident() in found
         if in_cache:
             found.discard(threading.get_ident())
-        spans.append(Span(event, start, end, fun_name, in_cache))
+        spans.append(Span(event, start_time, end_time, about.get("fun_name", ""), in_cache))
 
     jax.monitoring.register_event_listener(note_event)
     jax.monitoring.register_event_time_span_listener(note_span)
@@ -117,7 +118,8 @@ def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> Non
     try:
         console()
     finally:
-        record.write_text(json.dumps([dataclasses.asdict(span) for span in spans]))
+        cached_from = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+        record.write_text(json.dumps(dataclasses.asdict(Start(spans, cached_from))))
 
 
 def measure(folder: Path, flags: Sequence[str], prepared: Path) -> dict[str, Start]:
@@ -133,7 +135,9 @@ def measure(folder: Path, flags: Sequence[str], prepared: Path) -> dict[str, Sta
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        starts[name] = Start([Span(**span) for span in json.loads(record.read_text())])
+        values = json.loads(record.read_text())
+        spans = [Span(**span) for span in values["spans"]]
+        starts[name] = Start(spans, values["cached_from"])
     return starts
 
 
@@ -157,7 +161,7 @@ def spread(values: Sequence[float]) -> str:
 
 def table(rounds: Sequence[Mapping[str, Start]]) -> str:
     """A row for each of the runs."""
-    columns = ["", *Start([]).figures]
+    columns = ["", *next(iter(rounds[0].values())).figures]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in RUNS:
         figures = [of_round[name].figures for of_round in rounds]
@@ -168,18 +172,23 @@ def table(rounds: Sequence[Mapping[str, Start]]) -> str:
 
 def largest(start: Start, n: int) -> str:
     """The functions that took longest, compiled or read."""
-    by_function: collections.Counter[str] = collections.Counter()
+    by_function: dict[str, float] = collections.defaultdict(float)
     for span in start.of(COMPILE):
-        by_function[span.function] += span.seconds  # type: ignore[assignment]
-    return ", ".join(f"{name} {value:.2f} s" for name, value in by_function.most_common(n))
+        by_function[span.function] += span.seconds
+    longest = sorted(by_function, key=by_function.__getitem__, reverse=True)[:n]
+    return ", ".join(f"{name} {by_function[name]:.2f} s" for name in longest)
 
 
 def write_page(
     file: Path, about: str, rounds: Sequence[Mapping[str, Start]], helps: Sequence[float]
 ) -> None:
     last = rounds[-1]
-    names = {name: {span.function for span in last[name].compiled} for name in RUNS}
-    new = sorted(names["another data set"] - names["second start"])
+    threshold = last["first start"].cached_from
+    compiled = {
+        name: collections.Counter(span.function for span in start.compiled)
+        for name, start in last.items()
+    }
+    new = sorted((compiled["another data set"] - compiled["second start"]).elements())
     ratio = statistics.median(
         seconds(of_round["second start"].of(COMPILE)) / seconds(of_round["first start"].of(COMPILE))
         for of_round in rounds
@@ -190,10 +199,10 @@ def write_page(
 {about}
 `--help`: {spread(helps)} s, from the command to its end ({len(helps)} times).
 
-Training and evaluation as on the command line: {len(rounds)} rounds of three runs, each round with
-a compilation cache that is empty at first. Medians (least – most). Compiling and reading is the
-time in which JAX was compiling a program or was reading it from the cache; short programs are not
-kept in the cache and are compiled by each process.
+Training and evaluation as on the command line: rounds of three runs ({len(rounds)} of them), each
+with a compilation cache that is empty at first. Medians (least – most). Compiling and reading is
+the time in which JAX was compiling a program or was reading it from the cache; it keeps programs
+there that took {threshold} s or more to compile (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
 {table(rounds)}
 
@@ -220,7 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--helps", type=int, default=7, help="times that the help is asked for")
     parser.add_argument("--record", type=Path, help="run the command line here, and leave this")
-    parser.add_argument("arguments", nargs="*", help="of that command line")
+    parser.add_argument("arguments", nargs="*", default=[], help="of that command line")
     arguments = parser.parse_args()
     if arguments.record:
         run_recorded(arguments.arguments, arguments.record, arguments.batch)

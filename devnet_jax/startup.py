@@ -17,8 +17,8 @@ _KEEP_FREED_MEMORY = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1
 def prepare(batch_size: int) -> None:
     """Prepares this process for JAX, which must not have been imported yet.
 
-    What the environment says already stays: JAX_COMPILATION_CACHE_DIR, JAX_NUM_CPU_DEVICES, and
-    the number of devices in XLA_FLAGS.
+    What the environment says already stays: where and what JAX's compilation cache keeps,
+    JAX_NUM_CPU_DEVICES, and the number of devices in XLA_FLAGS.
 
     Args:
       batch_size: of training, which the devices must divide.
@@ -26,6 +26,8 @@ def prepare(batch_size: int) -> None:
     # What was compiled once is found again by the next run.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
+    # The small programs, too: JAX keeps what took a second to compile, and many took less.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # On one CPU device XLA runs many a convolution on one core, on several all cores work.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(n_cpu_devices(batch_size, n_cores())))
