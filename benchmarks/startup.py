@@ -24,8 +24,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cost import circumstances, command_line
-
 from devnet_jax.startup import prepare
 
 COMPILE = "/jax/core/compile/backend_compile_duration"  # or reading what was compiled before
@@ -234,6 +232,9 @@ def main() -> None:
     if arguments.record:
         run_recorded(arguments.arguments, arguments.record, arguments.batch)
         return
+    # It imports JAX, which the process of a run must not do before it is prepared.
+    from cost import circumstances, command_line
+
     flags = [
         "--config=configs/quickstart.py",
         f"--config.dataset.image_size={arguments.size}",
