@@ -37,7 +37,7 @@ from devnet_jax.data.store import image_bytes, make_store, padded
 from devnet_jax.environment import describe_devices, n_cores, software
 from devnet_jax.startup import n_cpu_devices, prepare
 
-# JAX is imported only by the process of a row: what `prepare` sets comes first, as in a run.
+# JAX starts in the process of a row only, which is told by its environment what `prepare` sets.
 
 N_ANOMALY = 10
 STORES = ("device", "host", "stream")

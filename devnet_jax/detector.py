@@ -183,7 +183,7 @@ class Detector:
 
     @functools.cached_property
     def _folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
-        """Network and variables with BatchNorm folded into the convolutions, which is quicker."""
+        """Network and variables with BatchNorm folded into the convolutions: less to compute."""
         model = make_model(self.config).clone(folded=True)
         return model, jax.jit(fold_batch_norm)(self.variables)
 
