@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from devnet_jax.devices import batch_sharded, n_devices
+from devnet_jax.devices import batch_sharded
 
 
 def apply_in_batches(
@@ -27,7 +27,8 @@ def apply_in_batches(
     Returns:
       The same tree of NumPy arrays [N, …].
     """
-    batch_size = -(-batch_size // n_devices()) * n_devices()
+    n_devices = jax.local_device_count()
+    batch_size = -(-batch_size // n_devices) * n_devices
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]

@@ -18,6 +18,8 @@ from absl import logging as absl_logging
 
 from devnet_jax.config import Config, require_setting
 from devnet_jax.errors import UserError
+from devnet_jax.exit_status import ERROR, INTERRUPTED, RESUME
+from devnet_jax.stopping import Stopped, stop_on_sigterm
 
 FULL_OR_FORBIDDEN = (
     errno.ENOSPC,
@@ -35,10 +37,12 @@ def flag_names(argv: Sequence[str]) -> list[str]:
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Parses the flags and runs the program; a user's mistake ends it with one line and status 1.
+    """Parses the flags and runs the program; a user's mistake ends it with one line and status 1,
+    SIGTERM with status 75 (`devnet_jax.exit_status`).
 
     The program has a flag `config`: a file of settings, or None.
     """
+    stop_on_sigterm()
 
     def reported(argv: Sequence[str]) -> Any:
         with _errors_for_people():
@@ -61,7 +65,7 @@ def _errors_for_people() -> Iterator[None]:
     except UserError as error:
         _end(str(error))
     except BrokenPipeError:  # whoever read our words has heard enough
-        os._exit(1)
+        os._exit(ERROR)
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN:
             raise
@@ -69,7 +73,10 @@ def _errors_for_people() -> Iterator[None]:
         _end(f"{place}: {error.strerror}; make room there, or allow it")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(RESUME)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -125,9 +132,9 @@ def _start_logging(verbose: bool) -> None:
 
 
 def _end(message: str) -> NoReturn:
-    """Ends the program with one line and status 1."""
+    """Ends the program with one line and the status `ERROR`."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not sys.exit: all files are closed by now, and reader threads that a failed restore has left
     # behind would print tracebacks of their own while Python shuts down.
-    os._exit(1)
+    os._exit(ERROR)

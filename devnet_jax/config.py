@@ -168,12 +168,28 @@ class TrainConfig:
     checkpoint_epochs: int = setting(
         1, "epochs from one checkpoint to the next", minimum=1, may_change=True
     )
+    keep: int = setting(2, "newest checkpoints that are kept", minimum=1, may_change=True)
+    keep_best: Literal["none", "loss", "gradient_norm"] = setting(
+        "none",
+        "what makes the best checkpoint, which is kept besides: the lowest mean of an epoch",
+        may_change=True,
+    )
+
+    @property
+    def best_by(self) -> str | None:
+        """The metric of `keep_best`, if it names one."""
+        return None if self.keep_best == "none" else self.keep_best
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """How images are scored, judged and explained."""
 
+    checkpoint: Literal["newest", "best"] = setting(
+        "newest",
+        "which checkpoint is restored; the best is that of train.keep_best",
+        may_change=True,
+    )
     batch_size: int = setting(
         32, "images scored at once, over all devices", minimum=1, may_change=True
     )

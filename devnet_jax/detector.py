@@ -57,7 +57,7 @@ class Detector:
     def load(
         cls, workdir: epath.PathLike, config: Config | None = None, *, calibrated: bool = True
     ) -> Detector:
-        """Restores the newest checkpoint of a run.
+        """Restores a checkpoint of a run: the newest, or the best if its settings say so.
 
         Args:
           workdir: the run's folder.
@@ -75,9 +75,15 @@ class Detector:
         if config is None:
             config = read_config(folder)
         abstract = abstract_replicated(abstract_variables(config))
-        with Checkpoints(folder.checkpoints) as checkpoints:
-            variables = checkpoints.restore(config, variables=abstract)["variables"]
-            step = checkpoints.latest_step()
+        with Checkpoints(folder.checkpoints, keep_best=config.train.best_by) as checkpoints:
+            wants_best = config.evaluation.checkpoint == "best"
+            step = checkpoints.best_step() if wants_best else checkpoints.latest_step()
+            if wants_best and step is None:
+                raise UserError(
+                    "config.evaluation.checkpoint = 'best': no checkpoint tells "
+                    f"config.train.keep_best = '{config.train.keep_best}'; take the newest"
+                )
+            variables = checkpoints.restore(config, step, variables=abstract)["variables"]
         assert step is not None  # restore has raised otherwise
         detector = cls(config, variables, step)
         if not calibrated or not config.dataset.calibration:

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from devnet_jax.cluster import barrier, beat, gather, is_first, share
 from devnet_jax.config import Config
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
@@ -52,7 +53,8 @@ class Examination:
         images they are of and how many are left out as their masks vanish when shrunk; empty
         without masks.
       pixel_aurocs: float [N] of each image's map; NaN where there is none.
-      pictures: a few kilobytes of each image, for the report.
+      pictures: a few kilobytes of each image, for the report; of several processes only the first
+        one has them.
     """
 
     scores: np.ndarray
@@ -65,6 +67,8 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Restores the detector of a workdir, calibrates it, scores and explains its test images, and
     writes the results and the report.
 
+    Several processes share the images, and the first one writes.
+
     Returns:
       The content of eval/metrics.json.
 
@@ -73,8 +77,10 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """
     workdir.require_run()
     workdir.require_writable()
-    with workdir.lock():
-        return _evaluate(config, workdir)
+    with workdir.lock() if is_first() else contextlib.nullcontext():
+        results = _evaluate(config, workdir)
+        barrier("evaluated")  # before the lock goes
+        return results
 
 
 def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
@@ -83,6 +89,18 @@ def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
     results = measure(detector, dataset, examination)
+    if is_first():
+        _write(workdir, detector, dataset, examination, results)
+    return results
+
+
+def _write(
+    workdir: Workdir,
+    detector: Detector,
+    dataset: FewShotDataset,
+    examination: Examination,
+    results: dict[str, Any],
+) -> None:
     write_csv(
         workdir.evaluation / "scores.csv",
         ["path", "label", "defect", "score"],
@@ -96,17 +114,18 @@ def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
         workdir, detector, dataset, results, examination.pictures, examination.pixel_aurocs
     )
     write_text(workdir.report, to_html(report))
-    return results
 
 
 def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> Detector:
     """The detector with its scores of the normal images held out from training, and saves them."""
     if not detector.config.dataset.calibration:
         return detector
-    parts = decoded(dataset, dataset.calibration, detector.config, "calibrating")
+    parts = decoded(dataset, share(dataset.calibration), detector.config, "calibrating")
     of_parts = [detector.score(images).scores for _, images in parts]
-    scores = np.concatenate([np.empty(0, np.float32), *of_parts])
-    write_calibration(workdir, detector.step, scores)
+    of_processes = gather(np.concatenate([np.empty(0, np.float32), *of_parts]))
+    scores = np.concatenate(of_processes)
+    if is_first():
+        write_calibration(workdir, detector.step, scores)
     detector = dataclasses.replace(detector, calibration_scores=scores)
     if detector.shortage:
         logger.warning("%s", detector.shortage)
@@ -114,16 +133,20 @@ def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> 
 
 
 def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
-    """Scores and explains the test images; decoded part by part, in bounded memory."""
+    """Scores and explains the test images; decoded part by part, in bounded memory.
+
+    The pictures are given to the first process only.
+    """
     size = detector.config.dataset.image_size
-    examples = dataset.test_examples
-    side = side_for(len(examples))
+    examples = share(dataset.test_examples)
+    side = side_for(len(dataset.test_examples))
     pixel_metrics = PixelMetrics()
     pixel_aurocs = np.full(len(examples), np.nan)
     n_vanished = 0
-    scores: list[np.ndarray] = []
+    scores: list[np.ndarray] = [np.empty(0)]
     pictures: list[Picture] = []
-    for start, images in decoded(dataset, dataset.split.test, detector.config, "testing"):
+    paths = [example.path for example in examples]
+    for start, images in decoded(dataset, paths, detector.config, "testing"):
         part = examples[start : start + len(images)]
         scores.append(as_written(detector.score(images).scores))
         maps = None
@@ -140,11 +163,28 @@ def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
             auroc = pixel_metrics.update(maps[i], mask)
             pixel_aurocs[start + i] = np.nan if auroc is None else auroc
         pictures += _pictures(detector, part, images, scores[-1], maps, masks, side)
+    own = {
+        "scores": np.concatenate(scores),
+        "pixel_aurocs": pixel_aurocs,
+        "n_vanished": n_vanished,
+        "pixels": pixel_metrics.state(),
+    }
+    shown = gather([dataclasses.asdict(picture) for picture in pictures], to_all=False)
+    return _joined(gather(own), [Picture(**fields) for part in shown for fields in part])
+
+
+def _joined(parts: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> Examination:
+    """What all processes have found, from what each has."""
+    pixel_metrics = PixelMetrics()
+    for part in parts:
+        pixel_metrics.merge(part["pixels"])
+    pixel_aurocs = np.concatenate([part["pixel_aurocs"] for part in parts])
     of_pixels = pixel_metrics.compute()
     if of_pixels:
         of_pixels["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
-        of_pixels["n_pixel_vanished"] = n_vanished
-    return Examination(np.concatenate(scores), of_pixels, pixel_aurocs, pictures)
+        of_pixels["n_pixel_vanished"] = sum(part["n_vanished"] for part in parts)
+    scores = np.concatenate([part["scores"] for part in parts])
+    return Examination(scores, of_pixels, pixel_aurocs, pictures)
 
 
 def _pictures(
@@ -191,12 +231,14 @@ def explain(config: Config, workdir: Workdir) -> None:
         )
     workdir.require_run()
     workdir.require_writable()
-    with workdir.lock():
+    with workdir.lock() if is_first() else contextlib.nullcontext():
         dataset = open_dataset(config, workdir)
         detector = Detector.load(workdir.path, config)
-        for start, images in decoded(dataset, dataset.split.test, config, "explaining"):
-            paths = dataset.split.test[start : start + len(images)]
-            _write_explanations(detector, workdir.explanations, paths, images)
+        paths = share(dataset.split.test)
+        for start, images in decoded(dataset, paths, config, "explaining"):
+            part = paths[start : start + len(images)]
+            _write_explanations(detector, workdir.explanations, part, images)
+        barrier("explained")  # before the lock goes
 
 
 def _write_explanations(
@@ -228,6 +270,7 @@ def decoded(
         for start, images in parts:
             yield start, images
             bar.update(len(images))
+            beat()
 
 
 def measure(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 from sklearn import metrics
@@ -64,6 +67,25 @@ class PixelMetrics:
         if auroc is not None:
             self._aurocs.append(auroc)
         return auroc
+
+    def state(self) -> dict[str, Any]:
+        """What was gathered, as a small tree of arrays that `merge` adds to another's."""
+        bins = np.flatnonzero(self._normal + self._defect)
+        return {
+            "bins": bins,
+            "counts": np.stack([self._normal[bins], self._defect[bins], self._overlap[bins]]),
+            "aurocs": np.array(self._aurocs, np.float64),
+            "n_images": self._n_images,
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Adds the images of another, by its `state`."""
+        for counts, more in zip(
+            (self._normal, self._defect, self._overlap), state["counts"], strict=True
+        ):
+            counts[state["bins"]] += more
+        self._aurocs += state["aurocs"].tolist()
+        self._n_images += int(state["n_images"])
 
     def compute(self) -> dict[str, float]:
         """The measures so far; empty if no defect pixel or no normal pixel was seen.

@@ -45,6 +45,36 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder that --mode=predict writes
 _STRICT = flags.DEFINE_bool(
     "strict", False, "Whether --mode=predict stops at the first image that cannot be read."
 )
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    None,
+    ["slurm", "open_mpi", "k8s", "tpu"],
+    "Work together with the other processes of this job, as the environment of this cluster says. "
+    "Without it, and without the next three flags, a process works by itself.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, on which it listens; with the next two."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Processes that work together, each on its own devices.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+)
+_PEER_TIMEOUT = flags.DEFINE_float(
+    "peer_timeout",
+    30.0,
+    "Seconds after which a process of the run that is not heard of is taken for dead, and the "
+    "others end.",
+    lower_bound=2.0,
+)
+_STUCK_AFTER = flags.DEFINE_float(
+    "stuck_after",
+    1800.0,
+    "Seconds without progress in any process of the run after which all end, and those furthest "
+    "behind are named.",
+    lower_bound=2.0,
+)
 
 
 def main() -> None:
@@ -57,53 +87,76 @@ def main() -> None:
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))
-    prepare(config.train.batch_size)
-    if _MODE.value == "predict":
-        _predict(config, workdir)
-    elif _INPUT.value or _OUTPUT.value or _STRICT.value:
-        raise UserError("--input, --output and --strict go with --mode=predict")
-    elif _MODE.value == "explain":
-        _explain(config, workdir)
-    else:
-        _train_and_evaluate(config, workdir)
+    _require_flags_that_fit()
+    prepare(config.train.batch_size // (_NUM_PROCESSES.value or 1))
+
+    # JAX and all that needs it is imported only now, so that flags are checked at once.
+    from devnet_jax.cluster import Membership, joined
+
+    membership = Membership(
+        _CLUSTER.value,
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        _PEER_TIMEOUT.value,
+        _STUCK_AFTER.value,
+    )
+    work = {"predict": _predict, "explain": _explain}.get(_MODE.value, _train_and_evaluate)
+    with joined(membership):
+        complaint = work(config, workdir)
+    if complaint:  # only now: all processes have done their work
+        raise UserError(complaint)
 
 
-# JAX and all that needs it is imported only in these, so that flags are checked at once.
+def _require_flags_that_fit() -> None:
+    """Raises `UserError` for flags that the mode needs and has not, or has and does not know."""
+    if _MODE.value != "predict":
+        if _INPUT.value or _OUTPUT.value or _STRICT.value:
+            raise UserError("--input, --output and --strict go with --mode=predict")
+    elif not _INPUT.value:
+        raise UserError("--input is missing: the images to score, as a file, folder or pattern")
+    elif _OUTPUT.value is None:
+        raise UserError("--output is missing: the folder to write predictions.csv to")
 
 
 def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
+    from devnet_jax.cluster import is_first
     from devnet_jax.evaluation import evaluate
     from devnet_jax.run import train
     from devnet_jax.summary import summarise
 
     if _MODE.value == "train":
         train(config, workdir)
-    print(summarise(config, workdir, evaluate(config, workdir)))
+    results = evaluate(config, workdir)
+    if is_first():
+        print(summarise(config, workdir, results))
 
 
-def _predict(config: Config, workdir: Workdir) -> None:
-    if not _INPUT.value:
-        raise UserError("--input is missing: the images to score, as a file, folder or pattern")
-    if _OUTPUT.value is None:
-        raise UserError("--output is missing: the folder to write predictions.csv to")
+def _predict(config: Config, workdir: Workdir) -> str | None:
+    from devnet_jax.cluster import is_first
     from devnet_jax.detector import Detector
     from devnet_jax.prediction import predict
 
+    assert _OUTPUT.value is not None  # the flags have been checked
     detector = Detector.load(workdir.path, config)
     prediction = predict(detector, _INPUT.value, _OUTPUT.value, strict=_STRICT.value)
-    print(prediction)
-    if prediction.n_unreadable:
-        raise UserError(
-            f"{prediction.n_unreadable} of {prediction.n_images} images could not be read; see the "
-            f"column error of {prediction.table}"
-        )
+    if is_first():
+        print(prediction)
+    if not prediction.n_unreadable:
+        return None
+    return (
+        f"{prediction.n_unreadable} of {prediction.n_images} images could not be read; see the "
+        f"column error of {prediction.table}"
+    )
 
 
 def _explain(config: Config, workdir: Workdir) -> None:
+    from devnet_jax.cluster import is_first
     from devnet_jax.evaluation import explain
 
     explain(config, workdir)
-    print(f"maps and overlays of the test images: {workdir.explanations}")
+    if is_first():
+        print(f"maps and overlays of the test images: {workdir.explanations}")
 
 
 def with_saved_settings(argv: Sequence[str]) -> list[str]:

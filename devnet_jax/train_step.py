@@ -168,7 +168,7 @@ def make_train_step(config: Config) -> Callable[..., tuple[TrainState, dict[str,
 
 
 def make_train_call(config: Config, store: ImageStore, scan: bool) -> Callable[..., Any]:
-    """Many steps on all local devices in one call: the package's one pmap.
+    """Many steps on all devices, of all processes, in one call: the package's one pmap.
 
     Args:
       config: all settings.
@@ -177,9 +177,9 @@ def make_train_call(config: Config, store: ImageStore, scan: bool) -> Callable[.
 
     Returns:
       A function that takes the state (replicated; donated), `store.resident`, `store.per_call` of
-      indices [steps, D, b], and labels [steps, D, b], and returns the state and the metrics of
-      each step, [steps]. No array in it carries a device axis: the state is replicated by its
-      sharding.
+      indices [steps, D, b], and labels [steps, D, b], D the devices of this process, and returns
+      the state and the metrics of each step, [steps]. No array in it carries a device axis: the
+      state is replicated by its sharding.
     """
     train_step = make_train_step(config)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from devnet_jax.checkpoints import Checkpoints
+from devnet_jax.cluster import beat, stopping
 from devnet_jax.config import Config
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.data.store import ImageStore
-from devnet_jax.devices import abstract_replicated, n_devices, replicated
+from devnet_jax.devices import abstract_replicated, n_devices, own_devices, replicated
 from devnet_jax.errors import UserError
 from devnet_jax.initialisation import make_variables
+from devnet_jax.stopping import Stopped
 from devnet_jax.train_step import TrainState, initial_state, make_schedule, make_train_call
 from devnet_jax.training_log import TrainingLog
 
@@ -54,6 +56,7 @@ def fit(
       The state after the last step.
 
     Raises:
+      Stopped: the run was told to stop, and the state is saved.
       UserError: the batch does not divide by the devices, or the loss, the gradient or a
         parameter is no longer finite (the last good checkpoint stays), or a streamed image
         cannot be decoded.
@@ -66,28 +69,32 @@ def fit(
     done = int(state.step)
     log.resume(done)
     # What a call is given is made while the devices run the one before.
-    with contextlib.closing(prefetch(call_inputs(config, store, n_normal, done))) as calls:
+    inputs = prefetch(call_inputs(config, store, n_normal, done))
+    with contextlib.closing(inputs) as calls, stopping() as ends_after:
         for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
             last_step = (epoch + 1) * config.train.steps_per_epoch
-            history = []
-            while done < last_step:
+            stopped = False
+            while done < last_step and not stopped:
                 started = time.perf_counter()
                 batches, labels = next(calls)
                 state, metrics = train_call(state, store.resident, batches, labels)
                 metrics = {name: np.asarray(values) for name, values in metrics.items()}
                 _require_finite(metrics, done, checkpoints)
                 done += len(labels)
-                history.append(metrics)
                 log.call(done, metrics, time.perf_counter() - started)
-            log.epoch(
-                epoch + 1,
-                done,
-                {name: np.concatenate([m[name] for m in history]) for name in history[0]},
-                learning_rate=float(make_schedule(config)(last_step - 1)),
-            )
+                beat()
+                stopped = ends_after(done)
+            means = log.means()
+            if done == last_step:
+                log.epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
+            else:
+                log.interrupt(done)
             last = epoch + 1 == config.train.epochs
-            if last or (epoch + 1) % config.train.checkpoint_epochs == 0:
-                save_state(checkpoints, state, config)
+            if stopped or last or (epoch + 1) % config.train.checkpoint_epochs == 0:
+                save_state(checkpoints, state, config, means)
+            if stopped:
+                checkpoints.wait()
+                raise Stopped(f"told to stop: step {done} is saved, and the same command goes on")
     return state
 
 
@@ -126,7 +133,8 @@ def on_cpu() -> bool:
 
 
 def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) -> np.ndarray:
-    """Indices int32 [steps, D, b] of the global batches of those steps, shared among devices."""
+    """Indices int32 [steps, D, b]: of the batches of those steps, the shares of the D devices of
+    this process."""
     batches = [
         balanced_batch(
             step,
@@ -137,16 +145,22 @@ def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) ->
         )
         for step in steps
     ]
-    return np.stack(batches).reshape(len(steps), n_devices(), -1)
+    return np.stack(batches).reshape(len(steps), n_devices(), -1)[:, own_devices()]
 
 
-def save_state(checkpoints: Checkpoints, state: TrainState, config: Config) -> None:
-    """Saves the state as the checkpoint of its step; raises `UserError` if it is not finite."""
+def save_state(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    config: Config,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Saves the state, and the metrics it is judged by, as the checkpoint of its step; raises
+    `UserError` if it is not finite."""
     step = int(state.step)
     if not _all_finite(state.variables):
         raise _not_finite(step, "a parameter", checkpoints)
     optimizer = {"state": state.optimizer_state, "step": state.step}
-    checkpoints.save(step, state.variables, optimizer, settings=config.to_dict())
+    checkpoints.save(step, state.variables, optimizer, settings=config.to_dict(), metrics=metrics)
 
 
 @jax.jit

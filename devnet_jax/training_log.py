@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from devnet_jax.workdir import Workdir, write_text
+from devnet_jax.workdir import Workdir, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +21,23 @@ class TrainingLog:
     """Told of every call and every epoch; use it as a context manager."""
 
     def __init__(
-        self, workdir: Workdir, *, epochs: int, steps_per_epoch: int, batch_size: int
+        self, workdir: Workdir, *, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool
     ) -> None:
+        """Writes nothing yet.
+
+        Args:
+          workdir: where it writes.
+          epochs: of the run.
+          steps_per_epoch: of the run.
+          batch_size: images a step.
+          silent: neither writes nor shows anything: another process does.
+        """
         self._workdir = workdir
         self._epochs = epochs
         self._batch_size = batch_size
+        self._silent = silent
         self._records: list[dict[str, Any]] = []
+        self._history: dict[str, list[float]] = {}  # of the steps of this epoch
         self._seconds: list[tuple[int, float]] = []  # steps and time of each call of this epoch
         self._compiled: set[int] = set()
         self._tensorboard: SummaryWriter | None = None
@@ -42,6 +54,10 @@ class TrainingLog:
 
     def resume(self, step: int) -> None:
         """Starts at a step: what was logged beyond it, before a kill, will be logged anew."""
+        if step:
+            self._history = self._interrupted_at(step)
+        if self._silent:
+            return
         if step and self._workdir.metrics.exists():
             lines = self._workdir.metrics.read_text().splitlines()
             self._records = [r for r in map(json.loads, lines) if r["step"] <= step]
@@ -58,6 +74,8 @@ class TrainingLog:
 
     def call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
         """After each call to the devices; metrics are [steps of the call]."""
+        for name, values in metrics.items():
+            self._history.setdefault(name, []).extend(values.tolist())
         count = len(metrics["loss"])
         if count in self._compiled:
             self._seconds.append((count, seconds))
@@ -67,22 +85,28 @@ class TrainingLog:
         )
         self._bar.update(count)
 
-    def epoch(
-        self, epoch: int, step: int, metrics: Mapping[str, np.ndarray], learning_rate: float
-    ) -> None:
-        """After each epoch; metrics are [steps of the epoch]."""
+    def means(self) -> dict[str, float]:
+        """The means of the metrics over the steps of this epoch so far."""
+        return {name: float(np.mean(values)) for name, values in self._history.items()}
+
+    def epoch(self, epoch: int, step: int, learning_rate: float) -> None:
+        """After each epoch."""
         record = {
             "epoch": epoch,
             "step": step,
-            **{name: float(np.mean(values)) for name, values in metrics.items()},
+            **self.means(),
             "learning_rate": learning_rate,
             **self._speed("images_per_second"),
         }
         self._seconds.clear()
+        self._history.clear()
+        if self._silent:
+            return
         self._records.append(record)
         write_text(
             self._workdir.metrics, "".join(json.dumps(record) + "\n" for record in self._records)
         )
+        self._workdir.interrupted_epoch.unlink(missing_ok=True)
         if self._tensorboard is not None:
             for name, value in record.items():
                 if name not in ("epoch", "step"):
@@ -96,6 +120,19 @@ class TrainingLog:
                 record["loss"],
                 record.get("images_per_second", "?"),
             )
+
+    def interrupt(self, step: int) -> None:
+        """Before training stops within an epoch: whoever resumes it there logs all of the epoch."""
+        if not self._silent:
+            write_json(self._workdir.interrupted_epoch, {"step": step, "history": self._history})
+
+    def _interrupted_at(self, step: int) -> dict[str, list[float]]:
+        """The epoch so far, if training was stopped at this step."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = json.loads(self._workdir.interrupted_epoch.read_text())
+            if found["step"] == step:
+                return found["history"]
+        return {}
 
     def _speed(self, name: str) -> dict[str, float]:
         """Images a second in this epoch, under that name; nothing before it can be told."""

@@ -39,6 +39,7 @@ class Workdir:
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.interrupted_epoch = self.path / "interrupted_epoch.json"  # until it is completed
         self.tensorboard = self.path / "tensorboard"
         self.calibration = self.path / "calibration.json"
         self.evaluation = self.path / "eval"

@@ -17,7 +17,7 @@ SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outsid
 
 # What one test or process has compiled, the others need not. Set before JAX is imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # The least that trains: seconds, not minutes, on a CPU.

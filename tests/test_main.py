@@ -469,31 +469,16 @@ def test_a_damaged_settings_file(main: Main, copy: Path) -> None:
     refused(main("--mode=eval", f"--workdir={copy}"), "config.json", "cannot be read")
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("largest", "truncated"),
-        ("largest", "zeroed"),
-        ("largest", "removed"),
-        ("_METADATA", "truncated"),
-        ("_METADATA", "removed"),
-        ("manifest.ocdbt", "zeroed"),
-    ],
-)
-def test_a_damaged_checkpoint(main: Main, copy: Path, name: str, damage: str) -> None:
-    folder = copy / "checkpoints" / "4" / "variables"
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    path = max(files, key=lambda path: path.stat().st_size) if name == "largest" else folder / name
-    content = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "zeroed":
-        path.write_bytes(bytes(len(content)))
-    else:
-        path.unlink()
+def test_a_damaged_checkpoint_is_passed_over(main: Main, copy: Path) -> None:
+    def damage(checkpoint: str) -> None:
+        files = [path for path in (copy / "checkpoints" / checkpoint).rglob("*") if path.is_file()]
+        path = max(files, key=lambda path: path.stat().st_size)
+        path.write_bytes(path.read_bytes()[:-1])
+
+    damage("4")
     result = main("--mode=eval", f"--workdir={copy}")
-    # Now and then Orbax's reader threads get a word in before the process ends, so this looks for
-    # our line among theirs.
-    assert result.returncode == 1
-    assert "checkpoints/4: the checkpoint is damaged" in result.stderr
-    assert result.stdout == ""
+    assert result.returncode == 0, result.stderr
+    assert "checkpoints/4: this checkpoint is passed over" in result.stderr
+    assert json.loads((copy / "eval" / "metrics.json").read_text())["step"] == 2
+    damage("2")
+    refused(main("--mode=eval", f"--workdir={copy}"), "checkpoints/4: the checkpoint is damaged")

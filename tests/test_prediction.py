@@ -526,22 +526,25 @@ def test_progress_keeps_what_it_is_given(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_share_the_images(detector: Detector, tmp_path: Path) -> None:
-    names = [f"{i}.png" for i in range(5)]
-    write_images(tmp_path / "in", names)
-    out = tmp_path / "out"
-    seen = []
-    for i in range(6):
-        if i == 3:  # each process lists the files for itself, and some come later
-            write_images(tmp_path / "in", ["0a.png", "0b.png", "0c.png"])
-        prediction = predict(detector, [str(tmp_path / "in")], str(out), process=(i, 6))
-        rows = read_table(out / f"predictions-0000{i}-of-00006.csv")
-        assert prediction.n_images == len(rows)
-        assert (out / f"report-0000{i}-of-00006.html").exists() == bool(rows)
-        seen += [Path(row["path"]).name for row in rows]
-    assert len(seen) == len(set(seen))
-    assert set(names) <= set(seen)
-    assert files_in(out / "overlays") == {f"{name}.jpg" for name in seen}
+def test_what_any_number_of_processes_has_done_is_not_done_again(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", [f"{i:02}.png" for i in range(30)])
+    arguments = [str(tmp_path / "in")], str(tmp_path / "out")
+    progress = tmp_path / "out" / ".progress"
+    for index in (7, 2):  # as processes of these indices leave it that are killed
+        with monkeypatch.context() as patch:
+            count_scored(patch, stop_after=1)
+            with pytest.raises(KeyboardInterrupt):
+                predict(detector, *arguments)
+        (progress / "results-00000.sqlite").rename(progress / f"results-{index:05}.sqlite")
+    with monkeypatch.context() as patch:
+        counts = count_scored(patch)
+        predict(detector, *arguments)
+    assert sum(counts) == 30 - 2 * 8
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, (tmp_path / "in").iterdir()))
+    assert not progress.exists()
 
 
 # The command line

@@ -191,9 +191,14 @@ def test_batches_are_divided_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config()
     whole = batch_indices(config, range(3), 30, 40)
     assert whole.shape == (3, jax.local_device_count(), 48 // jax.local_device_count())
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    divided = batch_indices(config, range(3), 30, 40)
-    assert divided.shape == (3, 4, 12)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    parts = []
+    for process in range(2):
+        monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts.append(batch_indices(config, range(3), 30, 40))
+        assert parts[-1].shape == (3, 2, 12)
+    divided = np.concatenate(parts, axis=1)
     np.testing.assert_array_equal(divided.reshape(3, -1), whole.reshape(3, -1))
 
 

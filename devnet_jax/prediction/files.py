@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from devnet_jax.cluster import beat
 from devnet_jax.data.decode import load_image, map_in_threads
 from devnet_jax.data.files import read_file
 from devnet_jax.data.prefetch import prefetch
@@ -53,15 +54,25 @@ def score_files(
     inputs: Inputs,
     paths: Sequence[Path],
     output: Output,
+    earlier: Progress,
     progress: Progress,
     strict: bool,
 ) -> None:
     """Scores those of the inputs' paths that have no score yet, and writes their overlays.
 
+    Args:
+      detector: what scores them.
+      inputs: all of them.
+      paths: those of this process.
+      output: where overlays go.
+      earlier: what has been done before.
+      progress: is given what is done now.
+      strict: whether to stop at the first image that cannot be read.
+
     Raises:
       UserError: scores are not finite, or, if `strict`, an image cannot be read.
     """
-    todo = [path for path in paths if not _is_done(path, progress.get(inputs.name(path)))]
+    todo = [path for path in paths if not _is_done(path, earlier.get(inputs.name(path)))]
     n_done = len(paths) - len(todo)
     if n_done:
         logger.info("%d of %d images were done before", n_done, len(paths))
@@ -79,6 +90,7 @@ def score_files(
                 raise UserError(errors[0])
             progress.add(_results(detector, inputs, part, output))
             bar.update(len(part))
+            beat()
 
 
 def read_image(path: Path, image_size: int) -> ReadImage:

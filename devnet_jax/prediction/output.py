@@ -20,38 +20,45 @@ from devnet_jax.workdir import written_whole
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
 
-_OWN = ("overlays", "predictions*.csv", "report*.html", ".progress*")
+_OWN = ("overlays", "predictions.csv", "report.html", ".progress")
 _LONGEST_NAME = 240  # bytes; file systems allow 255, of which a temporary file's name needs some
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The files that a process writes.
+    """The files that a prediction writes.
 
     Attributes:
       folder: absolute.
-      shard: tells them from those of other processes, as "-00000-of-00004"; "" if there are none.
     """
 
     folder: Path
-    shard: str = ""
 
     @property
     def table(self) -> Path:
-        return self.folder / f"predictions{self.shard}.csv"
+        return self.folder / "predictions.csv"
 
     @property
     def report(self) -> Path:
-        return self.folder / f"report{self.shard}.html"
+        return self.folder / "report.html"
 
     @property
     def progress(self) -> Path:
         """A folder, gone when all is done."""
-        return self.folder / f".progress{self.shard}"
+        return self.folder / ".progress"
+
+    @property
+    def database(self) -> Path:
+        """What has been done before, by all processes."""
+        return self.progress / "results.sqlite"
+
+    def database_of(self, process: str) -> Path:
+        """What one process does, until that is merged with the others'."""
+        return self.progress / f"results-{process}.sqlite"
 
     @property
     def overlays(self) -> Path:
-        """A folder that all processes share."""
+        """A folder."""
         return self.folder / "overlays"
 
     def overlay(self, name: str) -> Path:

@@ -12,11 +12,13 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from devnet_jax.cluster import barrier, gather, is_first
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.detector import Detector
 from devnet_jax.errors import UserError
@@ -59,6 +61,18 @@ class Prediction:
     report: Path | None
     overlays: Path | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        fields = dataclasses.asdict(self).items()
+        return {name: str(v) if isinstance(v, Path) else v for name, v in fields}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Prediction:
+        """From what `to_dict` gives."""
+        paths = {name: Path(value) for name, value in values.items() if isinstance(value, str)}
+        fields: dict[str, Any] = {**values, **paths}
+        return cls(**fields)
+
     def __str__(self) -> str:
         """The last words on the terminal."""
         rows = [
@@ -78,29 +92,29 @@ def predict(
     output: str,
     *,
     strict: bool = False,
-    process: tuple[int, int] | None = None,
 ) -> Prediction:
     """Scores and explains images; goes on where a killed process has stopped.
 
     Writes predictions.csv, overlays/<path in the folder that holds all images>.jpg and report.html.
     The table has the columns path, score, p_value, threshold, is_anomaly and error, sorted by
     path, in UTF-8; a file name that is not valid UTF-8 stands there byte by byte (in Python,
-    errors="surrogateescape" reads it back). Of several processes each takes its share of the
-    images, and writes a table and a report of its own, such as predictions-00000-of-00004.csv.
+    errors="surrogateescape" reads it back). Several processes share the images, in a folder that
+    all of them see; the first one writes the table and the report.
 
     Args:
       detector: what scores them.
       inputs: files, folders and patterns, as `find_inputs` takes them.
       output: the folder to write to.
       strict: whether to stop at the first image that cannot be read.
-      process: the index of this process and their number; by default those of JAX.
+
+    Returns:
+      What all processes have found together.
 
     Raises:
       UserError: there is nothing to predict, the folder cannot be written or is that of a run,
         another process works there, overlays of the anomalous are asked for without a threshold,
         scores are not finite, or, if `strict`, an image cannot be read.
     """
-    index, count = process or (jax.process_index(), jax.process_count())
     folder = Workdir(output, flag="--output")
     if not folder.is_local:
         raise UserError(f"--output={output}: results are written to local disks only; choose one")
@@ -115,22 +129,50 @@ def predict(
                 "again"
             )
         logger.warning(_NO_THRESHOLD)
-    written = Output(Path(folder.path), f"-{index:05}-of-{count:05}" if count > 1 else "")
+    written = Output(Path(folder.path))
     found = find_inputs(inputs, written.folder)
-    # By name, not by place: each process lists the files by itself, and may find new ones.
-    paths = [path for path in found.paths if _share(found.name(path), count) == index]
+    origin = _origin(detector, found)
+    concluded: Prediction | None = None
     lock = Workdir(written.progress, flag="--output").lock(shown=written.folder)
-    with lock, warnings.catch_warnings():
+    with lock if is_first() else contextlib.nullcontext(), warnings.catch_warnings():
         # What Pillow thinks of a file that can be read is nothing that its user need mend.
         warnings.filterwarnings("ignore", module="PIL")
-        database = written.progress / "results.sqlite"
-        with contextlib.closing(Progress(database, _origin(detector, found))) as progress:
-            score_files(detector, found, paths, written, progress, strict)
-            prediction = _conclude(detector, found, paths, written, progress)
-            progress.remove()
-    with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
-        written.progress.rmdir()
-    return prediction
+        if is_first():
+            _merge_progress(written, origin).close()  # what earlier processes have done
+        barrier("begun")
+        _score_share(detector, found, written, origin, strict)
+        barrier("scored")
+        if is_first():
+            with contextlib.closing(_merge_progress(written, origin)) as progress:
+                concluded = _conclude(detector, found, written, progress)
+                progress.remove()
+        of_first = gather(None if concluded is None else concluded.to_dict())[0]
+    if is_first():
+        with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
+            written.progress.rmdir()
+    return concluded or Prediction.from_dict(of_first)
+
+
+def _merge_progress(output: Output, origin: str) -> Progress:
+    """All that processes have done, each in a database of its own, in one."""
+    progress = Progress(output.database, origin)
+    for part in sorted(output.progress.glob(output.database_of("*").name)):
+        progress.absorb(part, origin)
+    return progress
+
+
+def _score_share(
+    detector: Detector, inputs: Inputs, output: Output, origin: str, strict: bool
+) -> None:
+    """Scores this process's part of the files, but for those that have been."""
+    index, count = jax.process_index(), jax.process_count()
+    # By name, not by place: each process lists the files by itself, and may find new ones.
+    paths = [path for path in inputs.paths if _share(inputs.name(path), count) == index]
+    with (
+        contextlib.closing(Progress(output.database, origin)) as earlier,
+        contextlib.closing(Progress(output.database_of(f"{index:05}"), origin)) as own,
+    ):
+        score_files(detector, inputs, paths, output, earlier, own, strict)
 
 
 def _share(name: str, count: int) -> int:
@@ -149,20 +191,13 @@ def _origin(detector: Detector, inputs: Inputs) -> str:
     return json.dumps([config, detector.step, weights.hexdigest(), thresholds, str(inputs.folder)])
 
 
-def _conclude(
-    detector: Detector,
-    inputs: Inputs,
-    paths: Sequence[Path],
-    output: Output,
-    progress: Progress,
-) -> Prediction:
+def _conclude(detector: Detector, inputs: Inputs, output: Output, progress: Progress) -> Prediction:
     """Writes the table and the report."""
 
     def results() -> Iterator[tuple[Path, Result]]:
-        for path in paths:
-            result = progress.get(inputs.name(path))
-            assert result is not None  # all have been added
-            yield path, result
+        for path in inputs.paths:
+            if (result := progress.get(inputs.name(path))) is not None:
+                yield path, result
 
     threshold = detector.threshold
     write_table(output.table, results(), threshold)
@@ -173,6 +208,10 @@ def _conclude(
         else:
             scored.append(path)
             found.append(result.score)
+    n_images = len(scored) + len(errors)
+    if n_images < len(inputs.paths):  # their process had listed the files before
+        late = len(inputs.paths) - n_images
+        logger.warning("%d images came while others were scored: run the same again", late)
     scores = np.array(found, np.float64)
     n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
     if scored:
@@ -182,14 +221,13 @@ def _conclude(
         write_text(epath.Path(output.report), to_html(report))
     else:
         output.report.unlink(missing_ok=True)  # of an earlier prediction
-    n_overlays = sum(output.overlay(inputs.name(path)).exists() for path in paths)
-    if not output.shard:  # else those of other processes lie there as well
-        n_there = sum(len(files) for _, _, files in os.walk(output.overlays))
-        if n_there > n_overlays:
-            strays = n_there - n_overlays
-            logger.info("%s: %d are of an earlier prediction's images", output.overlays, strays)
+    n_overlays = sum(output.overlay(inputs.name(path)).exists() for path in inputs.paths)
+    n_there = sum(len(files) for _, _, files in os.walk(output.overlays))
+    if n_there > n_overlays:
+        strays = n_there - n_overlays
+        logger.info("%s: %d are of an earlier prediction's images", output.overlays, strays)
     return Prediction(
-        n_images=len(paths),
+        n_images=n_images,
         n_unreadable=len(errors),
         n_alarms=n_alarms,
         table=output.table,

@@ -96,6 +96,21 @@ class Progress:
         size, mtime_ns, score, p_value, error = found
         return Result(name, size, mtime_ns, score, p_value, os.fsdecode(error))
 
+    def absorb(self, path: Path, origin: str) -> None:
+        """Adds the results of another database, and deletes it; they replace those of their names.
+
+        One of another origin, or damaged, adds nothing.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        other = Progress(path, origin)
+        with self._errors_for_people():
+            rows = other._database.execute("SELECT * FROM results")
+            with self._database:
+                self._database.executemany("REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
+        other.remove()
+
     def close(self) -> None:
         self._database.close()
 

@@ -1,0 +1,44 @@
+"""Being told to stop: by SIGTERM, or by the notice that a cluster gives through JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(BaseException):
+    """Told to stop, with everything saved; no `Exception`, so that nothing mistakes it for one."""
+
+
+def stop_on_sigterm() -> None:
+    """Lets SIGTERM end this process by `Stopped`: everything is closed on the way out."""
+    signal.signal(signal.SIGTERM, _raise_stopped)
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped("told to stop; what is on disk is whole, and the same command goes on")
+
+
+@contextlib.contextmanager
+def stop_notice() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM is noticed rather than obeyed at once; gives what tells whether it was."""
+    noticed = threading.Event()
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        logger.info("told to stop: saving after this step")
+        noticed.set()
+
+    if threading.current_thread() is not threading.main_thread():  # who alone hears signals
+        yield noticed.is_set
+        return
+    before = signal.signal(signal.SIGTERM, notice)
+    try:
+        yield noticed.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

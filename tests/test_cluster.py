@@ -1,0 +1,287 @@
+"""Several processes that work together, as real processes over loopback."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from devnet_jax import Detector
+from devnet_jax.cluster import Membership
+from devnet_jax.errors import UserError
+from devnet_jax.exit_status import PEER_LOST, RESUME
+from devnet_jax.initialisation import make_variables
+from devnet_jax.workdir import Workdir, read_config
+from tests.conftest import REPOSITORY
+
+PEER_TIMEOUT = 6  # seconds
+MAIN = (sys.executable, "-m", "devnet_jax.main")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def start(arguments: Sequence[str], processes: int, devices: int) -> list[subprocess.Popen[str]]:
+    """The processes of one run."""
+    together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            [
+                *MAIN,
+                *arguments,
+                *([*together, f"--process_id={i}"] if processes > 1 else []),
+                f"--peer_timeout={PEER_TIMEOUT}",
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Status, standard output and standard error of each."""
+    ended = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=240)
+            ended.append((process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+    return ended
+
+
+def run(arguments: Sequence[str], processes: int, devices: int) -> list[tuple[int, str, str]]:
+    ended = finish(start(arguments, processes, devices))
+    assert [status for status, *_ in ended] == [0] * processes, ended
+    return ended
+
+
+def wait_until_step(workdir: Path, processes: Sequence[subprocess.Popen[str]], step: int) -> None:
+    while not (workdir / "checkpoints" / str(step) / "checksums.json").exists():
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.01)
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    variables = Detector.load(workdir).variables
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(variables)
+    }
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def scores(workdir: Path) -> dict[str, float]:
+    with (workdir / "eval" / "scores.csv").open() as file:
+        return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of two processes with two devices each; read it only."""
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    (_, out, err), (_, other_out, other_err) = run(
+        [*tiny, f"--workdir={workdir}"], processes=2, devices=2
+    )
+    assert "AUROC" in out
+    assert "2 processes, 4 devices" in err
+    # The first process speaks for both; the words of Gloo, in C++, are not ours.
+    assert all(line.startswith("[Gloo]") for line in other_out.splitlines())
+    assert "epoch" not in other_err
+    return workdir
+
+
+@pytest.mark.parametrize("devices", [4, 1])
+def test_two_processes_train_the_same_model_as_one(
+    together: Path, tiny: tuple[str, ...], tmp_path: Path, devices: int
+) -> None:
+    workdir = tmp_path / "run"
+    run([*tiny, f"--workdir={workdir}"], processes=1, devices=devices)
+    initial = make_variables(read_config(Workdir(workdir)))
+    before = flat(initial["params"])
+    ours, theirs = (flat(Detector.load(of).variables["params"]) for of in (together, workdir))
+    # Under Adam a gradient of about 0 may move a weight either way, by a whole step.
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs - before)
+    assert scores(together).keys() == scores(workdir).keys()
+    for path, score in scores(workdir).items():
+        assert scores(together)[path] == pytest.approx(score, rel=0.02, abs=0.02)
+    one, two = (
+        json.loads((folder / "eval" / "metrics.json").read_text()) for folder in (workdir, together)
+    )
+    assert one.keys() == two.keys()
+    for name in ("n_test_normal", "n_test_anomaly", "n_calibration"):
+        assert one[name] == two[name]
+
+
+def test_evaluating_by_two_processes_is_evaluating_by_one(together: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(together, tmp_path / "copy"))
+    found = {}
+    for processes in (1, 2):
+        run(["--mode=eval", f"--workdir={workdir}"], processes, devices=2)
+        report = (workdir / "report.html").read_text()
+        metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
+        found[processes] = (metrics, scores(workdir), report.count("<img"))
+    assert found[1] == found[2]
+
+
+def test_two_processes_predict_every_image_once(
+    together: Path, parts: Path, tmp_path: Path
+) -> None:
+    tables = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        predict = ["--mode=predict", f"--workdir={together}", f"--input={parts}"]
+        ended = run([*predict, f"--output={out}"], processes, devices=1)
+        assert str(out / "predictions.csv") in ended[0][1]
+        with (out / "predictions.csv").open() as file:
+            rows = [tuple(row.values()) for row in csv.DictReader(file)]
+        assert len(rows) == len({row[0] for row in rows}) == 22
+        names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+        tables.append((rows, names))
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_both_and_they_go_on(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    command = [*tiny, "--config.train.epochs=200", f"--workdir={workdir}"]
+    processes = start(command, processes=2, devices=1)
+    wait_until_step(workdir, processes, 4)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert [status for status, *_ in ended] == [RESUME, RESUME], ended
+    (step,) = {re.search(r"told to stop: step (\d+) is saved", err)[1] for *_, err in ended}  # type: ignore[index]
+    assert (workdir / "checkpoints" / step).exists()
+    epochs = -(-int(step) // 2) + 1
+    ended = run([*command, f"--config.train.epochs={epochs}"], processes=2, devices=1)
+    assert f"checkpoints/{step}" in ended[0][2]  # restored
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
+    assert not list(workdir.rglob("*tmp*"))
+    assert not (workdir / "interrupted_epoch.json").exists()
+
+    straight = tmp_path / "straight"
+    run([*tiny, f"--config.train.epochs={epochs}", f"--workdir={straight}"], 2, devices=1)
+    for name, value in parameters(straight).items():
+        np.testing.assert_array_equal(parameters(workdir)[name], value)
+    for a, b in zip(lines, (straight / "metrics.jsonl").read_text().splitlines(), strict=True):
+        assert json.loads(a)["loss"] == json.loads(b)["loss"]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_noticed_and_named(
+    tiny: tuple[str, ...], tmp_path: Path, killed: int
+) -> None:
+    workdir = tmp_path / "run"
+    command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}"]
+    processes = start(command, processes=2, devices=1)
+    wait_until_step(workdir, processes, 4)
+    processes[killed].kill()
+    killed_at = time.monotonic()
+    ended = finish(processes)
+    assert time.monotonic() - killed_at < PEER_TIMEOUT + 10
+    status, _, err = ended[1 - killed]
+    assert status == PEER_LOST, err
+    host = re.escape(socket.gethostname())
+    pid = processes[killed].pid
+    assert re.search(rf"error: .*process {killed} \({host}, process {pid}\)", err), err
+    assert "start all of them again with the same command" in err
+
+
+def test_a_stuck_process_is_noticed_and_named(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    processes = start([*tiny, "--config.train.epochs=1000", f"--workdir={workdir}"], 2, devices=1)
+    wait_until_step(workdir, processes, 4)
+    processes[1].send_signal(signal.SIGSTOP)
+    status, _, err = finish(processes[:1])[0]
+    processes[1].kill()
+    assert status == PEER_LOST
+    assert re.search(rf"process 1 \(.*process {processes[1].pid}\) is not heard of for", err), err
+
+
+def test_an_error_of_one_process_is_told_to_the_other(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    workdir = Workdir(tmp_path / "run")
+    with workdir.lock():  # which the first process takes for both
+        ended = finish(start([*tiny, f"--workdir={workdir.path}"], processes=2, devices=1))
+    assert [status for status, *_ in ended] == [1, PEER_LOST], ended
+    assert "error: --workdir=" in ended[0][2]
+    assert re.search(
+        r"error: process 0 \(.*\) has ended: --workdir=.*: another process is at work", ended[1][2]
+    )
+
+
+def test_processes_with_other_settings_are_refused(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [
+                *MAIN,
+                *tiny,
+                f"--workdir={tmp_path / 'run'}",
+                f"--coordinator=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={i}",
+                f"--config.seed={i}",
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for status, _, err in finish(processes):
+        assert status in (1, PEER_LOST)
+        assert "settings of process 1 and of process 0 differ" in err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"coordinator": "host:1"}, "go together"),
+        ({"cluster": "slurm", "num_processes": 2}, "--cluster=slurm says"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "must be host:port"),
+        ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "--process_id=2: must be"),
+    ],
+)
+def test_flags_that_contradict_one_another(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Membership(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    (ended,) = finish(start([*tiny, f"--workdir={tmp_path}", "--cluster=slurm"], 1, 1))
+    status, _, err = ended
+    assert status == 1
+    assert "error: --cluster=slurm: the other processes cannot be found" in err
