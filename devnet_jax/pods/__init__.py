@@ -1,0 +1,1 @@
+"""What the launchers under launch/ start, print, watch over and clear away."""

@@ -1,0 +1,79 @@
+"""Stand-ins for programs, and what the tests of the launchers share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# What quoting must bring through unchanged.
+NASTY = (
+    "--workdir=gs://bucket/run",
+    "two words",
+    "it's",
+    'say "so"',
+    "$HOME $(id) ${x} `id` $$ $",
+    "new\nline\n",
+    "\ttab  and  spaces ",
+    "größe ✓ 𝛼",
+    "",
+    "back\\slash\\",
+    "*?[a-z]{a,b}~!#",
+    "a;b|c&d>e<f(g)%h",
+    "--",
+    "-",
+    "--after=the dashes",
+)
+
+# Stands for the interpreter that is to run devnet_jax.main: does what $BEHAVIOUR says.
+_FAKE_PYTHON = """\
+#!{python}
+import json, os, signal, sys, time
+from pathlib import Path
+given = dict(word[2:].split("=", 1) for word in sys.argv if word[:2] == "--" and "=" in word)
+index = int(given.get("process_id", os.environ.get("SLURM_PROCID", 0)))
+exec(os.environ["BEHAVIOUR"])
+"""
+
+# Prints the arguments, at one go: other processes write to the same place.
+DUMP = r"sys.stdout.write(json.dumps(sys.argv[1:]) + '\n')"
+
+
+def make_program(path: Path, text: str) -> Path:
+    """An executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def fake_python(folder: Path) -> Path:
+    """An interpreter that does what $BEHAVIOUR says; it knows its `index` among the processes."""
+    return make_program(folder / "python", _FAKE_PYTHON.format(python=sys.executable))
+
+
+def launch(
+    program: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Runs one of launch/."""
+    return subprocess.run(
+        [sys.executable, f"launch/{program}.py", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def require_golden(name: str, text: str) -> None:
+    """Compares with a file that a person has read; WRITE_GOLDEN=1 writes it."""
+    path = GOLDEN / name
+    if os.environ.get("WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"{path}: differs; is the new text right?"
