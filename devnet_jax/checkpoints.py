@@ -28,7 +28,7 @@ from devnet_jax.checksums import (
     read_checksums,
     write_checksums,
 )
-from devnet_jax.cluster import gather, is_first
+from devnet_jax.cluster import from_first, is_first
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
 
@@ -302,15 +302,15 @@ class Checkpoints:
 
 def _agreed(decide: Callable[[], int | None]) -> int | None:
     """What the first process decides, in all of them; raises the same `UserError`, too."""
-    if jax.process_count() == 1:
-        return decide()
     decision: dict[str, Any] = {}
     if is_first():
         try:
             decision["step"] = decide()
         except UserError as error:
+            if jax.process_count() == 1:
+                raise
             decision["error"] = str(error)
-    decision = gather(decision)[0]
+    decision = from_first(decision)
     if "error" in decision:
         raise UserError(decision["error"])
     return decision["step"]

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -21,26 +25,23 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from devnet_jax.errors import UserError
+from devnet_jax.exit_status import ERROR, PEER_LOST
 from devnet_jax.peers import Peers
-from devnet_jax.stopping import Stopped, stop_notice
+from devnet_jax.stopping import Stopped, stop_notice, stop_on_sigterm
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# JAX's name for each way to find the others in a cluster's environment.
-CLUSTERS: Mapping[str, Sequence[str]] = {
-    "slurm": ("slurm",),
-    "open_mpi": ("ompi",),
-    "k8s": ("k8s",),
-    "tpu": ("gcetpu", "gketpu"),
-}
 # How a cluster tells a process that it is one of several.
 _SIGNS = {"slurm": "SLURM_STEP_NUM_TASKS", "open_mpi": "OMPI_COMM_WORLD_SIZE"}
+# What Kubernetes tells a pod with TPUs, and Compute Engine does not tell a virtual machine.
+_SIGNS_OF_GKE = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
 _CHUNK = 1 << 20  # bytes of what is gathered, in one message
 _FOREVER_MS = 7 * 24 * 3600 * 1000  # the watch over the peers ends what waits in vain
 _JAX_TIMEOUT = 24 * 3600  # ours are shorter, and say more
+_LEAVING = 30  # seconds that a process which ends by an error waits for others to end
 
 _rounds = itertools.count()  # of barriers: each has a name of its own
 _peers: Peers | None = None
@@ -51,7 +52,8 @@ class Membership:
     """How this process finds the others of its run.
 
     Attributes:
-      cluster: a key of `CLUSTERS`, whose environment says the rest; `None` if the others do.
+      cluster: "slurm", "open_mpi" or "tpu", whose environment says the rest; `None` if the others
+        do.
       coordinator: "host:port" of process 0.
       num_processes: of the run.
       process_id: of this one, from 0.
@@ -97,7 +99,15 @@ class Membership:
 
     @property
     def is_alone(self) -> bool:
-        return self.cluster is None and self.coordinator is None
+        return self.cluster is None and self.num_processes in (None, 1)
+
+    @property
+    def method(self) -> str:
+        """JAX's name of the way to find the others."""
+        if self.cluster == "tpu":
+            return "gketpu" if any(sign in os.environ for sign in _SIGNS_OF_GKE) else "gcetpu"
+        names = {None: "deactivate", "slurm": "slurm", "open_mpi": "ompi"}
+        return names[self.cluster]
 
 
 @contextlib.contextmanager
@@ -116,6 +126,8 @@ def joined(membership: Membership) -> Iterator[None]:
         yield
         return
     _initialise(membership)
+    if jax.process_count() == 1:
+        stop_on_sigterm()  # which JAX has taken over
     _peers = Peers(
         _store(),
         str(distributed.global_state.coordinator_address),
@@ -130,6 +142,7 @@ def joined(membership: Membership) -> Iterator[None]:
         logger.info("%d processes, %d devices", jax.process_count(), jax.device_count())
     try:
         try:
+            require_agreement("the number of devices", str(jax.local_device_count()))
             yield
         except jax.errors.JaxRuntimeError:
             # Most likely what the collectives of XLA say when another process is gone.
@@ -141,41 +154,38 @@ def joined(membership: Membership) -> Iterator[None]:
         barrier("the end")
         _peers.end()
         raise
-    except BaseException as error:
-        _peers.announce(str(error).strip().partition("\n")[0] or type(error).__name__)
+    except (UserError, KeyboardInterrupt) as error:
+        _peers.announce(str(error) or "it was interrupted")
         raise
-    else:
-        jax.distributed.shutdown()
-    finally:
-        _peers = None
+    except BaseException as error:
+        # Not left to Python's own end: JAX waits there for the others, and aborts as they end.
+        traceback.print_exc()
+        _peers.announce(str(error).strip().partition("\n")[0] or type(error).__name__)
+        os._exit(ERROR)
+    jax.distributed.shutdown()
+    _peers = None
 
 
 def _initialise(membership: Membership) -> None:
-    names = CLUSTERS[membership.cluster] if membership.cluster else ("deactivate",)
-    failure = ""
-    for name in names:
-        try:
-            jax.distributed.initialize(
-                coordinator_address=membership.coordinator,
-                num_processes=membership.num_processes,
-                process_id=membership.process_id,
-                cluster_detection_method=name,
-                heartbeat_timeout_seconds=_JAX_TIMEOUT,
-            )
-            return
-        except (ValueError, KeyError) as error:  # not that cluster's environment
-            failure = str(error)
-        except RuntimeError as error:
-            failure = str(error).strip().partition("\n")[0]
-            break
-    if membership.cluster:
-        raise UserError(
-            f"--cluster={membership.cluster}: the other processes cannot be found ({failure}); is "
-            "this one started by that cluster?"
+    try:
+        jax.distributed.initialize(
+            coordinator_address=membership.coordinator,
+            num_processes=membership.num_processes,
+            process_id=membership.process_id,
+            cluster_detection_method=membership.method,
+            heartbeat_timeout_seconds=_JAX_TIMEOUT,
+            shutdown_timeout_seconds=_LEAVING,
         )
-    raise UserError(
-        f"--coordinator={membership.coordinator}: the other processes cannot be joined ({failure})"
-    )
+        jax.process_index()  # the devices of all are made known to all
+    except (ValueError, KeyError) as error:  # not that cluster's environment
+        raise UserError(
+            f"--cluster={membership.cluster}: the other processes cannot be found ({error}); is "
+            "this one started by that cluster?"
+        ) from error
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        print(f"error: the other processes cannot be joined: {reason}", file=sys.stderr)
+        os._exit(PEER_LOST)
 
 
 def _say_if_others_are_near() -> None:
@@ -209,7 +219,9 @@ def stopping() -> Iterator[Callable[[int], bool]]:
     All processes ask at the same steps and are told the same, whichever of them got the signal.
     """
     if jax.process_count() > 1:  # JAX listens to SIGTERM then, and to clouds' own notices
-        yield multihost_utils.reached_preemption_sync_point
+        # It agrees on one of these numbers, which must follow one another.
+        questions = itertools.count(1)
+        yield lambda step: multihost_utils.reached_preemption_sync_point(next(questions))
         return
     with stop_notice() as is_noticed:
         yield lambda step: is_noticed()
@@ -235,6 +247,14 @@ def barrier(name: str) -> None:
         _store().wait_at_barrier(f"{name}, {next(_rounds)}", _FOREVER_MS)
 
 
+@contextlib.contextmanager
+def by_first(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    """A lock that the first process holds until all have come to the end."""
+    with lock if is_first() else contextlib.nullcontext():
+        yield
+        barrier("before the lock goes")
+
+
 def gather(value: Any, *, to_all: bool = True) -> list[Any]:
     """What each process gives, in their order; all must call it.
 
@@ -244,35 +264,61 @@ def gather(value: Any, *, to_all: bool = True) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [value]
-    client = _store()
     place = f"devnet_jax/gather/{next(_rounds)}"
+    own = f"{place}/{jax.process_index()}"
+    _put(own, value)
+    barrier("given")
+    takes = to_all or is_first()
+    values = [_take(f"{place}/{i}") for i in range(jax.process_count() if takes else 0)]
+    barrier("taken")
+    _store().key_value_delete(f"{own}/")
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """What the first process gives, in all of them; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    place = f"devnet_jax/from_first/{next(_rounds)}"
+    if is_first():
+        _put(place, value)
+    else:
+        value = _take(place)
+    barrier("taken")
+    if is_first():
+        _store().key_value_delete(f"{place}/")
+    return value
+
+
+def _put(place: str, value: Any) -> None:
     content = serialization.msgpack_serialize(value)
     starts = range(0, len(content), _CHUNK)
-    own = f"{place}/{jax.process_index()}"
     for i, start in enumerate(starts):
-        client.key_value_set_bytes(f"{own}/{i}", content[start : start + _CHUNK])
-    client.key_value_set(f"{own}/chunks", str(len(starts)))
-    barrier("given")
-    values = []
-    for process in range(jax.process_count() if to_all or is_first() else 0):
-        theirs = f"{place}/{process}"
-        n_chunks = int(client.blocking_key_value_get(f"{theirs}/chunks", _FOREVER_MS))
-        chunks = [
-            client.blocking_key_value_get_bytes(f"{theirs}/{i}", _FOREVER_MS)
-            for i in range(n_chunks)
-        ]
-        values.append(serialization.msgpack_restore(b"".join(chunks)))
-    barrier("taken")
-    client.key_value_delete(f"{own}/")
-    return values
+        _store().key_value_set_bytes(f"{place}/{i}", content[start : start + _CHUNK])
+    _store().key_value_set(f"{place}/chunks", str(len(starts)))
+
+
+def _take(place: str) -> Any:
+    """What another process puts there; waits for it."""
+    n_chunks = int(_store().blocking_key_value_get(f"{place}/chunks", _FOREVER_MS))
+    chunks = (
+        _store().blocking_key_value_get_bytes(f"{place}/{i}", _FOREVER_MS) for i in range(n_chunks)
+    )
+    return serialization.msgpack_restore(b"".join(chunks))
 
 
 def require_agreement(what: str, value: str) -> None:
     """Waits for the others, and raises `UserError` unless all have the same value."""
-    values = gather(value)
-    for index, other in enumerate(values):
-        if other != values[0]:
+    digests = gather(hashlib.sha256(value.encode()).hexdigest())
+    for index, digest in enumerate(digests):
+        if digest != digests[0]:
             raise UserError(
                 f"{what} of process {index} and of process 0 differ: give all processes the same "
-                "settings, the same data and the same workdir"
+                "settings, the same data and as many devices"
             )
+
+
+def n_processes_here() -> int:
+    """How many processes of the run are on this host, and share its memory."""
+    here = socket.gethostname()
+    return gather(here).count(here)

@@ -45,17 +45,17 @@ def run_program(main: Callable[[], Any]) -> None:
     stop_on_sigterm()
 
     def reported(argv: Sequence[str]) -> Any:
-        with _errors_for_people():
-            if len(argv) > 1:
-                raise UserError(
-                    f"{argv[1]}: not a flag; settings are given as --config.name=value, patterns "
-                    "in quotes"
-                )
-            result = main()
-            sys.stdout.flush()
-            return result
+        if len(argv) > 1:
+            raise UserError(
+                f"{argv[1]}: not a flag; settings are given as --config.name=value, patterns in "
+                "quotes"
+            )
+        result = main()
+        sys.stdout.flush()
+        return result
 
-    app.run(reported, flags_parser=_parse_flags)
+    with _errors_for_people():
+        app.run(reported, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
@@ -73,7 +73,9 @@ def _errors_for_people() -> Iterator[None]:
         _end(f"{place}: {error.strerror}; make room there, or allow it")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # JAX would wait for the other processes of the run
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(RESUME)

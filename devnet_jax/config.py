@@ -191,7 +191,7 @@ class EvaluationConfig:
         may_change=True,
     )
     batch_size: int = setting(
-        32, "images scored at once, over all devices", minimum=1, may_change=True
+        32, "images scored at once, by each process", minimum=1, may_change=True
     )
     confidence: float = setting(
         0.95,

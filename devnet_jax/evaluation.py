@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from devnet_jax.cluster import barrier, beat, gather, is_first, share
+from devnet_jax.cluster import beat, by_first, from_first, gather, is_first, share
 from devnet_jax.config import Config
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
@@ -53,8 +53,7 @@ class Examination:
         images they are of and how many are left out as their masks vanish when shrunk; empty
         without masks.
       pixel_aurocs: float [N] of each image's map; NaN where there is none.
-      pictures: a few kilobytes of each image, for the report; of several processes only the first
-        one has them.
+      pictures: a few kilobytes of each image, for the report.
     """
 
     scores: np.ndarray
@@ -77,10 +76,8 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """
     workdir.require_run()
     workdir.require_writable()
-    with workdir.lock() if is_first() else contextlib.nullcontext():
-        results = _evaluate(config, workdir)
-        barrier("evaluated")  # before the lock goes
-        return results
+    with by_first(workdir.lock()):
+        return _evaluate(config, workdir)
 
 
 def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
@@ -88,10 +85,11 @@ def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     detector = Detector.load(workdir.path, config, calibrated=False)
     detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
+    if examination is None:
+        return from_first(None)
     results = measure(detector, dataset, examination)
-    if is_first():
-        _write(workdir, detector, dataset, examination, results)
-    return results
+    _write(workdir, detector, dataset, examination, results)
+    return from_first(results)
 
 
 def _write(
@@ -132,10 +130,10 @@ def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> 
     return detector
 
 
-def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
+def examine(detector: Detector, dataset: FewShotDataset) -> Examination | None:
     """Scores and explains the test images; decoded part by part, in bounded memory.
 
-    The pictures are given to the first process only.
+    Of several processes, which share the images, the first is given what all have found.
     """
     size = detector.config.dataset.image_size
     examples = share(dataset.test_examples)
@@ -168,12 +166,13 @@ def examine(detector: Detector, dataset: FewShotDataset) -> Examination:
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
+        "pictures": [dataclasses.asdict(picture) for picture in pictures],
     }
-    shown = gather([dataclasses.asdict(picture) for picture in pictures], to_all=False)
-    return _joined(gather(own), [Picture(**fields) for part in shown for fields in part])
+    parts = gather(own, to_all=False)
+    return _joined(parts) if parts else None
 
 
-def _joined(parts: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> Examination:
+def _joined(parts: Sequence[Mapping[str, Any]]) -> Examination:
     """What all processes have found, from what each has."""
     pixel_metrics = PixelMetrics()
     for part in parts:
@@ -184,6 +183,7 @@ def _joined(parts: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> 
         of_pixels["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
         of_pixels["n_pixel_vanished"] = sum(part["n_vanished"] for part in parts)
     scores = np.concatenate([part["scores"] for part in parts])
+    pictures = [Picture(**fields) for part in parts for fields in part["pictures"]]
     return Examination(scores, of_pixels, pixel_aurocs, pictures)
 
 
@@ -231,14 +231,13 @@ def explain(config: Config, workdir: Workdir) -> None:
         )
     workdir.require_run()
     workdir.require_writable()
-    with workdir.lock() if is_first() else contextlib.nullcontext():
+    with by_first(workdir.lock()):
         dataset = open_dataset(config, workdir)
         detector = Detector.load(workdir.path, config)
         paths = share(dataset.split.test)
         for start, images in decoded(dataset, paths, config, "explaining"):
             part = paths[start : start + len(images)]
             _write_explanations(detector, workdir.explanations, part, images)
-        barrier("explained")  # before the lock goes
 
 
 def _write_explanations(

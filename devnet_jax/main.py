@@ -6,6 +6,7 @@ python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,7 +49,7 @@ _STRICT = flags.DEFINE_bool(
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     None,
-    ["slurm", "open_mpi", "k8s", "tpu"],
+    ["slurm", "open_mpi", "tpu"],
     "Work together with the other processes of this job, as the environment of this cluster says. "
     "Without it, and without the next three flags, a process works by itself.",
 )
@@ -71,8 +72,8 @@ _PEER_TIMEOUT = flags.DEFINE_float(
 _STUCK_AFTER = flags.DEFINE_float(
     "stuck_after",
     1800.0,
-    "Seconds without progress in any process of the run after which all end, and those furthest "
-    "behind are named.",
+    "Seconds without progress in any process of the run, once it trains or scores, after which all "
+    "end, and those furthest behind are named.",
     lower_bound=2.0,
 )
 
@@ -88,7 +89,7 @@ def main() -> None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))
     _require_flags_that_fit()
-    prepare(config.train.batch_size // (_NUM_PROCESSES.value or 1))
+    prepare(config.train.batch_size // _n_processes())
 
     # JAX and all that needs it is imported only now, so that flags are checked at once.
     from devnet_jax.cluster import Membership, joined
@@ -106,6 +107,12 @@ def main() -> None:
         complaint = work(config, workdir)
     if complaint:  # only now: all processes have done their work
         raise UserError(complaint)
+
+
+def _n_processes() -> int:
+    """Those of the run, as far as it can be told before they are joined."""
+    told = {"slurm": "SLURM_NTASKS", "open_mpi": "OMPI_COMM_WORLD_SIZE"}.get(_CLUSTER.value or "")
+    return _NUM_PROCESSES.value or int(os.environ.get(told or "", "1"))
 
 
 def _require_flags_that_fit() -> None:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 LINGER_SECONDS = 4.0  # of process 0, through which the others hear why it ends
+_called_by_c: list[Any] = []  # functions that must not be freed
 _ALIVE, _ENDED, _WHO = "devnet_jax/alive/", "devnet_jax/ended/", "devnet_jax/who/"
 
 
@@ -30,7 +31,8 @@ class Peers:
     those of the others. A number that has stood still for `timeout` seconds is that of a process
     which is gone, or stopped. One that lives, but in which nothing gets on, holds up all others:
     after `stuck_after` seconds without a `beat` in any of them, those that are furthest behind are
-    stuck. This process then ends with the status `PEER_LOST`, and a line that names them.
+    stuck (before the first beat no time is too long: data may be fetched). This process then ends
+    with the status `PEER_LOST`, and a line that names them.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Peers:
         self._timeout = timeout
         self._stuck_after = stuck_after
         self._beats = 0
+        # Of hundreds of processes each asks less often, or the store would do little else.
+        self._poll = min(max(POLL_SECONDS, count / 64), timeout / 6)
         self._done = threading.Event()
         now = time.monotonic()
         self._heard = now  # when the store has answered last
@@ -72,11 +76,11 @@ class Peers:
         ]
         for thread in self._threads:
             thread.start()
-        # JAX aborts a process that has lost process 0, with words of its own. Kept, as long as
-        # this is, for C to call.
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
+        # JAX aborts a process that has lost process 0, with words of its own.
+        on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
+        _called_by_c.append(on_abort)
         if index != 0:
-            ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
+            ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
 
     def beat(self) -> None:
         """Says that this process has got on with its work."""
@@ -96,14 +100,14 @@ class Peers:
         except Exception as error:  # they will notice by themselves
             logger.debug("the others could not be told: %s", error)
         if self._index == 0:  # which keeps the store
-            time.sleep(LINGER_SECONDS)
+            time.sleep(max(LINGER_SECONDS, 2 * self._poll))
 
     def wait_for_verdict(self) -> None:
         """Gives the watch the time to find out which process an error came from.
 
         It ends this process if it does.
         """
-        time.sleep(self._timeout + 3 * POLL_SECONDS)
+        time.sleep(self._timeout + 3 * self._poll)
 
     def _abort(self, number: int) -> None:
         """Called when something aborts this process."""
@@ -118,7 +122,7 @@ class Peers:
     def _talk(self) -> None:
         tick = 0
         names_known = False
-        while not self._done.wait(POLL_SECONDS):
+        while not self._done.wait(self._poll):
             tick += 1
             try:
                 self._client.key_value_set(
@@ -155,8 +159,8 @@ class Peers:
             silent = [i for i, (_, since) in self._states.items() if now - since > self._timeout]
             if silent and silent != [self._index]:
                 self._leave(f"{self._names_of(silent)} not heard of for {self._timeout:.0f} s")
-            if now - self._progress > self._stuck_after:
-                beats = {i: state[1] for i, (state, _) in self._states.items()}
+            beats = {i: state[1] for i, (state, _) in self._states.items()}
+            if any(beats.values()) and now - self._progress > self._stuck_after:
                 behind = [i for i, n in beats.items() if n == min(beats.values())]
                 self._leave(
                     f"nothing has got on for {self._stuck_after:.0f} s: "

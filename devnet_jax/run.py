@@ -6,13 +6,10 @@ workdir is found before the first file is written.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-from typing import Any
 
 from devnet_jax.checkpoints import Checkpoints
-from devnet_jax.cluster import barrier, is_first, require_agreement
+from devnet_jax.cluster import by_first, is_first
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.store import make_store
@@ -41,9 +38,8 @@ def train(config: Config, workdir: Workdir) -> None:
     check_n_scales(config.model.backbone, config.model.n_scales, config.dataset.image_size)
     require_divisible_batch(config)
     workdir.require_writable()
-    with workdir.lock() if is_first() else contextlib.nullcontext():
+    with by_first(workdir.lock()):
         _train(config, workdir)
-        barrier("trained")  # before the lock goes
 
 
 def _train(config: Config, workdir: Workdir) -> None:
@@ -86,18 +82,7 @@ def _train(config: Config, workdir: Workdir) -> None:
 
 
 def _remember(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
-    split = dataset.split.to_dict()
-    _require_the_same(config, split)
     if is_first():
-        write_json(workdir.split, split)
+        write_json(workdir.split, dataset.split.to_dict())
         write_json(workdir.config, config.to_dict())
         logger.info("%s", dataset)
-
-
-def _require_the_same(config: Config, split: dict[str, Any]) -> None:
-    """Raises `UserError` unless all processes train the same run on the same images."""
-    # Each host may have its data in another place, and so with other times of its files.
-    where = {"manual_dir": None, "data_dir": None}
-    settings = {**config.to_dict(), "dataset": {**config.to_dict()["dataset"], **where}}
-    require_agreement("settings", json.dumps(settings))
-    require_agreement("training images", json.dumps({**split, "fingerprint": None}))

@@ -31,8 +31,8 @@ def stop_notice() -> Iterator[Callable[[], bool]]:
     noticed = threading.Event()
 
     def notice(number: int, frame: FrameType | None) -> None:
-        logger.info("told to stop: saving after this step")
         noticed.set()
+        logger.info("told to stop: saving after this step")
 
     if threading.current_thread() is not threading.main_thread():  # who alone hears signals
         yield noticed.is_set
@@ -42,3 +42,5 @@ def stop_notice() -> Iterator[Callable[[], bool]]:
         yield noticed.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+    if noticed.is_set():  # after the last time that it was asked
+        _raise_stopped(signal.SIGTERM, None)

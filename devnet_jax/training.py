@@ -84,7 +84,7 @@ def fit(
                 log.call(done, metrics, time.perf_counter() - started)
                 beat()
                 stopped = ends_after(done)
-            means = log.means()
+            means = log.means() if done == last_step else None
             if done == last_step:
                 log.epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
             else:

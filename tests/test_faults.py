@@ -42,6 +42,13 @@ def run(arguments: Sequence[str], devices: int = 1) -> str:
     return result.stderr
 
 
+def catches(process: subprocess.Popen[str], number: int) -> bool:
+    """Whether it has a handler for that signal, as Linux tells."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
     variables = Detector.load(workdir).variables
     return {
@@ -140,7 +147,8 @@ def test_sigterm_outside_training_says_resume_too(tiny: tuple[str, ...], tmp_pat
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(1.5)  # it imports
+    while not catches(process, signal.SIGTERM):
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == RESUME, err

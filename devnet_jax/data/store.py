@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 import jax
 import numpy as np
 
+from devnet_jax.cluster import n_processes_here, require_agreement
 from devnet_jax.config import DatasetConfig
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,10 @@ def make_store(
       UserError: an image cannot be decoded.
     """
     size = len(reader) * image_bytes(reader)
-    place, reason = (settings.store, "") if settings.store != "auto" else _place(size, settings)
+    place, reason = settings.store, ""
+    if place == "auto":
+        place, reason = _place(size, settings, host_memory() // n_processes_here())
+    require_agreement("the place of the training images", place)
     kept = {
         "device": "are kept in device memory",
         "host": "are kept in host memory",
@@ -168,7 +172,9 @@ def make_store(
     return HostStore(reader) if place == "host" else StreamedStore(reader)
 
 
-def _place(size: int, settings: DatasetConfig) -> tuple[Literal["device", "host", "stream"], str]:
+def _place(
+    size: int, settings: DatasetConfig, memory_here: int
+) -> tuple[Literal["device", "host", "stream"], str]:
     """Where images of that many bytes fit, and why no nearer to where the compute is.
 
     Never on a CPU "device": its memory is the host's, and a step that is given its pixels need
@@ -187,9 +193,8 @@ def _place(size: int, settings: DatasetConfig) -> tuple[Literal["device", "host"
         limit = settings.memory_gib * 2**30
         too_much = f": more than the {settings.memory_gib:g} GiB of config.dataset.memory_gib"
     else:
-        memory = host_memory()
-        limit = HOST_SHARE * memory
-        too_much = f": more than a quarter of the host's {_in_words(memory)}"
+        limit = HOST_SHARE * memory_here
+        too_much = f": more than a quarter of the host's {_in_words(memory_here)}"
     return ("host", reason) if size <= limit else ("stream", too_much)
 
 

@@ -17,7 +17,7 @@ _JOB = "workers"
 
 # The statuses after which the run goes on: stopped, without one of its processes, or killed by
 # SIGABRT, SIGKILL (also for want of memory), SIGSEGV or SIGTERM. In order, as Kubernetes wants it.
-_RESTART_STATUSES = (RESUME, PEER_LOST, 134, 137, 139, 143)
+_RESTART_STATUSES = (RESUME, PEER_LOST, 134, 135, 137, 139, 142, 143)
 
 
 @dataclasses.dataclass(frozen=True)

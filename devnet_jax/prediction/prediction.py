@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from devnet_jax.cluster import barrier, gather, is_first
+from devnet_jax.cluster import barrier, by_first, from_first, is_first, require_agreement
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.detector import Detector
 from devnet_jax.errors import UserError
@@ -134,7 +134,8 @@ def predict(
     origin = _origin(detector, found)
     concluded: Prediction | None = None
     lock = Workdir(written.progress, flag="--output").lock(shown=written.folder)
-    with lock if is_first() else contextlib.nullcontext(), warnings.catch_warnings():
+    require_agreement("the detector or its settings", origin)
+    with by_first(lock), warnings.catch_warnings():
         # What Pillow thinks of a file that can be read is nothing that its user need mend.
         warnings.filterwarnings("ignore", module="PIL")
         if is_first():
@@ -146,7 +147,7 @@ def predict(
             with contextlib.closing(_merge_progress(written, origin)) as progress:
                 concluded = _conclude(detector, found, written, progress)
                 progress.remove()
-        of_first = gather(None if concluded is None else concluded.to_dict())[0]
+        of_first = from_first(None if concluded is None else concluded.to_dict())
     if is_first():
         with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
             written.progress.rmdir()

@@ -20,6 +20,7 @@ from etils import epath
 
 from devnet_jax.environment import describe_devices, software
 from devnet_jax.errors import UserError
+from devnet_jax.exit_status import RESUME
 from devnet_jax.sweep.grid import Job
 from devnet_jax.workdir import Workdir, write_json
 
@@ -192,12 +193,12 @@ class Scheduler:
             finished(job, None)
             return
         restarts = self._restarts.get(job.name, 0)
-        if status < 0 and restarts < MAX_RESTARTS:
+        how = f"killed by {_signal_name(-status)}" if status < 0 else f"status {status}"
+        if (status < 0 or status == RESUME) and restarts < MAX_RESTARTS:
             self._restarts[job.name] = restarts + 1
             self._pending.insert(0, job)
-            logger.warning("%s: killed by %s; it goes on", job.name, _signal_name(-status))
+            logger.warning("%s: %s; it goes on", job.name, how)
             return
-        how = f"killed by {_signal_name(-status)}" if status < 0 else f"status {status}"
         log = self._folder / job.name / LOG
         lines = log.read_text(errors="replace").strip().splitlines()
         finished(job, f"{how}; {log} ends: {lines[-1] if lines else '(empty)'}")

@@ -93,7 +93,7 @@ def test_what_the_jobset_says(pods: PodGroup) -> None:
     disrupted, error = spec["podFailurePolicy"]["rules"]
     assert disrupted["action"] == "Count"
     assert (error["action"], error["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
-    assert error["onExitCodes"]["values"] == [75, 76, 134, 137, 139, 143]
+    assert error["onExitCodes"]["values"] == [75, 76, 134, 135, 137, 139, 142, 143]
     assert (spec["completionMode"], spec["backoffLimit"]) == ("Indexed", 0)
     assert spec["parallelism"] == spec["completions"] == pods.hosts
     pod = spec["template"]["spec"]
