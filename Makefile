@@ -18,7 +18,7 @@ test: .venv/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --durations=12
 
 benchmark: .venv/.installed-benchmark
 	$(BIN)/python benchmarks/cpu.py --output=benchmarks/results/cpu.json

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from devnet_jax.exit_status import PEER_LOST
@@ -69,6 +68,7 @@ class Peers:
         self._progress = now  # when a beat of any process was seen last
         self._states: dict[int, tuple[list[int], float]] = {i: ([0, 0], now) for i in range(count)}
         self._ended: dict[int, str] = {}
+        self._names: dict[int, str] = {}
         client.key_value_set(f"{_WHO}{index}", f"{socket.gethostname()}, process {os.getpid()}")
         self._threads = [
             threading.Thread(target=target, name=target.__name__, daemon=True)
@@ -177,8 +177,6 @@ class Peers:
         if self._index == 0:
             self.announce(message)
         os._exit(PEER_LOST)
-
-    _names: Mapping[int, str] = {}
 
     def _name(self, index: int) -> str:
         return self._names.get(index, "unknown")

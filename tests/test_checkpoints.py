@@ -431,7 +431,7 @@ def script(text: str) -> list[str]:
 def test_killed_at_any_moment_it_goes_on_from_what_was_saved(tmp_path: Path) -> None:
     moments = random.Random(0)
     starts = []
-    for _ in range(8):
+    for _ in range(12):
         process = subprocess.Popen(
             [*script(SAVE_UNTIL_KILLED), str(tmp_path)],
             cwd=REPOSITORY,
@@ -451,7 +451,7 @@ def test_killed_at_any_moment_it_goes_on_from_what_was_saved(tmp_path: Path) -> 
             if step is not None:
                 assert step >= starts[-1]
                 assert_holds(checkpoints, step)
-    assert len(set(starts)) > 4  # the kills came while it saved
+    assert len(set(starts)) > 6  # the kills came while it saved
     with Checkpoints(epath.Path(tmp_path), keep_best="loss", for_training=True) as checkpoints:
         last = checkpoints.latest_step()
         assert last is not None
