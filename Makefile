@@ -1,12 +1,13 @@
 # make quickstart   install, train on the built-in data set, restore, evaluate (a few minutes)
-# make test         install what the tests need, check types and style, run all tests
+# make test         install what the tests need, check types and style, run the tests
+# make test-faults  stop and kill whole runs, again and again (a few minutes)
 # make benchmark    install PyTorch, compare with it on a CPU (twenty minutes), write the results
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m devnet_jax.main
 
-.PHONY: quickstart test benchmark
+.PHONY: quickstart test test-faults benchmark
 
 quickstart: .venv/.installed
 	@echo "== training =="
@@ -18,7 +19,10 @@ test: .venv/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile --durations=12
+	$(BIN)/pytest -n auto --dist loadfile --durations=12 -m "not faults"
+
+test-faults: .venv/.installed-test
+	$(BIN)/pytest -m faults
 
 benchmark: .venv/.installed-benchmark
 	$(BIN)/python benchmarks/cpu.py --output=benchmarks/results/cpu.json

@@ -178,7 +178,7 @@ def test_two_processes_predict_every_image_once(
     assert tables[0] == tables[1]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_sigterm_to_one_process_stops_both_and_they_go_on(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -248,6 +248,7 @@ def test_a_killed_process_is_noticed_and_named(
     assert "start all of them again with the same command" in err
 
 
+@pytest.mark.faults
 def test_a_stuck_process_is_noticed_and_named(tiny: tuple[str, ...], tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", MISSED_SOON]

@@ -23,7 +23,7 @@ from devnet_jax.exit_status import RESUME
 from tests.conftest import REPOSITORY
 
 EPOCHS = 40
-KILLS = 8  # of a whole run; tests/test_checkpoints.py has 12 of one that does nothing but save
+KILLS = 20
 
 
 def command(tiny: Sequence[str], workdir: Path, epochs: int) -> list[str]:
@@ -79,7 +79,7 @@ def straight(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_random_moments(straight: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     moments = random.Random(0)
     workdir = tmp_path / "run"
