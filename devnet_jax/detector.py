@@ -21,7 +21,8 @@ from devnet_jax.errors import UserError, nearest
 from devnet_jax.explanation import METHODS, lay_over
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.models import DeviationNetwork, fold_batch_norm
-from devnet_jax.scoring import Scores, as_written, score_images
+from devnet_jax.scores import Scores, as_written
+from devnet_jax.scoring import score_images
 from devnet_jax.thresholds import (
     Threshold,
     calibrated_threshold,
@@ -188,7 +189,7 @@ class Detector:
         return lay_over(image, heat, 0.8 if alarm else 0.25)
 
     @functools.cached_property
-    def _folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
+    def folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
         """Network and variables with BatchNorm folded into the convolutions: less to compute."""
         model = make_model(self.config).clone(folded=True)
         return model, jax.jit(fold_batch_norm)(self.variables)
@@ -202,7 +203,7 @@ class Detector:
                 f"this detector scores uint8 [N, {size}, {size}, 3]"
             )
         return apply_in_batches(
-            functools.partial(function, *self._folded),
+            functools.partial(function, *self.folded),
             images,
             self.config.evaluation.batch_size,
         )

@@ -28,7 +28,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 from devnet_jax.reports import run_report
 from devnet_jax.resume import open_dataset
-from devnet_jax.scoring import as_written
+from devnet_jax.scores import as_written
 from devnet_jax.workdir import (
     Workdir,
     write_csv,

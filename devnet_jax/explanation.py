@@ -116,7 +116,7 @@ def saliency(gradients: jax.Array) -> jax.Array:
     """Gradients with respect to the input [B, H, W, 3] → maps [B, H, W]; see `gradient_maps`."""
     maps = jnp.abs(gradients).sum(axis=-1)
     low = maps.min(axis=(1, 2), keepdims=True)
-    high = _percentile(maps.reshape(len(maps), -1), SATURATION)[:, None, None]
+    high = _percentile(maps.reshape(maps.shape[0], -1), SATURATION)[:, None, None]
     span = jnp.where(high > low, high - low, 1)  # where all gradients are equal, a map of zeros
     maps = jnp.clip((maps - low) / span, 0, 1)
     rows, columns = (jnp.asarray(_blur_matrix(n), maps.dtype) for n in maps.shape[1:])
@@ -187,7 +187,7 @@ def _percentile(values: jax.Array, percent: float) -> jax.Array:
         enough = n_below > ranks
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    high = jnp.broadcast_to(bits.max(axis=1, keepdims=True), (len(values), 2))
+    high = jnp.broadcast_to(bits.max(axis=1, keepdims=True), (values.shape[0], 2))
     _, found = jax.lax.fori_loop(0, n_bits - 1, halve, (jnp.zeros_like(high), high))
     below, above = jax.lax.bitcast_convert_type(found, values.dtype).T
     return below + (rank - math.floor(rank)) * (above - below)

@@ -25,6 +25,7 @@ MODES = {
     "eval": "restore the newest checkpoint and evaluate",
     "explain": "restore it, and write the maps of the test images to explain/ in the workdir",
     "predict": "restore it, and score and explain the images of --input into --output",
+    "export": "restore it, and write it as one file, --output=model.devnet, that scores without it",
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,7 +43,9 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "Images for --mode=predict: a file, folder or pattern; may be given repeatedly."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder that --mode=predict writes to.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder that --mode=predict writes to, or file of --mode=export."
+)
 _STRICT = flags.DEFINE_bool(
     "strict", False, "Whether --mode=predict stops at the first image that cannot be read."
 )
@@ -102,7 +105,8 @@ def main() -> None:
         _PEER_TIMEOUT.value,
         _STUCK_AFTER.value,
     )
-    work = {"predict": _predict, "explain": _explain}.get(_MODE.value, _train_and_evaluate)
+    modes = {"predict": _predict, "explain": _explain, "export": _export}
+    work = modes.get(_MODE.value, _train_and_evaluate)
     with joined(membership):
         complaint = work(config, workdir)
     if complaint:  # only now: all processes have done their work
@@ -117,9 +121,14 @@ def _n_processes() -> int:
 
 def _require_flags_that_fit() -> None:
     """Raises `UserError` for flags that the mode needs and has not, or has and does not know."""
+    if _MODE.value == "export":
+        if _OUTPUT.value is None:
+            raise UserError("--output is missing: the file to write, such as model.devnet")
+    elif _MODE.value != "predict" and _OUTPUT.value:
+        raise UserError("--output goes with --mode=predict and --mode=export")
     if _MODE.value != "predict":
-        if _INPUT.value or _OUTPUT.value or _STRICT.value:
-            raise UserError("--input, --output and --strict go with --mode=predict")
+        if _INPUT.value or _STRICT.value:
+            raise UserError("--input and --strict go with --mode=predict")
     elif not _INPUT.value:
         raise UserError("--input is missing: the images to score, as a file, folder or pattern")
     elif _OUTPUT.value is None:
@@ -164,6 +173,18 @@ def _explain(config: Config, workdir: Workdir) -> None:
     explain(config, workdir)
     if is_first():
         print(f"maps and overlays of the test images: {workdir.explanations}")
+
+
+def _export(config: Config, workdir: Workdir) -> None:
+    from devnet_jax.cluster import is_first
+    from devnet_jax.detector import Detector
+    from devnet_jax.export import export_detector
+
+    assert _OUTPUT.value is not None  # the flags have been checked
+    detector = Detector.load(workdir.path, config)
+    if is_first():
+        export_detector(detector, workdir, _OUTPUT.value)
+        print(f"detector in one file: {_OUTPUT.value}")
 
 
 def with_saved_settings(argv: Sequence[str]) -> list[str]:

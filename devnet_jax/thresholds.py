@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import stats
 
-from devnet_jax.config import LossConfig
+
+class Loss(Protocol):
+    """What is known of the loss that a network was trained with: `LossConfig` in the settings."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def prior_mean(self) -> float: ...
+    @property
+    def prior_std(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Threshold:
         return np.asarray(scores, np.float64) >= self.value
 
 
-def prior_threshold(loss: LossConfig, confidence: float) -> Threshold | None:
+def prior_threshold(loss: Loss, confidence: float) -> Threshold | None:
     """The score that a draw from the prior stays below with the given probability.
 
     The paper reads the prior as the distribution of normal scores (section 3.3). Training pulls
@@ -106,7 +115,7 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
     )
 
 
-def p_values(loss: LossConfig, scores: np.ndarray) -> np.ndarray | None:
+def p_values(loss: Loss, scores: np.ndarray) -> np.ndarray | None:
     """Upper-tail p-values float64 [N]: how likely a draw from the prior scores as high or higher.
 
     `None` for a loss that knows no prior.

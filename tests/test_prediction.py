@@ -28,7 +28,7 @@ from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
 from devnet_jax.prediction.output import COLUMNS
 from devnet_jax.prediction.progress import Progress, Result
-from devnet_jax.scoring import Scores
+from devnet_jax.scores import Scores
 from devnet_jax.workdir import Workdir
 from tests.conftest import REPOSITORY, Main
 

@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from devnet_jax.environment import n_cores
 from devnet_jax.errors import UserError
@@ -169,6 +168,8 @@ def map_in_threads(
 
     The first error in the items' order is raised, and what has not begun by then never will.
     """
+    from tqdm import tqdm  # who scores with an exported detector need not have it
+
     items = list(items)
     pool = ThreadPoolExecutor(n_cores())
     try:

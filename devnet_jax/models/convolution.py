@@ -69,9 +69,11 @@ def _backward(
         return functools.reduce(jnp.add, parts)
 
     choose = functools.partial(lax.platform_dependent, x, kernel, gradient)
+    # A model that is exported knows no number of images, and no gradient of its parameters is used.
+    n_known = isinstance(x.shape[0], int)
     return (
         choose(cpu=_input_gradient, default=of_input),
-        choose(cpu=of_kernel_by_chunks, default=of_kernel),
+        choose(cpu=of_kernel_by_chunks if n_known else of_kernel, default=of_kernel),
     )
 
 

@@ -22,7 +22,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
 from devnet_jax.prediction.progress import Progress, Result
-from devnet_jax.scoring import as_written
+from devnet_jax.scores import as_written
 from devnet_jax.workdir import write_jpeg
 
 logger = logging.getLogger(__name__)
