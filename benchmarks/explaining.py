@@ -69,8 +69,8 @@ def compare(size: int, n_images: int, n_rounds: int) -> None:
     detector = Detector(config, make_variables(config), step=0)
     network = pytorch_peer.build(to_torch_state_dict(detector.variables), n_scales=2)
     ways: dict[str, Way] = {
-        OURS: lambda images: detector.explain(images, "gradient"),
-        "ours, the head's score map": lambda images: detector.explain(images, "score_map"),
+        OURS: lambda images: detector.explain(images, "gradient").maps,
+        "ours, the head's score map": lambda images: detector.explain(images, "score_map").maps,
         "official way, PyTorch": pytorch_peer.official_way(network),
         "the same without the weights' gradients": pytorch_peer.official_way(network, False),
         "official way, JAX": official_way_in_jax(detector),

@@ -170,7 +170,7 @@ def explain(materials: Materials) -> None:
     images = np.load(materials.decoded)[: materials.settings.n_explained]
     config = with_settings(make_config(materials), {"evaluation.batch_size": len(images)})
     detector = Detector.load(materials.run, config)
-    serve(lambda: detector.explain(images, "gradient"), materials.result("explain", OURS))
+    serve(lambda: detector.explain(images, "gradient").maps, materials.result("explain", OURS))
 
 
 TASKS = {task.__name__: task for task in (make, train, step, score, score_decoded, explain)}

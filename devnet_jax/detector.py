@@ -15,18 +15,17 @@ from etils import epath
 
 from devnet_jax.batches import apply_in_batches
 from devnet_jax.checkpoints import Checkpoints
-from devnet_jax.config import Config
+from devnet_jax.config import Config, LossConfig
 from devnet_jax.devices import abstract_replicated
 from devnet_jax.errors import UserError, nearest
-from devnet_jax.explanation import METHODS, lay_over
+from devnet_jax.explanation import METHODS
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.models import DeviationNetwork, fold_batch_norm
-from devnet_jax.scores import Scores, as_written
+from devnet_jax.scores import ImageScorer, as_written
 from devnet_jax.scoring import score_images
 from devnet_jax.thresholds import (
     Threshold,
     calibrated_threshold,
-    p_values,
     prior_threshold,
     shortage,
 )
@@ -36,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Detector:
-    """A trained network that scores and explains images.
+class Detector(ImageScorer):
+    """A trained network that scores and explains images, as `ImageScorer` has it.
 
     Attributes:
       config: the settings of the run that trained it.
@@ -106,9 +105,19 @@ class Detector:
         return [threshold for threshold in found if threshold is not None]
 
     @property
-    def threshold(self) -> Threshold | None:
-        """The threshold in force; `None` if the loss knows no prior and nothing was calibrated."""
-        return next(iter(self.thresholds), None)
+    def image_size(self) -> int:
+        """Height and width in pixels of the images that it scores."""
+        return self.config.dataset.image_size
+
+    @property
+    def loss(self) -> LossConfig:
+        """The loss that it was trained with."""
+        return self.config.loss
+
+    @property
+    def explanation(self) -> str:
+        """How it explains, where not told otherwise."""
+        return self.config.evaluation.explanation
 
     @property
     def shortage(self) -> str | None:
@@ -117,49 +126,17 @@ class Detector:
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Upper-tail p-values float64 [N] under the prior; `None` if the loss knows none."""
-        return p_values(self.config.loss, scores)
-
-    def score(self, images: np.ndarray) -> Scores:
-        """Scores decoded images.
-
-        Args:
-          images: uint8 [N, S, S, 3], S the `image_size` of the settings (`load_image` in
-            `devnet_jax.data.decode` decodes and resizes a file so); N at least 1.
-
-        Returns:
-          Scores float32 [N], of which the deviation loss brings those of normal images to the
-          prior's mean (with the standard prior they read as standard deviations from normal),
-          and maps float32 [N, h, w]: the signed score of each position.
-
-        Raises:
-          UserError: the images are of another type or size, or a score is not finite.
-        """
+    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scores, maps = self._apply(score_images, images)
         if not np.isfinite(scores).all():
             raise UserError(
                 f"the network of step {self.step} gives scores that are not finite; train again "
                 "with a smaller config.optimizer.learning_rate"
             )
-        return Scores(scores, maps)
+        return scores, maps
 
-    def explain(self, images: np.ndarray, method: str | None = None) -> np.ndarray:
-        """Maps of where an anomaly is.
-
-        Args:
-          images: uint8 [N, S, S, 3], as for `score`.
-          method: a key of `METHODS`; by default that of the settings.
-
-        Returns:
-          float32 [N, S, S]: by "gradient" and "smoothgrad" in [0, 1], each relative to its own
-          image; by "score_map" in units of the score.
-
-        Raises:
-          UserError: no such method, the images are of another type or size, or a gradient is not
-            finite.
-        """
-        method = method or self.config.evaluation.explanation
+    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+        method = method or self.explanation
         if method not in METHODS:
             raise UserError(f"explanation {method!r}: no such method; {nearest(method, METHODS)}")
         maps = np.asarray(self._apply(METHODS[method](self.config), images), np.float32)
@@ -171,23 +148,6 @@ class Detector:
             )
         return maps
 
-    def overlay(self, image: np.ndarray, score: float, heat: np.ndarray) -> np.ndarray:
-        """An image with its map laid over it: uint8 [S, S, 3].
-
-        That of an image below the threshold is faint: a map that is relative to its image has a
-        hottest place on a good part, too.
-
-        Args:
-          image: uint8 [S, S, 3].
-          score: its score.
-          heat: float [S, S], its map of `explain`, by the method of the settings.
-        """
-        if self.config.evaluation.explanation == "score_map":
-            # A position at the margin is as hot as can be.
-            heat = np.clip(heat / max(self.config.loss.margin, 1e-6), 0, 1)
-        alarm = self.threshold is None or self.threshold.alarms(score)
-        return lay_over(image, heat, 0.8 if alarm else 0.25)
-
     @functools.cached_property
     def folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
         """Network and variables with BatchNorm folded into the convolutions: less to compute."""
@@ -196,12 +156,6 @@ class Detector:
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
         """function(model, variables, images), in batches."""
-        size = self.config.dataset.image_size
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
-            raise UserError(
-                f"images are {images.dtype} {list(images.shape)}; "
-                f"this detector scores uint8 [N, {size}, {size}, 3]"
-            )
         return apply_in_batches(
             functools.partial(function, *self.folded),
             images,

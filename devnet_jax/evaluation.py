@@ -149,7 +149,7 @@ def examine(detector: Detector, dataset: FewShotDataset) -> Examination | None:
         scores.append(as_written(detector.score(images).scores))
         maps = None
         if detector.config.evaluation.explanation != "none":
-            maps = detector.explain(images)
+            maps = detector.explain(images).maps
         load_mask = functools.partial(dataset.mask, image_size=size)
         masks = list(map_in_threads(load_mask, [example.path for example in part], None))
         for i, mask in enumerate(masks):
@@ -243,7 +243,7 @@ def explain(config: Config, workdir: Workdir) -> None:
 def _write_explanations(
     detector: Detector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
 ) -> None:
-    scores, maps = detector.score(images).scores, detector.explain(images)
+    scores, maps = detector.score(images).scores, detector.explain(images).maps
 
     def write(i: int) -> None:
         write_npy(folder / "maps" / f"{paths[i]}.npy", maps[i])

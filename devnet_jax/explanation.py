@@ -1,4 +1,4 @@
-"""Where an anomaly is: maps of what made an image's score, and the same laid over the image."""
+"""Where an anomaly is: maps of what made an image's score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from scipy import ndimage
 
@@ -139,22 +138,6 @@ METHODS: dict[str, Callable[[Config], Explain]] = {
 }
 
 
-def lay_over(image: np.ndarray, heat: np.ndarray, strength: float) -> np.ndarray:
-    """An image under a map in colours: the hotter, the redder and the less transparent.
-
-    Args:
-      image: uint8 [H, W, 3].
-      heat: floating [H, W] in [0, 1].
-      strength: in [0, 1], how opaque the hottest pixels are.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    heat = heat.astype(np.float32)
-    colours = _colours()[np.rint(255 * heat).astype(np.uint8)]
-    return np.rint(image + (colours - image) * (strength * heat)[..., None]).astype(np.uint8)
-
-
 @functools.partial(jax.jit, static_argnames="model")
 def _noisy_gradients(
     model: DeviationNetwork,
@@ -191,13 +174,6 @@ def _percentile(values: jax.Array, percent: float) -> jax.Array:
     _, found = jax.lax.fori_loop(0, n_bits - 1, halve, (jnp.zeros_like(high), high))
     below, above = jax.lax.bitcast_convert_type(found, values.dtype).T
     return below + (rank - math.floor(rank)) * (above - below)
-
-
-@functools.cache
-def _colours() -> np.ndarray:
-    """float32 [256, 3], from yellow to red."""
-    colours = matplotlib.colormaps["YlOrRd"](np.arange(256))[:, :3]
-    return (255 * colours).astype(np.float32)
 
 
 @functools.cache

@@ -103,10 +103,12 @@ def _card(detector: Detector, workdir: Workdir) -> dict[str, Any]:
             SCORE: "scores [N]; score maps [N, h, w] of the finest level",
             EXPLAIN: f"maps [N, image_size, image_size], by {config.evaluation.explanation}",
         },
+        "explanation": config.evaluation.explanation,
         "loss": {
             "name": config.loss.name,
             "prior_mean": config.loss.prior_mean,
             "prior_std": config.loss.prior_std,
+            "margin": config.loss.margin,
         },
         "thresholds": [dataclasses.asdict(threshold) for threshold in detector.thresholds],
         "dataset": {"name": config.dataset.name, "category": config.dataset.category},

@@ -12,6 +12,7 @@ made the network. The file is a zip:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -28,10 +29,9 @@ from jax import export
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
-from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from devnet_jax.scores import Scores
-from devnet_jax.thresholds import Threshold, p_values
+from devnet_jax.scores import ImageScorer
+from devnet_jax.thresholds import Threshold
 
 FORMAT = 1
 CARD, SCORE, EXPLAIN, WEIGHTS = "card.json", "score", "explain", "weights/"
@@ -47,29 +47,26 @@ _CUSTOM_CALLS = ("shape_assertion",)  # that of jax.export, on the number of ima
 
 
 @dataclasses.dataclass(frozen=True)
-class _Loss:
+class ExportedLoss:
+    """What is known of the loss: see `LossConfig` in the settings."""
+
     name: str
     prior_mean: float
     prior_std: float
+    margin: float
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportedDetector:
-    """What `Detector` is, out of one file: it scores and explains images.
+class ExportedDetector(ImageScorer):
+    """What `Detector` is, out of one file: it scores and explains images, as `ImageScorer` has it.
 
     Attributes:
       card: what the file says of itself: the data set, the training, the preprocessing, versions.
-      image_size: S, height and width of the images that it scores.
-      thresholds: those that can be told, the one in force first.
     """
 
     card: dict[str, Any]
-    image_size: int
-    thresholds: list[Threshold]
-    _loss: _Loss
     _weights: dict[str, jax.Array]
-    _score: Callable[..., Any]
-    _explain: Callable[..., Any] | None
+    _programs: dict[str, Callable[..., Any]]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExportedDetector:
@@ -111,86 +108,61 @@ class ExportedDetector:
                 "use the version of devnet_jax that wrote it, or export it again"
             )
         size = int(card["image_size"])
+        programs: dict[str, Callable[..., Any]] = {}
         score = _read_program(archive.read(SCORE), size, f"{path}: {SCORE}")
         weights = _read_weights(archive, score)
-        explain = None
+        programs[SCORE] = jax.jit(score.call)
         if EXPLAIN in archive.namelist():
             explain = _read_program(archive.read(EXPLAIN), size, f"{path}: {EXPLAIN}")
             # As text: the number of images is a symbol of each program's own.
             if str(_arguments(explain)) != str(_arguments(score)):
                 raise UserError(f"{path}: {EXPLAIN} and {SCORE} are of two detectors; {_ADVICE}")
-        loss = card["loss"]
-        return cls(
-            card=card,
-            image_size=size,
-            thresholds=[Threshold(**threshold) for threshold in card["thresholds"]],
-            _loss=_Loss(loss["name"], float(loss["prior_mean"]), float(loss["prior_std"])),
-            _weights=weights,
-            _score=jax.jit(score.call),
-            _explain=None if explain is None else jax.jit(explain.call),
-        )
+            programs[EXPLAIN] = jax.jit(explain.call)
+        detector = cls(card, weights, programs)
+        # Now, not at their first use, it shows whether the card tells them.
+        _ = detector.thresholds, detector.loss, detector.explanation
+        return detector
 
     @property
-    def threshold(self) -> Threshold | None:
-        """The threshold in force; `None` if the loss knows no prior and nothing was calibrated."""
-        return next(iter(self.thresholds), None)
+    def image_size(self) -> int:
+        """Height and width in pixels of the images that it scores."""
+        return int(self.card["image_size"])
 
-    def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """An image file as it is scored: decoded and resized, uint8 [S, S, 3].
+    @functools.cached_property
+    def thresholds(self) -> list[Threshold]:
+        """The thresholds that can be told, the one in force first."""
+        return [Threshold(**threshold) for threshold in self.card["thresholds"]]
 
-        Raises:
-          UserError: it cannot be read.
-        """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from None
-        return load_image(content, str(path), self.image_size)
+    @functools.cached_property
+    def loss(self) -> ExportedLoss:
+        """The loss that it was trained with."""
+        return ExportedLoss(**self.card["loss"])
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Upper-tail p-values float64 [N] under the prior; `None` if the loss knows none."""
-        return p_values(self._loss, scores)
+    @property
+    def explanation(self) -> str:
+        """How it explains."""
+        return str(self.card["explanation"])
 
-    def score(self, images: np.ndarray, batch_size: int = LARGEST_BATCH) -> Scores:
-        """Scores images, as `Detector.score` does.
+    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = list(self._apply(SCORE, images))
+        scores, maps = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
+        return scores, maps
 
-        Args:
-          images: uint8 [N, S, S, 3], N at least 1.
-          batch_size: images at once, at most.
-
-        Raises:
-          UserError: the images are of another type or size.
-        """
-        parts = list(self._apply(self._score, images, batch_size))
-        return Scores(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
-
-    def explain(self, images: np.ndarray, batch_size: int = LARGEST_BATCH) -> np.ndarray:
-        """Maps of where an anomaly is, float32 [N, S, S], as `Detector.explain` does.
-
-        Raises:
-          UserError: the images are of another type or size, or the file holds no explanation.
-        """
-        if self._explain is None:
+    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+        if EXPLAIN not in self._programs or method not in (None, self.explanation):
             raise UserError(
-                "this detector was exported without maps; export it again with "
-                "--config.evaluation.explanation=gradient"
+                f"this file explains by {self.explanation!r} alone; export another with "
+                f"--config.evaluation.explanation={method or 'gradient'}"
             )
-        return np.concatenate(list(self._apply(self._explain, images, batch_size)))
+        return np.concatenate(list(self._apply(EXPLAIN, images)))
 
-    def _apply(
-        self, function: Callable[..., Any], images: np.ndarray, batch_size: int
-    ) -> Iterator[Any]:
-        size = self.image_size
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) == 0:
-            raise UserError(
-                f"images are {images.dtype} {list(images.shape)}; "
-                f"this detector scores uint8 [N, {size}, {size}, 3]"
-            )
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
+    def _apply(self, program: str, images: np.ndarray) -> Iterator[Any]:
+        for start in range(0, len(images), LARGEST_BATCH):
+            batch = images[start : start + LARGEST_BATCH]
             n = len(batch)
-            filled = min(batch_size, 1 << (n - 1).bit_length())
-            result = function(self._weights, np.pad(batch, ((0, filled - n), *[(0, 0)] * 3)))
+            filled = 1 << (n - 1).bit_length()
+            padded = np.pad(batch, ((0, filled - n), *[(0, 0)] * 3))
+            result = self._programs[program](self._weights, padded)
             yield jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], result)
 
 

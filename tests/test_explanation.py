@@ -15,8 +15,9 @@ from scipy import ndimage
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, ModelConfig
 from devnet_jax.detector import Detector
 from devnet_jax.errors import UserError
-from devnet_jax.explanation import input_gradients, lay_over, saliency, smoothgrad_maps
+from devnet_jax.explanation import input_gradients, saliency, smoothgrad_maps
 from devnet_jax.initialisation import make_model, make_variables
+from devnet_jax.overlay import lay_over
 from devnet_jax.preprocessing import normalise
 
 CONFIG = Config(
@@ -60,17 +61,17 @@ def test_where_nothing_moves_the_score_the_map_is_zero() -> None:
 def test_a_map_depends_on_its_image_alone(
     detector: Detector, images: np.ndarray, method: str
 ) -> None:
-    together = detector.explain(images, method)
+    together = detector.explain(images, method).maps
     assert together.shape == (6, 32, 32)
     assert together.dtype == np.float32
-    alone = np.concatenate([detector.explain(images[i : i + 1], method) for i in range(6)])
+    alone = np.concatenate([detector.explain(images[i : i + 1], method).maps for i in range(6)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
 def test_the_gradient_is_that_of_the_score(detector: Detector, images: np.ndarray) -> None:
     # The map's hottest pixels, changed, move the score more than its coldest.
-    (heat,) = detector.explain(images[:1])
+    (heat,) = detector.explain(images[:1]).maps
     order = np.argsort(heat, axis=None)
 
     def moved(pixels: np.ndarray) -> float:
@@ -98,14 +99,14 @@ def test_smoothgrad_averages_the_gradients_of_noisy_copies(
     found = smoothgrad_maps(model, detector.variables, jnp.asarray(images[:2]), key, 2, 0.2)
     np.testing.assert_allclose(found, saliency((gradients[0] + gradients[1]) / 2), atol=1e-4)
     without = smoothgrad_maps(model, detector.variables, jnp.asarray(images[:2]), key, 2, 0.0)
-    np.testing.assert_allclose(without, detector.explain(images[:2], "gradient"), atol=1e-4)
+    np.testing.assert_allclose(without, detector.explain(images[:2], "gradient").maps, atol=1e-4)
 
 
 def test_the_score_map_is_the_heads_at_the_positions(detector: Detector) -> None:
     config = dataclasses.replace(CONFIG, dataset=DatasetConfig(image_size=96))
     detector = Detector(config, detector.variables, step=0)
     image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
-    (heat,) = detector.explain(image, "score_map")
+    (heat,) = detector.explain(image, "score_map").maps
     (scores,) = detector.score(image).maps
     assert scores.shape == (3, 3)
     # The middle of a position of 32 pixels lies between two of them.
@@ -121,7 +122,7 @@ def test_scores_that_are_averaged_with_their_sign_are_mapped_with_it(
 ) -> None:
     config = dataclasses.replace(CONFIG, model=ModelConfig(n_scales=1, topk=0.0))
     signed = Detector(config, detector.variables, step=0)
-    maps, heat = signed.score(images).maps, signed.explain(images, "score_map")
+    maps, heat = signed.score(images).maps, signed.explain(images, "score_map").maps
     assert maps.min() < 0
     np.testing.assert_allclose(heat.mean(axis=(1, 2)), maps.mean(axis=(1, 2)), rtol=1e-4)
 

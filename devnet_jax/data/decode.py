@@ -103,13 +103,28 @@ def load_image(data: bytes, path: str, image_size: int) -> np.ndarray:
       UserError: as `decode_image`.
     """
     if data.startswith(_NPY_MAGIC):
-        image = Image.fromarray(decode_image(data, path))
-    else:
-        image = _open(data, path)
-        if _is_wide(image):
-            image = Image.fromarray(_array_to_rgb(_wide_array(image, path), path))
-        elif image.mode not in ("L", "RGB") or image.has_transparency_data:
-            image = _to_rgb(image, path, background="white")
+        return fit_image(_read_npy(data, path), path, image_size)
+    return fit_image(_open(data, path), path, image_size)
+
+
+def fit_image(image: Image.Image | np.ndarray, name: str, image_size: int) -> np.ndarray:
+    """An image that is decoded already, as `load_image` gives it: uint8 [S, S, 3].
+
+    Args:
+      image: of any mode and size, upright; or an array as `decode_image` takes them.
+      name: what it is called in messages.
+      image_size: S.
+
+    Raises:
+      UserError: it is of another shape, or of values that have no meaning here.
+    """
+    if isinstance(image, np.ndarray):
+        _require_image(image, name)
+        image = Image.fromarray(_array_to_rgb(image, name))
+    elif _is_wide(image):
+        image = Image.fromarray(_array_to_rgb(_wide_array(image, name), name))
+    elif image.mode not in ("L", "RGB") or image.has_transparency_data:
+        image = _to_rgb(image, name, background="white")
     # Greyscale stays so until it is small: all channels are resized alike.
     pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
@@ -295,6 +310,12 @@ def _read_npy(data: bytes, path: str) -> np.ndarray:
         raise UserError(f"array '{path}' is truncated: restore or remove it")
     if array is None:
         raise _too_large(f"array '{path}'")
+    _require_image(array, path)
+    return array
+
+
+def _require_image(array: np.ndarray, path: str) -> None:
+    """Raises `UserError` unless an array has the shape and the type of an image."""
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels == 2 or array.size == 0:
         raise UserError(
@@ -304,7 +325,6 @@ def _read_npy(data: bytes, path: str) -> np.ndarray:
         raise UserError(
             f"array '{path}' is of type {array.dtype}: save it as uint8, uint16 or float in [0, 1]"
         )
-    return array
 
 
 def _array_to_rgb(array: np.ndarray, path: str) -> np.ndarray:

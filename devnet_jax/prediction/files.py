@@ -176,7 +176,7 @@ def _write_overlays(
 ) -> None:
     if not places:
         return
-    maps = detector.explain(images)
+    maps = detector.explain(images).maps
 
     def write(i: int) -> None:
         overlay = detector.overlay(images[i], scores[i], maps[i])
