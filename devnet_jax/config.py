@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
@@ -260,6 +262,18 @@ def get_config() -> ConfigDict:
     return _to_config_dict(Config)
 
 
+def of_folder(folder: str | os.PathLike[str]) -> Config:
+    """The paper's settings for a folder of one's own pictures: those of configs/folder.py."""
+    return with_settings(
+        Config(),
+        {
+            "dataset.name": "image_folder",
+            "dataset.manual_dir": str(Path(folder).expanduser().absolute()),
+            "dataset.calibration": 0.2,
+        },
+    )
+
+
 def require_setting(name: str) -> None:
     """Raises `UserError` with the nearest names unless `name`, such as train.epochs, is a setting
     or a group of them."""
@@ -283,6 +297,23 @@ def setting_names(section: type = Config, prefix: str = "") -> tuple[str, ...]:
         is_group = dataclasses.is_dataclass(hints[field.name])
         names += setting_names(hints[field.name], f"{name}.") if is_group else [name]
     return tuple(names)
+
+
+def full_name(name: str) -> str:
+    """The dotted name of a setting from its last part: n_anomaly is dataset.n_anomaly.
+
+    Raises:
+      UserError: there is no such setting, or several.
+    """
+    if name in setting_names():
+        return name
+    same = [known for known in setting_names() if known.rpartition(".")[2] == name]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise UserError(f"{name}: there are {' and '.join(same)}; give the whole name")
+    require_setting(name)
+    raise UserError(f"config.{name}: a group of settings, not one")
 
 
 def get_setting(config: Config, name: str) -> Any:

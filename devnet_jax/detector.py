@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ from etils import epath
 
 from devnet_jax.batches import apply_in_batches
 from devnet_jax.checkpoints import Checkpoints
-from devnet_jax.config import Config, LossConfig
+from devnet_jax.config import Config, LossConfig, full_name, of_folder, with_settings
 from devnet_jax.devices import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.explanation import METHODS
@@ -52,6 +54,36 @@ class Detector(ImageScorer):
     calibration_scores: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty(0, np.float32)
     )
+
+    @classmethod
+    def train(
+        cls, data: epath.PathLike | Config, workdir: epath.PathLike | None = None, **settings: Any
+    ) -> Detector:
+        """Trains a detector as `--mode=train` does, and evaluates it.
+
+        Args:
+          data: a folder of pictures, laid out as train/good, test/good and test/<defect>; a fifth
+            of train/good calibrates the threshold. Or all settings.
+          workdir: the run's folder, where it goes on if it was stopped, and leaves its report; by
+            default one that is removed at the end.
+          **settings: single ones by the last part of their names, n_anomaly=10, or, where there
+            are several of that name, by the whole: **{"train.batch_size": 8}.
+
+        Raises:
+          UserError: a mistake in the settings, the data, the weights or the workdir.
+        """
+        from devnet_jax.evaluation import evaluate  # both make detectors of what is in a workdir
+        from devnet_jax.run import train
+
+        config = data if isinstance(data, Config) else of_folder(data)
+        config = with_settings(config, {full_name(name): v for name, v in settings.items()})
+        with contextlib.ExitStack() as stack:
+            if workdir is None:
+                temporary = tempfile.TemporaryDirectory(prefix="devnet-")
+                workdir = stack.enter_context(temporary)
+            train(config, Workdir(workdir))
+            evaluate(config, Workdir(workdir))
+            return cls.load(workdir, config)
 
     @classmethod
     def load(

@@ -1,0 +1,53 @@
+"""The detector of notebooks and services: trained, and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devnet_jax import Detector
+from devnet_jax.config import Config, full_name, of_folder, with_settings
+from devnet_jax.errors import UserError
+from tests.conftest import REPOSITORY, TINY
+
+
+def tiny_settings(data_dir: Path) -> dict[str, object]:
+    """Those of `TINY`, as a program gives them."""
+    flags = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
+    numbers = {name: int(value) if value.isdigit() else value for name, value in flags.items()}
+    return {**numbers, "data_dir": str(data_dir)}
+
+
+def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    detector = Detector.train(parts, workdir, **tiny_settings(tmp_path / "data"))
+    assert detector.step == 4
+    assert len(detector.calibration_scores) == 2  # a fifth of nine
+    assert (workdir / "report.html").exists()
+
+    image = next((parts / "test" / "scratch").iterdir())
+    again = Detector.load(workdir)
+    np.testing.assert_array_equal(detector.score(image).scores, again.score(image).scores)
+    again.explain(image).overlay.save(tmp_path / "where.png")
+    assert (tmp_path / "where.png").stat().st_size > 100
+
+
+def test_folder_settings_are_those_of_its_config(parts: Path) -> None:
+    namespace: dict[str, object] = {}
+    exec((REPOSITORY / "configs" / "folder.py").read_text(), namespace)
+    file = Config.from_dict(namespace["get_config"]())  # type: ignore[operator]
+    assert of_folder(parts) == with_settings(file, {"dataset.manual_dir": str(parts)})
+
+
+def test_names_of_settings() -> None:
+    assert full_name("n_anomaly") == "dataset.n_anomaly"
+    assert full_name("seed") == "seed"
+    assert full_name("train.batch_size") == "train.batch_size"
+    with pytest.raises(UserError, match=r"train\.batch_size and evaluation\.batch_size"):
+        full_name("batch_size")
+    with pytest.raises(UserError, match="did you mean"):
+        full_name("n_anomally")
+    with pytest.raises(UserError, match="a group"):
+        full_name("train")
