@@ -134,3 +134,10 @@ def test_settings_by_name() -> None:
         get_setting(Config(), "train")
     with pytest.raises(UserError, match=r"config\.train\.epoch: no such setting; did you mean"):
         with_settings(Config(), {"train.epoch": 3})
+
+
+def test_the_page_of_settings_is_that_of_these_settings() -> None:
+    """docs/settings.md; `python docs/settings_page.py` writes it anew."""
+    from docs.settings_page import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page()
