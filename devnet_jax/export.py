@@ -9,7 +9,7 @@ import json
 import logging
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -31,6 +31,10 @@ from devnet_jax.workdir import Workdir, read_json, write_bytes
 logger = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_OUTPUTS = {
+    SCORE: "scores [N]; score maps [N, h, w] of the finest level",
+    EXPLAIN: "maps [N, image_size, image_size]",
+}
 _PREPROCESSING = (
     "RGB as a viewer shows it (EXIF orientation applied, transparency over white), resized to "
     "image_size × image_size bilinearly with antialiasing, whatever the aspect ratio; uint8. "
@@ -63,7 +67,9 @@ def export_detector(detector: Detector, workdir: Workdir, output: epath.PathLike
 
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        card = json.dumps(_card(detector, workdir), indent=2, ensure_ascii=False, allow_nan=False)
+        card = json.dumps(
+            _card(detector, workdir, programs), indent=2, ensure_ascii=False, allow_nan=False
+        )
         _add(archive, CARD, card.encode())
         for name, function in programs.items():
 
@@ -92,17 +98,14 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name), content)  # of no date: the same run, the same file
 
 
-def _card(detector: Detector, workdir: Workdir) -> dict[str, Any]:
+def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict[str, Any]:
     """What a service, or a person, needs to know of a detector."""
     config = detector.config
     return {
         "format": FORMAT,
         "image_size": config.dataset.image_size,
         "preprocessing": _PREPROCESSING,
-        "outputs": {
-            SCORE: "scores [N]; score maps [N, h, w] of the finest level",
-            EXPLAIN: f"maps [N, image_size, image_size], by {config.evaluation.explanation}",
-        },
+        "outputs": {name: _OUTPUTS[name] for name in programs},
         "explanation": config.evaluation.explanation,
         "loss": {
             "name": config.loss.name,
