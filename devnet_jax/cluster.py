@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from devnet_jax.errors import UserError
 from devnet_jax.exit_status import ERROR, PEER_LOST
-from devnet_jax.peers import Peers
+from devnet_jax.peers import PEER_TIMEOUT, STUCK_AFTER, Peers
 from devnet_jax.stopping import Stopped, stop_notice, stop_on_sigterm
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class Membership:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
-    peer_timeout: float = 30.0
-    stuck_after: float = 1800.0
+    peer_timeout: float = PEER_TIMEOUT
+    stuck_after: float = STUCK_AFTER
 
     def __post_init__(self) -> None:
         """Raises `UserError` where the attributes contradict one another."""

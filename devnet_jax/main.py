@@ -17,6 +17,7 @@ from devnet_jax import saved_config
 from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
+from devnet_jax.peers import PEER_TIMEOUT, STUCK_AFTER
 from devnet_jax.startup import prepare
 from devnet_jax.workdir import Workdir
 
@@ -67,14 +68,14 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
     "peer_timeout",
-    30.0,
+    PEER_TIMEOUT,
     "Seconds after which a process of the run that is not heard of is taken for dead, and the "
     "others end.",
     lower_bound=2.0,
 )
 _STUCK_AFTER = flags.DEFINE_float(
     "stuck_after",
-    1800.0,
+    STUCK_AFTER,
     "Seconds without progress in any process of the run, once it trains or scores, after which all "
     "end, and those furthest behind are named.",
     lower_bound=2.0,

@@ -17,6 +17,8 @@ from devnet_jax.exit_status import PEER_LOST
 
 logger = logging.getLogger(__name__)
 
+PEER_TIMEOUT = 30.0  # seconds after which a process that is not heard of is taken for dead
+STUCK_AFTER = 1800.0  # seconds without progress after which one is taken for stuck
 POLL_SECONDS = 1.0
 LINGER_SECONDS = 4.0  # of process 0, through which the others hear why it ends
 _called_by_c: list[Any] = []  # functions that must not be freed

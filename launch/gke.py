@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from typing import TypeVar
 
 import yaml
 from absl import flags
 
 from devnet_jax.errors import UserError
-from devnet_jax.pods.arguments import run_launcher, workdir_of
+from devnet_jax.pods.arguments import required, run_launcher, workdir_of
 from devnet_jax.pods.gke import PodGroup, manifest, require_bucket
 
 logger = logging.getLogger("devnet_jax.gke")
-
-T = TypeVar("T")
 
 _NAME = flags.DEFINE_string("name", None, "Name of the JobSet.")
 _NAMESPACE = flags.DEFINE_string("namespace", None, "Namespace of it; by default kubectl's own.")
@@ -60,13 +57,13 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the manifest; run nothi
 def main(arguments: list[str]) -> None:
     """Applies the manifest."""
     pods = PodGroup(
-        name=_required("name", _NAME.value),
+        name=required("name", _NAME.value),
         namespace=_NAMESPACE.value,
-        image=_required("image", _IMAGE.value),
+        image=required("image", _IMAGE.value),
         hosts=_NUM_HOSTS.value,
-        accelerator=_required("accelerator", _ACCELERATOR.value),
+        accelerator=required("accelerator", _ACCELERATOR.value),
         topology=_TOPOLOGY.value,
-        devices_per_host=_required("devices_per_host", _DEVICES_PER_HOST.value),
+        devices_per_host=required("devices_per_host", _DEVICES_PER_HOST.value),
         spot=_SPOT.value,
         service_account=_SERVICE_ACCOUNT.value,
         max_restarts=_MAX_RESTARTS.value,
@@ -85,12 +82,6 @@ def main(arguments: list[str]) -> None:
     if result.returncode:
         raise UserError(f"kubectl apply -f -: ended with status {result.returncode}")
     logger.info("what it says: kubectl logs --follow job/%s-workers-0", pods.name)
-
-
-def _required(flag: str, value: T | None) -> T:
-    if not value:
-        raise UserError(f"--{flag} is missing: {flags.FLAGS[flag].help}")
-    return value
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from absl import flags
 
 from devnet_jax.errors import UserError
 from devnet_jax.exit_status import DONE, RESUME
+from devnet_jax.places import find_devices
 from devnet_jax.pods.arguments import run_launcher
 from devnet_jax.pods.local import (
     Command,
@@ -105,9 +106,6 @@ def find_places(processes: int, devices: int) -> list[Environment]:
     """What each of the processes is given so that it sees `devices` devices of its own."""
     gpus: list[str] = []
     if _PLATFORM.value != "cpu":
-        # It knows more than a command line needs, and takes its time to import.
-        from devnet_jax.sweep.scheduler import find_devices
-
         found = find_devices()
         if any("TPU_VISIBLE_CHIPS" in place for place in found.places):
             raise UserError(

@@ -30,11 +30,12 @@ from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config, parse_setting
 from devnet_jax.data.builders import DATASETS
 from devnet_jax.errors import UserError
+from devnet_jax.places import find_devices
 from devnet_jax.sweep.grid import ALL, GENERAL, PUBLISHED, Axes, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
 from devnet_jax.sweep.published import published_known_classes
 from devnet_jax.sweep.results import read_result, write_results
-from devnet_jax.sweep.scheduler import Scheduler, find_devices, wait_for_earlier
+from devnet_jax.sweep.scheduler import Scheduler, wait_for_earlier
 from devnet_jax.sweep.settings import departures, describe_environment, describe_settings
 from devnet_jax.workdir import Workdir, write_text
 

@@ -23,7 +23,7 @@ from absl import flags
 import devnet_jax
 from devnet_jax.errors import UserError
 from devnet_jax.exit_status import DONE, RESUME
-from devnet_jax.pods.arguments import is_bucket, run_launcher, workdir_of
+from devnet_jax.pods.arguments import is_bucket, required, run_launcher, workdir_of
 from devnet_jax.pods.tpu_run import Code, do, exists, run_on_slice
 from devnet_jax.pods.tpu_slice import ARCHIVE, INSTALL, TpuSlice, require_workdir, to_shell
 
@@ -77,11 +77,11 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the commands; run nothi
 def main(arguments: list[str]) -> int:
     """Runs, and returns the status that decides."""
     tpu = TpuSlice(
-        name=_required("name", _NAME.value),
-        zone=_required("zone", _ZONE.value),
+        name=required("name", _NAME.value),
+        zone=required("zone", _ZONE.value),
         project=_PROJECT.value,
-        accelerator_type=_required("accelerator_type", _ACCELERATOR_TYPE.value),
-        version=_required("version", _VERSION.value),
+        accelerator_type=required("accelerator_type", _ACCELERATOR_TYPE.value),
+        version=required("version", _VERSION.value),
         spot=_SPOT.value,
         queued=_QUEUED.value,
         create_flags=_CREATE.value,
@@ -129,12 +129,6 @@ def clear_away(tpu: TpuSlice, delete: bool) -> None:
             logger.error("%s; it goes on costing money, until: %s", error, command)
     else:
         logger.warning("the slice %s goes on costing money, until: %s", tpu.name, command)
-
-
-def _required(flag: str, value: str | None) -> str:
-    if not value:
-        raise UserError(f"--{flag} is missing: {flags.FLAGS[flag].help}")
-    return value
 
 
 if __name__ == "__main__":

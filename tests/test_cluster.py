@@ -26,18 +26,14 @@ from devnet_jax.cluster import Membership, stopping
 from devnet_jax.errors import UserError
 from devnet_jax.exit_status import PEER_LOST, RESUME
 from devnet_jax.initialisation import make_variables
+from devnet_jax.pods.local import free_port
 from devnet_jax.workdir import Workdir, read_config
 from tests.conftest import REPOSITORY
+from tests.saved_runs import newest_whole, parameters
 
 PEER_TIMEOUT = 8  # seconds, where a process is to be missed
 MISSED_SOON = f"--peer_timeout={PEER_TIMEOUT}"
 MAIN = (sys.executable, "-m", "devnet_jax.main")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def start(
@@ -85,20 +81,6 @@ def wait_until_step(workdir: Path, processes: Sequence[subprocess.Popen[str]], s
     while newest_whole(workdir) < step:
         assert all(process.poll() is None for process in processes), finish(processes)
         time.sleep(0.01)
-
-
-def newest_whole(workdir: Path) -> int:
-    """Steps done in the newest checkpoint that counts; 0 if there is none."""
-    names = [file.parent.name for file in workdir.glob("checkpoints/*/checksums.json")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
-def parameters(workdir: Path) -> dict[str, np.ndarray]:
-    variables = Detector.load(workdir).variables
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(variables)
-    }
 
 
 def flat(tree: Any) -> np.ndarray:

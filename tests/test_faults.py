@@ -14,13 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from devnet_jax import Detector
 from devnet_jax.exit_status import RESUME
 from tests.conftest import REPOSITORY
+from tests.saved_runs import newest_whole, parameters
 
 EPOCHS = 40
 KILLS = 20
@@ -53,22 +52,8 @@ def catches(process: subprocess.Popen[str], number: int) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def parameters(workdir: Path) -> dict[str, np.ndarray]:
-    variables = Detector.load(workdir).variables
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(variables)
-    }
-
-
 def losses(workdir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").open()]
-
-
-def newest_whole(workdir: Path) -> int:
-    """Steps done in the newest checkpoint that counts; 0 if there is none."""
-    names = [file.parent.name for file in workdir.glob("checkpoints/*/checksums.json")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 @pytest.fixture(scope="module")

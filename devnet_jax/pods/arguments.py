@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
 from devnet_jax.command_line import run_program
 from devnet_jax.errors import UserError
+
+T = TypeVar("T")
 
 MAIN = "devnet_jax.main"
 SEPARATOR = "--"
@@ -20,6 +22,13 @@ _OF_THE_LAUNCHER = ("cluster", "coordinator", "num_processes", "process_id")
 _OF_MAIN = ("config", "workdir", "mode", "input", "output")
 
 flags.DEFINE_string("config", None, f"An argument of {MAIN}: it is given after {SEPARATOR}.")
+
+
+def required(flag: str, value: T | None) -> T:
+    """The value of a flag; raises `UserError` with its help where it is missing or empty."""
+    if not value:
+        raise UserError(f"--{flag} is missing: {flags.FLAGS[flag].help}")
+    return value
 
 
 def run_launcher(main: Callable[[list[str]], Any]) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.config import Config
+from devnet_jax.places import Devices, places_of
 from devnet_jax.sweep.grid import Job
 from devnet_jax.sweep.scheduler import (
     MAX_RESTARTS,
-    Devices,
     Scheduler,
-    _places,
     is_running,
     wait_for_earlier,
 )
@@ -140,11 +139,11 @@ def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplo
 
 
 def test_places() -> None:
-    gpus = _places("gpu", 2, 1, {})
+    gpus = places_of("gpu", 2, 1, {})
     assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus] == ["0", "1"]
-    chosen = _places("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})
+    chosen = places_of("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})
     assert [place["CUDA_VISIBLE_DEVICES"] for place in chosen] == ["3", "3", "5", "5"]
     assert {place["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in chosen} == {"0.45"}
-    assert [place["TPU_VISIBLE_CHIPS"] for place in _places("tpu", 4, 1, {})] == list("0123")
-    assert _places("cpu", 8, 1, {}) == [{}]
-    assert _places("cpu", 1, 2, {}) == [{}, {}]
+    assert [place["TPU_VISIBLE_CHIPS"] for place in places_of("tpu", 4, 1, {})] == list("0123")
+    assert places_of("cpu", 8, 1, {}) == [{}]
+    assert places_of("cpu", 1, 2, {}) == [{}, {}]

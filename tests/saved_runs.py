@@ -1,0 +1,24 @@
+"""What a run has saved, as the tests of several of them compare it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from devnet_jax import Detector
+
+
+def newest_whole(workdir: Path) -> int:
+    """Steps done in the newest checkpoint that counts; 0 if there is none."""
+    names = [file.parent.name for file in workdir.glob("checkpoints/*/checksums.json")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    variables = Detector.load(workdir).variables
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(variables)
+    }
