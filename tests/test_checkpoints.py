@@ -9,7 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -29,6 +28,7 @@ from devnet_jax.checksums import FILENAME, find_fault, read_checksums
 from devnet_jax.config import Config
 from devnet_jax.devices import abstract_replicated, replicated
 from devnet_jax.errors import UserError
+from devnet_jax.pods.local import free_port
 from tests.conftest import REPOSITORY
 
 # What a thread of TensorStore cannot deliver.
@@ -517,9 +517,7 @@ TWO_PROCESSES = """
 
 
 def test_of_two_processes_one_saves_and_both_restore(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     processes = [
         subprocess.Popen(
             [*script(TWO_PROCESSES), str(tmp_path / "checkpoints"), address, str(i)],
