@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 logger = logging.getLogger(__name__)
+
+IMPORT_PATIENCE = 0.05  # seconds after which a SIGTERM that met an import is sent again
 
 
 class Stopped(BaseException):
@@ -22,7 +25,17 @@ def stop_on_sigterm() -> None:
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    if _importing(frame):
+        # A native module that meets an exception while it is made takes the process with it.
+        threading.Timer(IMPORT_PATIENCE, os.kill, (os.getpid(), number)).start()
+        return
     raise Stopped("told to stop; what is on disk is whole, and the same command goes on")
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager
