@@ -1,0 +1,156 @@
+"""Images a second that examples/serve.py scores for many clients, beside the rate without HTTP.
+
+pip install -e ".[serve]" && python benchmarks/serving.py --model=model.devnet --images=FOLDER \
+  --output=serving.json
+
+Without HTTP: one process decodes the same files by a thread a core while it scores, in batches.
+The clients take their share of the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from devnet_jax.data.decode import load_image
+from devnet_jax.environment import describe_devices, n_cores, software
+from devnet_jax.pods.local import HOST, free_port
+from devnet_jax.startup import prepare
+
+BATCH = 32
+SERVICE = Path(__file__).parents[1] / "examples" / "serve.py"
+WARM_UP_SECONDS = 3.0
+
+
+def offline_rate(model: str, files: list[bytes], seconds: float) -> float:
+    """Images a second, decoded and scored in batches by this process."""
+    prepare(batch_size=1)
+    from devnet_jax.exported import ExportedDetector
+
+    detector = ExportedDetector.load(model)
+    endless = itertools.cycle(files)
+    with ThreadPoolExecutor(n_cores()) as pool:
+
+        def decode() -> list:
+            size = detector.image_size
+            return [
+                pool.submit(load_image, next(endless), "image", size) for _ in range(BATCH)
+            ]  # fmt: skip
+
+        def score(decoding: list) -> None:
+            detector.score(np.stack([image.result() for image in decoding]))
+
+        score(decode())  # compiles
+        following, n, start = decode(), 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            current, following = following, decode()
+            score(current)
+            n += BATCH
+        return n / (time.perf_counter() - start)
+
+
+async def client(port: int, files: list[bytes], first: int, begin: float, end: float) -> Counter:
+    """Posts one image after the other; how many answers of each status came from `begin` on."""
+    statuses: Counter = Counter()
+    reader, writer = await asyncio.open_connection(HOST, port)
+    for i in itertools.count(first):
+        body = files[i % len(files)]
+        length = f"Content-Length: {len(body)}"
+        writer.write(f"POST /score HTTP/1.1\r\nHost: {HOST}\r\n{length}\r\n\r\n".encode() + body)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int(head.split("content-length:")[1].split()[0]))
+        now = time.perf_counter()
+        if now > end:
+            writer.close()
+            return statuses
+        if now > begin:
+            statuses[int(head.split()[1])] += 1
+    raise AssertionError("it counts for ever")
+
+
+async def load(port: int, files: list[bytes], clients: int, seconds: float) -> Counter:
+    """The answers to so many clients; a connection that breaks counts as status 0."""
+    begin = time.perf_counter() + WARM_UP_SECONDS
+    each = (client(port, files, i, begin, begin + seconds) for i in range(clients))
+    found = await asyncio.gather(*each, return_exceptions=True)
+    statuses: Counter = Counter()
+    for one in found:
+        statuses += one if isinstance(one, Counter) else Counter({0: 1})
+    return statuses
+
+
+def resident_mib(process: int) -> float:
+    """Memory that a process holds."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def serve_and_measure(model: str, files: list[bytes], clients: int, seconds: float) -> dict:
+    """Starts the service, loads it, stops it."""
+    port = free_port()
+    command = [sys.executable, str(SERVICE), f"--model={model}", f"--port={port}"]
+    with subprocess.Popen(
+        [*command, f"--max_batch={BATCH}"], stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdout is not None
+        try:
+            if not service.stdout.readline().startswith("serving"):
+                raise SystemExit("error: the service did not start")
+            time.sleep(0.5)  # it says so just before it listens
+            before = resident_mib(service.pid)
+            statuses = asyncio.run(load(port, files, clients, seconds))
+            after = resident_mib(service.pid)
+        finally:
+            service.terminate()
+        return {
+            "images_per_second": statuses[200] / seconds,
+            "errors": statuses.total() - statuses[200],
+            "memory_mib": before,
+            "memory_growth_mib": after - before,
+            "exit_status": service.wait(timeout=60),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What HTTP costs a detector.")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--images", required=True, help="a folder of PNG files, at any depth")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=30)
+    options = parser.parse_args()
+    files = [path.read_bytes() for path in sorted(Path(options.images).rglob("*.png"))[:256]]
+    if not files:
+        parser.error(f"--images={options.images}: there is no PNG file")
+    # A process by itself, gone before the service starts.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        offline = process.submit(offline_rate, options.model, files, options.seconds).result()
+    served = serve_and_measure(options.model, files, options.clients, options.seconds)
+    result = {
+        "cores": describe_devices("cpu", 1, ""),
+        "software": software(),
+        "clients": options.clients,
+        "seconds": options.seconds,
+        "n_files": len(files),
+        "mean_file_bytes": round(sum(map(len, files)) / len(files)),
+        "offline_images_per_second": offline,
+        "served": served,
+        "ratio": served["images_per_second"] / offline,
+    }
+    Path(options.output).write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""A detector behind HTTP: post an image, get its score. An example of how one file is put to use.
+
+pip install -e ".[serve]" && python examples/serve.py --model=model.devnet --port=8000
+
+curl --data-binary @part.png http://127.0.0.1:8000/score
+curl --data-binary @part.png "http://127.0.0.1:8000/score?maps=true"
+curl http://127.0.0.1:8000/card http://127.0.0.1:8000/health
+
+Requests that wait at the same time are scored as one batch. Whatever a client does, the memory in
+use stays bounded. It knows no users and no encryption: others than this host are let in by a proxy
+that does, and that limits how slowly headers may arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import uvicorn
+from absl import app, flags
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from devnet_jax.data.decode import load_image
+from devnet_jax.environment import n_cores
+from devnet_jax.errors import UserError
+from devnet_jax.scores import ImageScorer, as_written
+from devnet_jax.startup import prepare
+
+MIB = 2**20
+LINGER_SECONDS = 2.0
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "the file that --mode=export has written", required=True)
+flags.DEFINE_string("host", "127.0.0.1", "the address to listen at")
+flags.DEFINE_integer("port", 8000, "the port to listen at", 0, 65535)
+flags.DEFINE_integer("max_batch", 32, "images scored at once, at most", 1)
+flags.DEFINE_integer("max_waiting", 256, "requests at once; further ones get 503", 1)
+flags.DEFINE_float("max_upload_mib", 20, "size of one upload; larger ones get 413", 0.001)
+flags.DEFINE_float("max_uploads_mib", 512, "size of all uploads held at once; then 503", 0.001)
+flags.DEFINE_float("max_megapixels", 50, "pixels of one image; larger ones get 400", 0.001)
+flags.DEFINE_float("upload_seconds", 10, "duration of one upload; slower ones get 408", 0.1)
+
+
+class Job(NamedTuple):
+    """A decoded image, uint8 [S, S, 3], that waits for its answer."""
+
+    image: np.ndarray
+    with_map: bool
+    answer: asyncio.Future[dict[str, Any]]
+
+
+class Service:
+    """The endpoints, and what waits between them: uploads in progress, images to be scored."""
+
+    def __init__(self, detector: ImageScorer, card: dict[str, Any]) -> None:
+        self._detector, self._card = detector, card
+        self._decoders = ThreadPoolExecutor(n_cores())
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        # One batch is scored while another is decoded; more decoded images would only take memory.
+        self._room = asyncio.Semaphore(2 * FLAGS.max_batch)
+        self._n_waiting = 0
+        self._n_uploaded = 0  # bytes, of all uploads that are not decoded yet
+        self._has_maps = detector.explanation != "none"
+        for exponent in range(FLAGS.max_batch.bit_length()):  # compiles all that will be needed
+            images = np.zeros(
+                (1 << exponent, detector.image_size, detector.image_size, 3), np.uint8
+            )
+            detector.score(images)
+            if self._has_maps:
+                detector.explain(images)
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/health", self._health),
+            Route("/card", self._tell_card),
+            Route("/score", self._score, methods=["POST"]),
+        ]
+        handlers = {HTTPException: _refuse, Exception: _apologise}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        worker = asyncio.create_task(self._score_batches())
+        yield
+        worker.cancel()  # by now all requests are answered
+        self._decoders.shutdown()
+
+    async def _health(self, _: Request) -> Response:
+        model, step = self._card["dataset"], self._card["step"]
+        return JSONResponse({"status": "ok", "model": model, "step": step})
+
+    async def _tell_card(self, _: Request) -> Response:
+        return JSONResponse(self._card)
+
+    async def _score(self, request: Request) -> Response:
+        with_map = request.query_params.get("maps", "false").lower() in ("true", "1")
+        if with_map and not self._has_maps:
+            raise HTTPException(400, "this detector was exported without maps")
+        if self._n_waiting >= FLAGS.max_waiting:
+            raise _busy(f"{self._n_waiting} requests wait already")
+        self._n_waiting += 1
+        try:
+            return JSONResponse(await self._answer(request, with_map))
+        except ClientDisconnect:
+            return Response(status_code=400)  # that nobody reads
+        finally:
+            self._n_waiting -= 1
+
+    async def _answer(self, request: Request, with_map: bool) -> dict[str, Any]:
+        loop, size = asyncio.get_running_loop(), self._detector.image_size
+        async with contextlib.AsyncExitStack() as until_answered:
+            async with self._upload(request) as upload:
+                await until_answered.enter_async_context(self._room)
+                decoding = loop.run_in_executor(self._decoders, load_image, upload, "upload", size)
+                try:
+                    job = Job(await decoding, with_map, loop.create_future())
+                except UserError as error:
+                    raise HTTPException(400, str(error)) from None
+            del upload, decoding  # no longer counted: the memory must be free, too
+            self._jobs.put_nowait(job)
+            return await job.answer
+
+    @contextlib.asynccontextmanager
+    async def _upload(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, which counts among the uploads held until it is left."""
+        most = int(FLAGS.max_upload_mib * MIB)
+        too_large = HTTPException(413, f"the upload has more than the {most} bytes allowed")
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        chunks: list[bytes] = []
+        n = 0
+        try:
+            try:
+                async with asyncio.timeout(FLAGS.upload_seconds):
+                    async for chunk in request.stream():
+                        n += len(chunk)
+                        self._n_uploaded += len(chunk)
+                        if n > most:
+                            raise too_large
+                        if self._n_uploaded > FLAGS.max_uploads_mib * MIB:
+                            raise _busy("too much is being uploaded")
+                        chunks.append(chunk)
+            except TimeoutError:
+                words = f"the upload took longer than {FLAGS.upload_seconds:g} s"
+                raise HTTPException(408, words) from None
+            upload = b"".join(chunks)
+            chunks.clear()
+            yield upload
+        finally:
+            self._n_uploaded -= n
+
+    async def _score_batches(self) -> None:
+        while True:
+            first = await self._jobs.get()
+            # A power of two, so that no place of a batch is computed in vain.
+            n = 1 << (min(1 + self._jobs.qsize(), FLAGS.max_batch).bit_length() - 1)
+            jobs = [first, *(self._jobs.get_nowait() for _ in range(n - 1))]
+            answers: Sequence[dict[str, Any] | Exception]
+            try:
+                answers = await asyncio.to_thread(_answers, self._detector, jobs)
+            except Exception as error:
+                answers = [error] * n
+            for job, answer in zip(jobs, answers, strict=True):
+                if job.answer.done():
+                    continue  # cancelled: the service ends without it
+                if isinstance(answer, Exception):
+                    job.answer.set_exception(answer)
+                else:
+                    job.answer.set_result(answer)
+
+
+def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """What is told of each image."""
+    images = np.stack([job.image for job in jobs])
+    found = detector.score(images)
+    threshold = detector.threshold
+    columns = {
+        "score": as_written(found.scores),
+        "p_value": found.p_values,
+        "is_anomaly": found.is_anomaly,
+        "threshold": None if threshold is None else np.full(len(jobs), threshold.value),
+    }
+    answers: list[dict[str, Any]] = [
+        {name: None if column is None else column[i].item() for name, column in columns.items()}
+        for i in range(len(jobs))
+    ]
+    mapped = [i for i, job in enumerate(jobs) if job.with_map]
+    if mapped:
+        maps = detector.explain(images[mapped]).maps
+        if detector.explanation == "score_map":  # in units of the score; at the margin it is full
+            maps = maps / max(detector.loss.margin, 1e-6)
+        for i, heat in zip(mapped, maps, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)).save(file, "PNG")
+            answers[i]["map"] = base64.b64encode(file.getvalue()).decode()
+    return answers
+
+
+class _Refusal(JSONResponse):
+    """An answer to somebody who may still be sending: the connection ends with it.
+
+    Closed at once, it would be reset, and most clients would lose the answer. So for a moment what
+    comes is read and thrown away.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": [*self.raw_headers, (b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})
+
+
+def _busy(why: str) -> HTTPException:
+    return HTTPException(503, f"{why}: try again later", {"Retry-After": "1"})
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = _Refusal if error.status_code in (408, 413, 503) else JSONResponse
+    return response({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _apologise(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "this is a fault of the service; its log tells more"}, 500)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket of that address that takes no connections yet."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        words = error.strerror or error
+        raise UserError(f"--host={host} --port={port}: {words}; choose others") from None
+    return listener
+
+
+def main(_: Sequence[str]) -> None:
+    """Serves until SIGTERM or Ctrl-C, then answers what waits."""
+    # While it serves, uvicorn hears the signals, and passes them on here when all is done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    prepare(batch_size=1)
+    from devnet_jax.exported import ExportedDetector  # imports JAX, which had to be prepared
+
+    try:
+        listener = _listen(FLAGS.host, FLAGS.port)
+        detector = ExportedDetector.load(FLAGS.model)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    # Pillow refuses what has twice as many pixels.
+    Image.MAX_IMAGE_PIXELS = int(FLAGS.max_megapixels * 1e6 / 2)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    config = uvicorn.Config(
+        Service(detector, detector.card).application(),
+        http="h11",  # bounds the size of headers
+        ws="none",
+        log_level="warning",
+        timeout_graceful_shutdown=int(FLAGS.upload_seconds + 30),
+    )
+    print(f"serving {FLAGS.model} at http://{FLAGS.host}:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    app.run(main)

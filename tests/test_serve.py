@@ -1,0 +1,305 @@
+"""examples/serve.py as its clients meet it: a process, and real HTTP."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import http.client
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from devnet_jax import Detector
+from devnet_jax.config import Config, with_settings
+from devnet_jax.export import export_detector
+from devnet_jax.exported import ExportedDetector
+from devnet_jax.initialisation import make_variables
+from devnet_jax.pods.local import HOST, free_port
+from devnet_jax.workdir import Workdir
+from tests.conftest import REPOSITORY
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+UPLOAD_SECONDS = 1.5
+MAX_UPLOAD = 2**20 // 4
+Answer = tuple[int, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """One that runs, and the model that it serves."""
+
+    process: subprocess.Popen[str]
+    port: int
+    model: Path
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        with contextlib.closing(http.client.HTTPConnection(HOST, self.port, timeout=30)) as client:
+            return ask(client, method, path, body, **headers)
+
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+
+def ask(
+    client: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str
+) -> Answer:
+    client.request(method, path, body, headers)
+    response = client.getresponse()
+    return response.status, json.loads(response.read())
+
+
+@contextlib.contextmanager
+def started(model: Path, *flags: str) -> Iterator[Service]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable, "examples/serve.py", f"--model={model}", f"--port={port}",
+            "--max_batch=4", f"--max_upload_mib={MAX_UPLOAD / 2**20}",
+            f"--upload_seconds={UPLOAD_SECONDS}", *flags,
+        ],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    service = Service(process, port, model)
+    try:
+        for _ in range(600):
+            assert process.poll() is None
+            with contextlib.suppress(ConnectionRefusedError):
+                service.ask("GET", "/health")
+                break
+            time.sleep(0.1)
+        yield service
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    config = with_settings(
+        Config(),
+        {
+            "dataset.image_size": 32,
+            "model.n_scales": 1,
+            "model.pretrained": "none",
+            "evaluation.batch_size": 4,
+        },
+    )
+    detector = Detector(config, make_variables(config), step=7)
+    export_detector(detector, Workdir(folder / "run"), folder / "model.devnet")
+    return folder / "model.devnet"
+
+
+@pytest.fixture(scope="module")
+def service(model: Path) -> Iterator[Service]:
+    with started(model) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    """Image files of several types and sizes."""
+    rng = np.random.default_rng(5)
+    files = []
+    for kind, size in (("PNG", 40), ("JPEG", 64), ("BMP", 33), ("TIFF", 100), ("PNG", 32)):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (size, size + 7, 3), dtype=np.uint8)).save(file, kind)
+        files.append(file.getvalue())
+    return files
+
+
+def test_what_it_serves(service: Service) -> None:
+    status, health = service.ask("GET", "/health")
+    assert (status, health["status"], health["step"]) == (200, "ok", 7)
+    status, card = service.ask("GET", "/card")
+    assert (status, card) == (200, ExportedDetector.load(service.model).card)
+    assert health["model"] == card["dataset"]
+
+
+def test_scores_are_those_of_the_detector(
+    service: Service, pictures: list[bytes], tmp_path: Path
+) -> None:
+    paths = [tmp_path / str(i) for i in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        path.write_bytes(picture)
+    detector = ExportedDetector.load(service.model)
+    expected = detector.score(paths)
+    maps = detector.explain(paths).maps
+    assert expected.p_values is not None
+    assert expected.is_anomaly is not None
+    assert detector.threshold is not None
+    with ThreadPoolExecutor() as threads:  # so that some of them are scored as one batch
+        asked = [threads.submit(service.ask, "POST", "/score", picture) for picture in pictures]
+        mapped = [
+            threads.submit(service.ask, "POST", "/score?maps=true", picture)
+            for picture in pictures
+        ]  # fmt: skip
+    for i, (plain, with_map) in enumerate(zip(asked, mapped, strict=True)):
+        status, answer = plain.result()
+        assert status == 200
+        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5)
+        assert answer["p_value"] == pytest.approx(expected.p_values[i], rel=1e-4)
+        assert answer["is_anomaly"] == expected.is_anomaly[i]
+        assert answer["threshold"] == detector.threshold.value
+        assert "map" not in answer
+        status, answer = with_map.result()
+        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5)
+        heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["map"]))))
+        assert heat.dtype == np.uint8
+        np.testing.assert_allclose(heat, maps[i] * 255, atol=1)
+
+
+def bomb() -> bytes:
+    """A small file of many pixels."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lambda: b"", "empty"),
+        (lambda: b"words, words" * 100, "no image"),
+        (lambda: b"\x89PNG and no more", "damaged"),
+        (bomb, "pixels"),
+    ],
+    ids=["nothing", "words", "damaged", "bomb"],
+)
+def test_junk_is_refused(service: Service, body: Callable[[], bytes], words: str) -> None:
+    status, answer = service.ask("POST", "/score", body())
+    assert status == 400
+    assert words in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [("GET", "/absent", 404), ("GET", "/score", 405), ("POST", "/card", 405)],
+)
+def test_unknown_paths_and_methods(service: Service, method: str, path: str, expected: int) -> None:
+    status, answer = service.ask(method, path)
+    assert status == expected
+    assert list(answer) == ["error"]
+
+
+def head(length: int) -> bytes:
+    """What comes before a body of that length."""
+    return f"POST /score HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_too_large_is_refused_before_it_is_sent(service: Service) -> None:
+    start = time.perf_counter()
+    with socket.create_connection((HOST, service.port), timeout=10) as client:
+        client.sendall(head(2**40))
+        assert b" 413 " in client.recv(1000)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_too_large_is_told_to_who_sends_it_all(service: Service, chunked: bool) -> None:
+    body = bytes(4 * MAX_UPLOAD)
+    parts = iter([body[i : i + 50_000] for i in range(0, len(body), 50_000)])
+    status, answer = service.ask("POST", "/score", parts if chunked else body)
+    assert status == 413
+    assert str(MAX_UPLOAD) in answer["error"]
+
+
+def test_a_slow_upload_holds_up_nobody(service: Service, pictures: list[bytes]) -> None:
+    start = time.perf_counter()
+    with socket.create_connection((HOST, service.port), timeout=10) as client:
+        client.sendall(head(5000) + b"\x89PNG")
+        served = 0
+        client.settimeout(0.05)
+        answer = b""
+        while not answer and time.perf_counter() - start < 3 * UPLOAD_SECONDS:
+            assert service.ask("POST", "/score", pictures[0])[0] == 200
+            served += 1
+            client.sendall(b"-")
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(1000)
+    assert b" 408 " in answer
+    assert UPLOAD_SECONDS <= time.perf_counter() - start < 2 * UPLOAD_SECONDS
+    assert served >= 10
+
+
+def test_many_clients(service: Service, pictures: list[bytes]) -> None:
+    statuses: Counter[int] = Counter()
+    before = service.resident_mib()
+    end = time.monotonic() + 3
+
+    def client(i: int) -> Counter[int]:
+        found: Counter[int] = Counter()
+        connection = http.client.HTTPConnection(HOST, service.port, timeout=30)
+        with contextlib.closing(connection):
+            while time.monotonic() < end:
+                picture = pictures[(i + found.total()) % len(pictures)]
+                found[ask(connection, "POST", "/score", picture)[0]] += 1
+        return found
+
+    with ThreadPoolExecutor(64) as threads:
+        for found in threads.map(client, range(64)):
+            assert found.total() > 0
+            statuses += found
+    assert set(statuses) == {200}
+    assert service.resident_mib() - before < 200
+
+
+def test_too_many_are_told_to_come_back_and_who_waits_is_served_to_the_end(
+    model: Path, pictures: list[bytes]
+) -> None:
+    picture = pictures[0]
+    with started(model, "--max_waiting=2") as service, contextlib.ExitStack() as clients:
+        waiting = []
+        for _ in range(2):
+            client = clients.enter_context(socket.create_connection((HOST, service.port), 10))
+            client.sendall(head(len(picture)) + picture[:-1])
+            waiting.append(client)
+        time.sleep(0.2)
+        with contextlib.closing(http.client.HTTPConnection(HOST, service.port)) as third:
+            third.request("POST", "/score", picture)
+            response = third.getresponse()
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            assert "error" in json.loads(response.read())
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            service.ask("GET", "/health")
+        for client in waiting:
+            client.sendall(picture[-1:])
+            assert b" 200 " in client.recv(1000)
+        assert service.process.wait(timeout=10) == 0
+
+
+def test_mistakes_on_the_command_line(model: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        for flags, words in (
+            ((f"--model={model}", f"--port={taken.getsockname()[1]}"), "in use"),
+            ((f"--model={model}.absent", f"--port={free_port()}"), "No such file"),
+        ):
+            ended = subprocess.run(
+                [sys.executable, "examples/serve.py", *flags],
+                cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            assert ended.returncode == 1
+            assert ended.stderr.startswith("error: ")
+            assert words in ended.stderr
+            assert "Traceback" not in ended.stderr
