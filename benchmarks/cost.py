@@ -16,7 +16,6 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 import resource
 import shlex
 import statistics
@@ -34,7 +33,7 @@ from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.decoded import DecodedCache
 from devnet_jax.data.store import image_bytes, make_store, padded
-from devnet_jax.environment import describe_devices, n_cores, software
+from devnet_jax.environment import cpu_model, describe_devices, n_cores, software
 from devnet_jax.startup import n_cpu_devices, prepare
 
 # JAX starts in the process of a row only, which is told by its environment what `prepare` sets.
@@ -383,12 +382,8 @@ LABELS = {
 def circumstances(command: str) -> str:
     """The date, the machine, the versions and the command, as a results page begins."""
     versions = ", ".join(f"{name} {version}" for name, version in software().items())
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = next(iter(models), platform.processor())
     today = datetime.datetime.now(datetime.UTC).date()
-    machine = f"{describe_devices('cpu', 1, 'cpu')}, {model}"
+    machine = f"{describe_devices('cpu', 1, 'cpu')}, {cpu_model()}"
     return f"{today}, {machine}; {versions}.\n\n    {command}\n"
 
 

@@ -29,7 +29,7 @@ from etils import epath
 from in_turn import OURS, Line, Ratio, Seconds, in_rounds, in_slices, median_ratio, total_ratio
 from materials import Materials, Settings, write_materials
 
-from devnet_jax.environment import n_cores, software
+from devnet_jax.environment import cpu_model, n_cores, software
 from devnet_jax.workdir import write_json
 
 PEERS = {"plain": "", "tuned": "_tuned"}  # with what ends the names of the ratios to it
@@ -130,14 +130,6 @@ def circumstances(settings: Settings, n_rounds: int, command: str) -> dict[str, 
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": command,
     }
-
-
-def cpu_model() -> str:
-    """As the system calls it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(models), platform.processor() or platform.machine())
 
 
 def print_table(seconds: Mapping[str, Seconds]) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import itertools
 import json
 import multiprocessing
+import shlex
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from devnet_jax.data.decode import load_image
-from devnet_jax.environment import describe_devices, n_cores, software
+from devnet_jax.environment import cpu_model, n_cores, software
 from devnet_jax.pods.local import HOST, free_port
 from devnet_jax.startup import prepare
 
@@ -33,8 +35,8 @@ SERVICE = Path(__file__).parents[1] / "examples" / "serve.py"
 WARM_UP_SECONDS = 3.0
 
 
-def offline_rate(model: str, files: list[bytes], seconds: float) -> float:
-    """Images a second, decoded and scored in batches by this process."""
+def offline_rate(model: str, files: list[bytes], seconds: float) -> tuple[float, int]:
+    """Images a second, decoded and scored in batches by this process; and the images' size."""
     prepare(batch_size=1)
     from devnet_jax.exported import ExportedDetector
 
@@ -57,7 +59,7 @@ def offline_rate(model: str, files: list[bytes], seconds: float) -> float:
             current, following = following, decode()
             score(current)
             n += BATCH
-        return n / (time.perf_counter() - start)
+        return n / (time.perf_counter() - start), detector.image_size
 
 
 async def client(port: int, files: list[bytes], first: int, begin: float, end: float) -> Counter:
@@ -135,11 +137,15 @@ def main() -> None:
         parser.error(f"--images={options.images}: there is no PNG file")
     # A process by itself, gone before the service starts.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        offline = process.submit(offline_rate, options.model, files, options.seconds).result()
+        measured = process.submit(offline_rate, options.model, files, options.seconds)
+        offline, size = measured.result()
     served = serve_and_measure(options.model, files, options.clients, options.seconds)
     result = {
-        "cores": describe_devices("cpu", 1, ""),
-        "software": software(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": {"cpu": cpu_model(), "cores": n_cores()},
+        "versions": software(),
+        "image_size": size,
         "clients": options.clients,
         "seconds": options.seconds,
         "n_files": len(files),

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import uvicorn
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -262,6 +262,7 @@ def main(_: Sequence[str]) -> None:
     # While it serves, uvicorn hears the signals, and passes them on here when all is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    logging.set_verbosity(logging.WARNING)
     prepare(batch_size=1)
     from devnet_jax.exported import ExportedDetector  # imports JAX, which had to be prepared
 
