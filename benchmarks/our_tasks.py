@@ -141,7 +141,7 @@ def score(materials: Materials) -> None:
     """Scores image files: one batch is decoded by all cores while the one before is scored."""
     from devnet_jax.detector import Detector
 
-    detector = Detector.load(materials.run)
+    detector = Detector.restore(materials.run)
     size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
     paths = materials.paths
 
@@ -158,7 +158,7 @@ def score_decoded(materials: Materials) -> None:
     """Scores decoded images."""
     from devnet_jax.detector import Detector
 
-    detector = Detector.load(materials.run)
+    detector = Detector.restore(materials.run)
     images = np.load(materials.decoded)
     serve(lambda: detector.score(images).scores, materials.result("score_decoded", OURS))
 
@@ -169,7 +169,7 @@ def explain(materials: Materials) -> None:
 
     images = np.load(materials.decoded)[: materials.settings.n_explained]
     config = with_settings(make_config(materials), {"evaluation.batch_size": len(images)})
-    detector = Detector.load(materials.run, config)
+    detector = Detector.restore(materials.run, config)
     serve(lambda: detector.explain(images, "gradient").maps, materials.result("explain", OURS))
 
 

@@ -21,6 +21,7 @@ from devnet_jax.config import Config, LossConfig, full_name, of_folder, with_set
 from devnet_jax.devices import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.explanation import METHODS
+from devnet_jax.exported import ExportedDetector
 from devnet_jax.initialisation import abstract_variables, make_model
 from devnet_jax.models import DeviationNetwork, fold_batch_norm
 from devnet_jax.scores import ImageScorer, as_written
@@ -83,10 +84,22 @@ class Detector(ImageScorer):
                 workdir = stack.enter_context(temporary)
             train(config, Workdir(workdir))
             evaluate(config, Workdir(workdir))
-            return cls.load(workdir, config)
+            return cls.restore(workdir, config)
+
+    @staticmethod
+    def load(place: epath.PathLike) -> ImageScorer:
+        """Whatever was trained: the detector of a run's folder (`restore`), or that of a file
+        which `--mode=export` has written (`ExportedDetector.load`).
+
+        Raises:
+          UserError: nothing of the kind is there, or it is damaged.
+        """
+        if epath.Path(place).is_file():
+            return ExportedDetector.load(place)
+        return Detector.restore(place)
 
     @classmethod
-    def load(
+    def restore(
         cls, workdir: epath.PathLike, config: Config | None = None, *, calibrated: bool = True
     ) -> Detector:
         """Restores a checkpoint of a run: the newest, or the best if its settings say so.

@@ -82,7 +82,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
 
 def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     dataset = open_dataset(config, workdir)
-    detector = Detector.load(workdir.path, config, calibrated=False)
+    detector = Detector.restore(workdir.path, config, calibrated=False)
     detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
     if examination is None:
@@ -233,7 +233,7 @@ def explain(config: Config, workdir: Workdir) -> None:
     workdir.require_writable()
     with by_first(workdir.lock()):
         dataset = open_dataset(config, workdir)
-        detector = Detector.load(workdir.path, config)
+        detector = Detector.restore(workdir.path, config)
         paths = share(dataset.split.test)
         for start, images in decoded(dataset, paths, config, "explaining"):
             part = paths[start : start + len(images)]

@@ -19,6 +19,7 @@ from etils import epath
 from flax import traverse_util
 from jax import export
 
+from devnet_jax.data.split import Split
 from devnet_jax.detector import Detector
 from devnet_jax.environment import software
 from devnet_jax.errors import UserError
@@ -117,6 +118,7 @@ def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict
         "dataset": {"name": config.dataset.name, "category": config.dataset.category},
         "model": dataclasses.asdict(config.model) | {"pretrained": _beginning(detector)},
         "step": detector.step,
+        "trained_classes": _trained_classes(workdir),
         **_evaluation(detector, workdir),
         "software": software(),
         "platforms": list(PLATFORMS),
@@ -136,6 +138,13 @@ def _beginning(detector: Detector) -> str:
         )
     name = epath.Path(source).name  # of a file: where it lay is nobody's business
     return f"{name}: the terms of that file hold for what was trained from it"
+
+
+def _trained_classes(workdir: Workdir) -> dict[str, int] | None:
+    """How many labelled anomalies of each class it has seen; `None` where no run tells."""
+    if not workdir.split.exists():
+        return None
+    return dict(Split.from_dict(read_json(workdir.split)).trained_classes)
 
 
 def _evaluation(detector: Detector, workdir: Workdir) -> dict[str, Any]:

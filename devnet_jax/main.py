@@ -155,7 +155,7 @@ def _predict(config: Config, workdir: Workdir) -> str | None:
     from devnet_jax.prediction import predict
 
     assert _OUTPUT.value is not None  # the flags have been checked
-    detector = Detector.load(workdir.path, config)
+    detector = Detector.restore(workdir.path, config)
     prediction = predict(detector, _INPUT.value, _OUTPUT.value, strict=_STRICT.value)
     if is_first():
         print(prediction)
@@ -182,7 +182,7 @@ def _export(config: Config, workdir: Workdir) -> None:
     from devnet_jax.export import export_detector
 
     assert _OUTPUT.value is not None  # the flags have been checked
-    detector = Detector.load(workdir.path, config)
+    detector = Detector.restore(workdir.path, config)
     if is_first():
         export_detector(detector, workdir, _OUTPUT.value)
         print(f"detector in one file: {_OUTPUT.value}")

@@ -122,6 +122,30 @@ class ImageScorer(abc.ABC):
             None if threshold is None else threshold.alarms(written),
         )
 
+    def decision_function(self, images: Images) -> np.ndarray:
+        """How far below the threshold in force images score, float64 [N]: what scikit-learn's
+        outlier detectors mean by it, negative for anomalies.
+
+        Raises:
+          UserError: as `score`; or no threshold is in force.
+        """
+        if self.threshold is None:
+            raise UserError(
+                f"no threshold is in force: the loss {self.loss.name!r} knows no prior; train with "
+                "config.dataset.calibration, which holds normal images out to calibrate one"
+            )
+        return self.threshold.value - as_written(self.score(images).scores)
+
+    def predict(self, images: Images) -> np.ndarray:
+        """1 for normal images and -1 for anomalies, int64 [N], as scikit-learn has it.
+
+        An image that just reaches the threshold is an anomaly, as everywhere here.
+
+        Raises:
+          UserError: as `decision_function`.
+        """
+        return np.where(self.decision_function(images) > 0, 1, -1)
+
     def explain(self, images: Images, method: str | None = None) -> Explanation:
         """Maps of where an anomaly is, and overlays to look at.
 

@@ -17,7 +17,7 @@ def newest_whole(workdir: Path) -> int:
 
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
-    variables = Detector.load(workdir).variables
+    variables = Detector.restore(workdir).variables
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree.leaves_with_path(variables)

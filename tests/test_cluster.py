@@ -118,7 +118,7 @@ def test_two_processes_train_the_same_model_as_one(
     run([*tiny, f"--workdir={workdir}"], processes=1, devices=devices)
     initial = make_variables(read_config(Workdir(workdir)))
     before = flat(initial["params"])
-    ours, theirs = (flat(Detector.load(of).variables["params"]) for of in (together, workdir))
+    ours, theirs = (flat(Detector.restore(of).variables["params"]) for of in (together, workdir))
     # Under Adam a gradient of about 0 may move a weight either way, by a whole step.
     assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs - before)
     assert scores(together).keys() == scores(workdir).keys()

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from devnet_jax.exported import CARD, EXPLAIN, SCORE, ExportedDetector, sealed
 from devnet_jax.initialisation import make_variables
 from devnet_jax.workdir import Workdir
 from tests.conftest import REPOSITORY, Main
+from tests.served import started
 
 # What the file needs to be read: jax itself, what jax needs, and the three others.
 NEEDED = ("jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "numpy", "PIL", "flatbuffers")
@@ -118,9 +120,12 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
     assert alone.returncode == 0, alone.stderr
     assert not {"flax", "orbax", "sklearn", "tensorflow_datasets"} & set(alone.stdout.split())
 
-    detector = Detector.load(run.workdir)
+    detector = Detector.restore(run.workdir)
     images = np.stack([load_image(path.read_bytes(), path.name, 32) for path in paths])
     expected = detector.score(images)
+    loaded = Detector.load(run.file)
+    np.testing.assert_allclose(loaded.score(paths).scores, expected.scores, rtol=1e-5)
+    np.testing.assert_array_equal(loaded.predict(paths) == -1, expected.is_anomaly)
     with np.load(tmp_path / "alone.npz") as found:
         np.testing.assert_allclose(found["scores"], expected.scores, rtol=1e-5)
         np.testing.assert_allclose(found["score_maps"], expected.maps, rtol=1e-4, atol=1e-5)
@@ -128,6 +133,11 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
         assert expected.p_values is not None
         np.testing.assert_allclose(found["p_values"], expected.p_values, rtol=1e-4)
         np.testing.assert_array_equal(found["alarms"], expected.is_anomaly)
+    with started(run.file) as service:
+        for path, score in zip(paths, expected.scores, strict=True):
+            status, answer = service.ask("POST", "/score", path.read_bytes())
+            assert status == 200
+            assert answer["score"] == pytest.approx(score, rel=1e-5)
     by_path = dict(zip(map(str, paths), expected.scores, strict=True))
     tables = (
         column(tmp_path / "predicted" / "predictions.csv", "score", parts),
@@ -145,7 +155,9 @@ def test_card(run: Run) -> None:
     metrics = json.loads((run.workdir / "eval" / "metrics.json").read_text())
     assert card["metrics"] == metrics
     assert card["image_size"] == 32
-    assert card["tested_classes"]["good"] == 5
+    assert sum(card["trained_classes"].values()) == 3
+    seen = Counter(card["trained_classes"]) + Counter(card["tested_classes"])
+    assert seen == {"good": 5, "scratch": 4, "stain": 4}
     assert set(card["tested_classes"]) <= {"good", "scratch", "stain"}
     assert sum(card["tested_classes"].values()) == 5 + 8 - 3
     assert card["thresholds"][0]["value"] == metrics["prior_threshold"]

@@ -118,7 +118,7 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     assert result.returncode == 0, result.stderr
     metrics = json.loads((copy / "eval" / "metrics.json").read_text())
     held_out = json.loads((copy / "split.json").read_text())["calibration"]
-    detector = Detector.load(copy)
+    detector = Detector.restore(copy)
     images = np.stack([load_image((parts / path).read_bytes(), path, 32) for path in held_out])
     expected = detector.score(images).scores
     np.testing.assert_allclose(detector.calibration_scores, expected, rtol=1e-4, atol=1e-5)
@@ -134,21 +134,21 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     assert detector.threshold.kind == "prior"  # at the 5 % of config.json there are too few
     calibration = json.loads((copy / "calibration.json").read_text())
     (copy / "calibration.json").write_text(json.dumps({**calibration, "step": 3}))
-    assert len(Detector.load(copy).calibration_scores) == 0  # of other weights
+    assert len(Detector.restore(copy).calibration_scores) == 0  # of other weights
     (copy / "calibration.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds no calibration; run --mode=eval"):
-        Detector.load(copy)
+        Detector.restore(copy)
     (copy / "calibration.json").write_text('{"step": 4, "scores": [NaN, 1.0]}')
     with pytest.raises(UserError, match="not finite; run --mode=eval"):
-        Detector.load(copy)
+        Detector.restore(copy)
     (copy / "calibration.json").unlink()
     with caplog.at_level(logging.WARNING):
-        Detector.load(copy)
+        Detector.restore(copy)
     assert "calibration.json is not there: the threshold is not calibrated" in caplog.text
     (copy / "calibration.json").write_text("{}")
     assert main("--mode=eval", f"--workdir={copy}").returncode == 0  # as the advice is
     np.testing.assert_array_equal(
-        Detector.load(copy).calibration_scores, detector.calibration_scores
+        Detector.restore(copy).calibration_scores, detector.calibration_scores
     )
 
 
@@ -169,7 +169,7 @@ def test_no_image_is_dropped_whatever_the_batch_and_the_devices(main: Main, copy
 
 
 def test_the_detector_scores_as_the_command_line_does(trained: Path, parts: Path) -> None:
-    detector = Detector.load(trained)
+    detector = Detector.restore(trained)
     rows = read_scores(trained)
     paths = [row["path"] for row in rows]
     images = np.stack([load_image((parts / path).read_bytes(), path, 32) for path in paths])

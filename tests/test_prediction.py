@@ -567,7 +567,7 @@ def test_the_command_line(main: Main, workdir: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "out" / "predictions.csv") in result.stdout
     rows = read_table(tmp_path / "out" / "predictions.csv")
-    detector = Detector.load(workdir)
+    detector = Detector.restore(workdir)
     pixels = np.stack([load_image(path.read_bytes(), "", 32) for path in images])
     scores = dict(zip(map(str, images), detector.score(pixels).scores, strict=True))
     for row in rows:

@@ -105,3 +105,22 @@ def test_colours_are_those_of_yellow_to_red() -> None:
     painted = lay_over(np.zeros((1, 256, 3), np.uint8), heat, 1.0)
     expected = 255 * matplotlib.colormaps["YlOrRd"](np.arange(256))[None, :, :3] * heat[..., None]
     np.testing.assert_allclose(painted, expected, atol=1.5)
+
+
+def test_scikit_learn_s_signs() -> None:
+    images = np.stack([np.full((16, 16, 3), v, np.uint8) for v in (40, 100, 130)])
+    detector = Brightness()
+    np.testing.assert_array_equal(detector.decision_function(images), [60, 0, -30])
+    assert detector.predict(images).tolist() == [1, -1, -1]  # the threshold itself is an alarm
+    assert (detector.predict(images) == -1).tolist() == detector.score(images).is_anomaly.tolist()
+
+
+def test_without_a_threshold_nothing_is_decided() -> None:
+    class Undecided(Brightness):
+        thresholds = ()
+        loss = LossConfig(name="focal")
+
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    assert Undecided().score(images).is_anomaly is None
+    with pytest.raises(UserError, match="'focal' knows no prior"):
+        Undecided().predict(images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import http.client
 import io
 import json
@@ -17,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,64 +29,14 @@ from devnet_jax.initialisation import make_variables
 from devnet_jax.pods.local import HOST, free_port
 from devnet_jax.workdir import Workdir
 from tests.conftest import REPOSITORY
+from tests.served import Service, ask, started
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 UPLOAD_SECONDS = 1.5
 MAX_UPLOAD = 2**20 // 4
-Answer = tuple[int, dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Service:
-    """One that runs, and the model that it serves."""
-
-    process: subprocess.Popen[str]
-    port: int
-    model: Path
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        with contextlib.closing(http.client.HTTPConnection(HOST, self.port, timeout=30)) as client:
-            return ask(client, method, path, body, **headers)
-
-    def resident_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) / 1024
-
-
-def ask(
-    client: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str
-) -> Answer:
-    client.request(method, path, body, headers)
-    response = client.getresponse()
-    return response.status, json.loads(response.read())
-
-
-@contextlib.contextmanager
-def started(model: Path, *flags: str) -> Iterator[Service]:
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            sys.executable, "examples/serve.py", f"--model={model}", f"--port={port}",
-            "--max_batch=4", f"--max_upload_mib={MAX_UPLOAD / 2**20}",
-            f"--upload_seconds={UPLOAD_SECONDS}", *flags,
-        ],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    service = Service(process, port, model)
-    try:
-        for _ in range(600):
-            assert process.poll() is None
-            with contextlib.suppress(ConnectionRefusedError):
-                service.ask("GET", "/health")
-                break
-            time.sleep(0.1)
-        yield service
-    finally:
-        process.kill()
-        process.communicate()
+LIMITS = (f"--max_upload_mib={MAX_UPLOAD / 2**20}", f"--upload_seconds={UPLOAD_SECONDS}")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(model: Path) -> Iterator[Service]:
-    with started(model) as service:
+    with started(model, *LIMITS) as service:
         yield service
 
 

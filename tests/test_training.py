@@ -30,7 +30,7 @@ from tests.data.test_store import ArrayReader
 
 def parameters(workdir: Path) -> np.ndarray:
     """All parameters and running statistics of the newest checkpoint, as one vector."""
-    leaves = jax.tree.leaves(Detector.load(workdir).variables)
+    leaves = jax.tree.leaves(Detector.restore(workdir).variables)
     return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
@@ -53,7 +53,7 @@ def test_one_two_and_eight_devices_train_the_same_model(
         assert result.returncode == 0, result.stderr
         trained[devices] = parameters(workdir)
         first_step[devices] = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
-    start = make_variables(Detector.load(tmp_path / "1").config)
+    start = make_variables(Detector.restore(tmp_path / "1").config)
     initial = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)])
     moved = np.linalg.norm(trained[1] - initial)
     for devices in (2, 8):
@@ -183,7 +183,7 @@ def test_other_backbones_losses_and_types(
     metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert 0 <= metrics["image_auroc"] <= 1
     assert "prior_threshold" not in metrics  # only the deviation loss knows a prior
-    detector = Detector.load(tmp_path)
+    detector = Detector.restore(tmp_path)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(detector.variables))
 
 

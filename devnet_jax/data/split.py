@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ class Split:
       train_anomaly: labelled anomalies to train with.
       calibration: normal images held out from training, to calibrate the threshold on.
       test: the images that test.
+      trained_classes: how many labelled anomalies of each defect class there are.
       protocol: how they were drawn: the arguments of `few_shot_split`.
       fingerprint: of the data set that was split (`Source.fingerprint`).
     """
@@ -31,6 +33,7 @@ class Split:
     train_anomaly: tuple[str, ...]
     calibration: tuple[str, ...]
     test: tuple[str, ...]
+    trained_classes: Mapping[str, int]
     protocol: Mapping[str, Any]
     fingerprint: str = ""
 
@@ -63,6 +66,7 @@ class Split:
                 train_anomaly=tuple(values["train_anomaly"]),
                 calibration=tuple(values["calibration"]),
                 test=tuple(values["test"]),
+                trained_classes=dict(values["trained_classes"]),
                 protocol=dict(values["protocol"]),
                 fingerprint=values["fingerprint"],
             )
@@ -128,6 +132,9 @@ def few_shot_split(
         train_anomaly=tuple(sorted(drawn)),
         calibration=tuple(sorted(held_out)),
         test=tuple(sorted(left)),
+        trained_classes=dict(
+            sorted(Counter(e.defect for e in anomalies if e.path in drawn).items())
+        ),
         protocol={
             "n_anomaly": n_anomaly,
             "known_class": known_class,

@@ -1,0 +1,69 @@
+"""examples/serve.py in a process of its own, and a client of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from devnet_jax.pods.local import HOST, free_port
+from tests.conftest import REPOSITORY
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """One that runs, and the model that it serves."""
+
+    process: subprocess.Popen[str]
+    port: int
+    model: Path
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        with contextlib.closing(http.client.HTTPConnection(HOST, self.port, timeout=30)) as client:
+            return ask(client, method, path, body, **headers)
+
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+
+def ask(
+    client: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str
+) -> Answer:
+    client.request(method, path, body, headers)
+    response = client.getresponse()
+    return response.status, json.loads(response.read())
+
+
+@contextlib.contextmanager
+def started(model: Path, *flags: str) -> Iterator[Service]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable, "examples/serve.py", f"--model={model}", f"--port={port}",
+            "--max_batch=4", *flags,
+        ],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    service = Service(process, port, model)
+    try:
+        for _ in range(600):
+            assert process.poll() is None
+            with contextlib.suppress(ConnectionRefusedError):
+                service.ask("GET", "/health")
+                break
+            time.sleep(0.1)
+        yield service
+    finally:
+        process.kill()
+        process.communicate()
