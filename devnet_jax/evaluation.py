@@ -21,6 +21,7 @@ from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.source import Example
 from devnet_jax.detector import Detector, write_calibration
 from devnet_jax.errors import UserError
+from devnet_jax.evaluation_log import log_evaluation
 from devnet_jax.localisation import PixelMetrics
 from devnet_jax.metrics import alarm_rates, image_metrics
 from devnet_jax.report.content import Picture
@@ -112,6 +113,7 @@ def _write(
         workdir, detector, dataset, results, examination.pictures, examination.pixel_aurocs
     )
     write_text(workdir.report, to_html(report))
+    log_evaluation(workdir, results, examination.pictures)
 
 
 def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> Detector:

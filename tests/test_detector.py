@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from devnet_jax import Detector
 from devnet_jax.config import Config, full_name, of_folder, with_settings
@@ -26,6 +31,18 @@ def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     assert detector.step == 4
     assert len(detector.calibration_scores) == 2  # a fifth of nine
     assert (workdir / "report.html").exists()
+    told = EventAccumulator(str(workdir / "tensorboard" / "eval"), {"images": 0}).Reload()
+    metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
+    (auroc,) = told.Scalars("eval/image_auroc")
+    assert (auroc.step, auroc.value) == (4, pytest.approx(metrics["image_auroc"]))
+    classes = Counter(tag.split("/")[0] for tag in told.Tags()["images"])
+    assert classes["good"] == 3  # of five
+    assert 1 <= classes["scratch"] <= 3
+    (strip,) = told.Images(told.Tags()["images"][0])
+    pixels = np.asarray(Image.open(io.BytesIO(strip.encoded_image_string)))
+    assert pixels.shape == (32, 3 * 32, 3)
+    assert pixels[:, :64].std() > 0  # the image, and its map
+    assert pixels[:, 64:].max() == 0  # no mask
 
     image = next((parts / "test" / "scratch").iterdir())
     again = Detector.load(workdir)
