@@ -14,6 +14,9 @@ STEM = ((7, 7), (2, 2), ((3, 3), (3, 3)))  # kernel, strides, padding of ResNet'
 # Of a batch's input, at most, that one weight gradient of the stem is computed of: as much as a
 # core's cache holds. Of 16 images of 224×224 at once it takes three times as long.
 CHUNK_PIXELS = 4 * 224 * 224
+# Height and width, at most, of an output that is computed position by position. Where the kernel is
+# larger than the map, as 3×3 on 2×2, XLA's CPU convolutions take up to sixty times as long.
+SMALL = 2
 
 
 def convolve(
@@ -23,19 +26,50 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`; the gradients of ResNet's stem are computed in another way on
-    a CPU, and are the same up to rounding.
+    """`lax.conv_general_dilated`, the same up to rounding: the smallest outputs are computed in
+    another way, and on a CPU so are the gradients of ResNet's stem.
 
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, F].
       window_strides: for height and width.
       padding: before and after, for height and width.
-      **options: its others, which the stem leaves at what `nn.Conv` gives.
+      **options: its others, at what `nn.Conv` gives where not told otherwise.
     """
     if (kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))) == STEM:
         return _stem(x, kernel)
+    sizes = zip(x.shape[1:3], kernel.shape[:2], window_strides, padding, strict=True)
+    outputs = [(size + sum(pads) - window) // s + 1 for size, window, s, pads in sizes]
+    if max(outputs) <= SMALL and max(kernel.shape[:2]) > 1:
+        return _by_positions(x, kernel, outputs, window_strides, padding)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+
+
+def _by_positions(
+    x: jax.Array,
+    kernel: jax.Array,
+    outputs: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> jax.Array:
+    """Each position of the output as one matrix product, of that part of the kernel which meets the
+    input there."""
+
+    def windows(axis: int) -> list[tuple[slice, slice]]:
+        """Of the input, and of the kernel, for each position."""
+        size, window = x.shape[1 + axis], kernel.shape[axis]
+        firsts = [i * strides[axis] - padding[axis][0] for i in range(outputs[axis])]
+        spans = [(first, max(first, 0), min(first + window, size)) for first in firsts]
+        return [(slice(a, b), slice(a - first, b - first)) for first, a, b in spans]
+
+    rows = [
+        [
+            jnp.tensordot(x[:, of_x, to_x], kernel[of_k, to_k], axes=3)
+            for to_x, to_k in windows(axis=1)
+        ]
+        for of_x, of_k in windows(axis=0)
+    ]
+    return jnp.stack([jnp.stack(row, axis=1) for row in rows], axis=1)
 
 
 @jax.custom_vjp

@@ -1,10 +1,10 @@
-"""The stem's convolution: its gradients are those of XLA's, which it computes another way."""
+"""Convolutions that are computed in another way than XLA's: the same values and gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from devnet_jax.models import convolution
@@ -38,10 +38,43 @@ def test_value_and_gradients(n: int, height: int, width: int, at_once: int, seed
             np.testing.assert_allclose(ours, theirs, atol=1e-11)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    window=st.sampled_from([2, 3, 5]),
+    stride=st.integers(1, 3),
+    before=st.integers(0, 2),
+    after=st.integers(0, 2),
+)
+def test_small_outputs(
+    height: int, width: int, window: int, stride: int, before: int, after: int
+) -> None:
+    before, after = min(before, window - 1), min(after, window - 1)  # no window of padding alone
+    assume(min(height, width) + before + after >= window)
+    rng = np.random.default_rng(height)
+    options = {
+        "window_strides": (stride, stride),
+        "padding": [(before, after)] * 2,
+        "dimension_numbers": NHWC,
+    }
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.standard_normal((2, height, width, 3)))
+        kernel = jnp.asarray(rng.standard_normal((window, window, 3, 4)))
+        value, pull = jax.vjp(lambda *a: convolve(*a, **options), x, kernel)
+        expected, expected_pull = jax.vjp(
+            lambda *a: jax.lax.conv_general_dilated(*a, **options), x, kernel
+        )
+        np.testing.assert_allclose(value, expected, atol=1e-12)
+        gradient = jnp.asarray(rng.standard_normal(value.shape))
+        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
 @pytest.mark.parametrize(("size", "stride", "padding"), [(7, 1, 3), (7, 2, 0), (3, 2, 1)])
 def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int) -> None:
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((1, 9, 9, 2)), jnp.float32)
+    x = jnp.asarray(rng.standard_normal((1, 13, 13, 2)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((size, size, 2, 1)), jnp.float32)
     window = ((stride, stride), [(padding, padding)] * 2)
     value = convolve(x, kernel, *window, dimension_numbers=NHWC)
