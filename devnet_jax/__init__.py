@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from devnet_jax.detector import Detector
+    from devnet_jax.estimator import DevNet
 
-__all__ = ["Detector", "__version__"]
+__all__ = ["Detector", "DevNet", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from devnet_jax.detector import Detector
 
         return Detector
+    if name == "DevNet":
+        from devnet_jax.estimator import DevNet
+
+        return DevNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -139,6 +139,10 @@ class Detector(ImageScorer):
             logger.warning("%s", detector.shortage)
         return detector
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled without what follows from the rest, such as the folded weights.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
         """The thresholds that can be told, the one in force first: calibrated, then the prior's."""

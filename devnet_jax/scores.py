@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from devnet_jax.data.decode import fit_image, load_image
+from devnet_jax.data.decode import fit_image, load_image, map_in_threads
 from devnet_jax.errors import UserError
 from devnet_jax.overlay import lay_over
 from devnet_jax.thresholds import Loss, Threshold, p_values
 
 AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 Images = AnyImage | Sequence[AnyImage]
+
+_one_loads = threading.Lock()  # one Pillow image may be given twice, and reads its file when used
 
 
 class Scores(NamedTuple):
@@ -206,14 +209,21 @@ def as_batch(images: Images, image_size: int) -> np.ndarray:
         images = [images] if not isinstance(images, np.ndarray) or images.size else []
     if not len(images):
         raise UserError("no image is given; give one, or a sequence of them")
-    return np.stack([_pixels(image, i, image_size) for i, image in enumerate(images)])
+    fitted = functools.partial(_pixels, image_size=image_size)
+    return np.stack(list(map_in_threads(fitted, enumerate(images), None)))
 
 
-def _pixels(image: AnyImage, i: int, image_size: int) -> np.ndarray:
+def _pixels(numbered: tuple[int, AnyImage], image_size: int) -> np.ndarray:
+    i, image = numbered
     name = f"number {i}"
     if isinstance(image, np.ndarray):
         return fit_image(image, name, image_size)
     if isinstance(image, Image.Image):
+        try:
+            with _one_loads:
+                image.load()
+        except OSError as error:
+            raise UserError(f"image {name} cannot be read: {error}") from None
         return fit_image(ImageOps.exif_transpose(image), name, image_size)
     if not isinstance(image, (str, os.PathLike)):
         raise UserError(

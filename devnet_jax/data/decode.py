@@ -183,18 +183,18 @@ def map_in_threads(
 
     The first error in the items' order is raised, and what has not begun by then never will.
     """
-    from tqdm import tqdm  # who scores with an exported detector need not have it
-
     items = list(items)
     pool = ThreadPoolExecutor(n_cores())
     try:
+        results = pool.map(function, items)
+        if description is None:
+            yield from results
+            return
+        from tqdm import tqdm  # who scores with an exported detector need not have it
+
+        # disable=None: shown on a terminal, silent in a log file.
         yield from tqdm(
-            pool.map(function, items),
-            total=len(items),
-            desc=description,
-            unit=" images",
-            leave=False,
-            disable=True if description is None else None,  # None: where there is no terminal
+            results, total=len(items), desc=description, unit=" images", leave=False, disable=None
         )
     finally:
         pool.shutdown(cancel_futures=True)

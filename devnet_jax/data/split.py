@@ -6,11 +6,14 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from devnet_jax.data.source import Example
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.randomness import generator
+
+CALIBRATION = "calibration"  # the purpose of the draw of those held out
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,7 @@ def few_shot_split(
         training.
     """
     all_normal = sorted(example.path for example in examples if example.split == "train")
-    held_out = _draw(all_normal, round(calibration * len(all_normal)), seed, "calibration")
+    held_out = draw(all_normal, round(calibration * len(all_normal)), seed, CALIBRATION)
     normal = [path for path in all_normal if path not in held_out]
     if not normal:
         raise UserError(
@@ -112,7 +115,7 @@ def few_shot_split(
     drawn = _draw_labelled(anomalies, n_anomaly, known_class, seed)
     n_unnoticed = math.floor(len(normal) * contamination / (1 - contamination) + 1e-9)
     candidates = sorted({example.path for example in anomalies} - drawn)
-    unnoticed = _draw(candidates, n_unnoticed, seed, "contamination")
+    unnoticed = draw(candidates, n_unnoticed, seed, "contamination")
     left = [
         example.path
         for example in test
@@ -145,9 +148,10 @@ def few_shot_split(
     )
 
 
-def _draw(paths: Sequence[str], count: int, seed: int, purpose: str) -> set[str]:
-    order = generator(seed, purpose).permutation(len(paths))
-    return {paths[i] for i in order[:count]}
+def draw(images: Sequence[T], count: int, seed: int, purpose: str) -> set[T]:
+    """So many of the images; fewer are among more. A function of seed, purpose and their order."""
+    order = generator(seed, purpose).permutation(len(images))
+    return {images[i] for i in order[:count]}
 
 
 def _draw_labelled(
@@ -181,4 +185,4 @@ def _draw_labelled(
             "at least two anomalies are needed, one to train and one to test"
         )
     paths = sorted(example.path for example in candidates)
-    return _draw(paths, n_anomaly, seed, "labelled anomalies")
+    return draw(paths, n_anomaly, seed, "labelled anomalies")
