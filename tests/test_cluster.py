@@ -110,12 +110,14 @@ def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return workdir
 
 
-@pytest.mark.parametrize("devices", [4, 1])
 def test_two_processes_train_the_same_model_as_one(
-    together: Path, tiny: tuple[str, ...], tmp_path: Path, devices: int
+    together: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
+    # Of one device: in one process, any number train the same, as tests/test_training.py shows.
     workdir = tmp_path / "run"
-    run([*tiny, f"--workdir={workdir}"], processes=1, devices=devices)
+    # Their explanations are not compared here.
+    unexplained = "--config.evaluation.explanation=none"
+    run([*tiny, unexplained, f"--workdir={workdir}"], processes=1, devices=1)
     initial = make_variables(read_config(Workdir(workdir)))
     before = flat(initial["params"])
     ours, theirs = (flat(Detector.restore(of).variables["params"]) for of in (together, workdir))

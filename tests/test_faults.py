@@ -21,7 +21,8 @@ from devnet_jax.exit_status import RESUME
 from tests.conftest import REPOSITORY
 from tests.saved_runs import newest_whole, parameters
 
-EPOCHS = 40
+EPOCHS = 40  # of the run that is killed, and killed
+FEW_EPOCHS = 3
 KILLS = 20
 
 
@@ -58,14 +59,16 @@ def losses(workdir: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def straight(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run of some epochs that nothing befell; read it only."""
+    """The workdir of a run of few epochs that nothing befell; read it only."""
     workdir = tmp_path_factory.mktemp("straight") / "run"
-    run(command(tiny, workdir, EPOCHS))
+    run(command(tiny, workdir, FEW_EPOCHS))
     return workdir
 
 
 @pytest.mark.faults
-def test_killed_at_random_moments(straight: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_killed_at_random_moments(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    straight = tmp_path / "straight"
+    run(command(tiny, straight, EPOCHS))
     moments = random.Random(0)
     workdir = tmp_path / "run"
     restored = []
@@ -146,9 +149,9 @@ def test_a_run_goes_on_on_another_number_of_devices(
     straight: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     workdir = Path(shutil.copytree(straight, tmp_path / "run"))
-    shutil.rmtree(workdir / "checkpoints" / str(2 * EPOCHS))
-    said = run(command(tiny, workdir, EPOCHS), devices=2)
-    assert f"checkpoints/{2 * EPOCHS - 2}" in said  # restored
+    shutil.rmtree(workdir / "checkpoints" / str(2 * FEW_EPOCHS))
+    said = run(command(tiny, workdir, FEW_EPOCHS), devices=2)
+    assert f"checkpoints/{2 * FEW_EPOCHS - 2}" in said  # restored
     np.testing.assert_allclose(losses(workdir), losses(straight), rtol=2e-3)
 
 
@@ -161,7 +164,7 @@ def test_a_disk_without_room_costs_no_checkpoint(
     limit = max(path.stat().st_size for path in files) // 2  # bytes that a file may have
     limited = ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash"]
     result = subprocess.run(
-        [*limited, *command(tiny, workdir, EPOCHS + 2)],
+        [*limited, *command(tiny, workdir, FEW_EPOCHS + 2)],
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,

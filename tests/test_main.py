@@ -24,6 +24,7 @@ from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
 from devnet_jax.workdir import Workdir
 from tests.conftest import REPOSITORY, Main, make_parts
+from tests.saved_runs import parameters
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,8 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
 def test_no_image_is_dropped_whatever_the_batch_and_the_devices(main: Main, copy: Path) -> None:
     before = read_scores(copy)
     # 10 images on 4 devices, 7 at once: neither divides.
-    result = main("--mode=eval", f"--workdir={copy}", "--config.evaluation.batch_size=7", devices=4)
+    settings = ("--config.evaluation.batch_size=7", "--config.evaluation.explanation=none")
+    result = main("--mode=eval", f"--workdir={copy}", *settings, devices=4)
     assert result.returncode == 0, result.stderr
     after = read_scores(copy)
     assert [row["path"] for row in after] == [row["path"] for row in before]
@@ -206,6 +208,31 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
     assert not list(workdir.rglob("*.tmp"))
 
 
+def test_a_resumed_run_ends_like_one_that_was_never_stopped(
+    main: Main, trained: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    resumed = tmp_path / "resumed"
+    first = main(*tiny, f"--workdir={resumed}", "--config.train.epochs=1")
+    assert first.returncode == 0, first.stderr
+    halfway = parameters(resumed)
+    # Without --config: the workdir knows its settings.
+    second = main(f"--workdir={resumed}", "--config.train.epochs=2")
+    assert second.returncode == 0, second.stderr
+    ours, theirs = parameters(resumed), parameters(trained)
+    assert any(not np.array_equal(ours[name], value) for name, value in halfway.items())
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert (resumed / "eval/scores.csv").read_text() == (trained / "eval/scores.csv").read_text()
+
+    def logged(workdir: Path) -> list[tuple[int, float]]:
+        records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return [(record["step"], record["loss"]) for record in records]
+
+    assert logged(resumed) == logged(trained)
+    assert [step for step, _ in logged(trained)] == [2, 4]
+
+
 def test_the_second_run_on_a_workdir_is_refused(
     main: Main, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -240,12 +267,10 @@ def test_mvtec_ad_hard_setting_two_scales(
         f"--workdir={workdir}",
         f"--config.dataset.manual_dir={raw}",
         "--config.dataset.known_class=stain",
-        "--config.dataset.image_size=96",
         "--config.model.backbone=resnet34",
         "--config.model.n_scales=2",
         "--config.train.epochs=1",
         "--config.train.steps_per_epoch=3",
-        "--config.train.steps_per_call=2",  # does not divide the epoch
     )
     assert result.returncode == 0, result.stderr
     split = json.loads((workdir / "split.json").read_text())
@@ -265,11 +290,11 @@ def test_mvtec_ad_hard_setting_two_scales(
     for row in read_scores(workdir):
         heat = np.load(workdir / "explain" / "maps" / f"{row['path']}.npy")
         with Image.open(workdir / "explain" / "overlays" / f"{row['path']}.jpg") as overlay:
-            assert heat.shape == overlay.size == (96, 96)
+            assert heat.shape == overlay.size == (32, 32)
         if row["defect"] == "scratch":
             mask_path = row["path"].replace("test/", "ground_truth/").replace(".png", "_mask.png")
             with Image.open(raw / "carpet" / mask_path) as mask:
-                small = np.asarray(mask.resize((96, 96), Image.Resampling.NEAREST)) > 0
+                small = np.asarray(mask.resize((32, 32), Image.Resampling.NEAREST)) > 0
             aurocs.append(roc_auc_score(small.ravel(), heat.ravel()))
     assert metrics["pixel_auroc_mean"] == pytest.approx(np.mean(aurocs))
 

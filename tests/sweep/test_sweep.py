@@ -27,6 +27,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"--config.dataset.data_dir={folder / 'prepared'}",
         "--datasets=image_folder",
         *(flag for flag in TINY if "n_anomaly" not in flag),
+        "--config.evaluation.explanation=none",
     ]
 
 
@@ -51,8 +52,8 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
         runs / "image_folder/general/2-shot" / method / "seed-0" for method in METHODS.split(",")
     )
 
-    def sweep(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [*arguments, f"--methods={METHODS}", *more]
+    def sweep(*more: str, methods: str = METHODS) -> subprocess.CompletedProcess[str]:
+        command = [*arguments, f"--methods={methods}", *more]
         return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
     listed = sweep("--shots=2", "--seeds=0", "--dry_run")
@@ -87,17 +88,15 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
     assert compiled
 
     # Of the eight anomalies there are, one must stay to test: the runs with eight fail.
-    extended = sweep("--shots=2,8", "--seeds=0,1")
+    extended = sweep("--shots=2,8", "--seeds=0,1", methods="devnet")
     assert extended.returncode == 1
     assert extended.stderr.splitlines()[-1].startswith(
-        "error: 4 of 8 runs failed, first image_folder/general/8-shot/devnet/seed-0: status 1;"
+        "error: 2 of 4 runs failed, first image_folder/general/8-shot/devnet/seed-0: status 1;"
     )
     assert "ask for 7 at most" in extended.stderr
     assert [(row["method"], row["seed"]) for row in rows(runs)] == [
         ("devnet", "0"),
-        ("flos", "0"),
         ("devnet", "1"),
-        ("flos", "1"),
     ]
     for row in rows(runs):
         assert 0 <= float(row["image_auroc"]) <= 1
