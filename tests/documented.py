@@ -1,0 +1,376 @@
+"""Where the commands of the documentation run as they stand: a folder, and one process for all.
+
+Bash reads the commands, in a folder that holds what they name and with a PATH that leads to
+stand-ins alone: a command that has none is not found, and fails. Each stand-in passes its arguments
+to one process that has imported JAX and the package once, and does there what `RULES` says:
+
+- `devnet_jax.main` runs, with the flags `TINY` of the other tests behind those of a command that
+  trains (not that of the weights: ImageNet's are random ones, in a cache of the Hub made here), and
+  so do Python's blocks, whose `Detector.train` and `DevNet` are given the same settings;
+- the programs of launch/ run with --dry_run; examples/serve.py really serves, at another port and
+  with the smallest batch, and `curl` asks it;
+- of `make` and `pip` it is checked that targets, extras and files exist; what is no part of this
+  project does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.conftest import REPOSITORY, TINY, make_parts
+
+LINKED = ("configs", "launch", "examples", "devnet_jax", "requirements.txt", "pyproject.toml")
+FOREIGN = ("ssh-add",)  # what others have made, and is neither checked nor run
+LISTENER, LOG, SERVICE = ".listener", ".log", ".service"  # in the folder
+
+# A stand-in: sends its name and arguments, and ends with the status that comes back.
+_STAND_IN = """#!{python} -IS
+import json, os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.connect({listener!r})
+request = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+listener.sendall(json.dumps(dict(words=request, folder=os.getcwd())).encode() + b"\\n")
+sys.exit(int(listener.makefile().read() or 1))
+"""
+
+
+class Workplace:
+    """The folder, and the process that works there; use it as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Fills the folder; starts nothing."""
+        self.folder = folder
+        for name in LINKED:
+            (folder / name).symlink_to(REPOSITORY / name)
+        (folder / "docs").mkdir()  # a copy: what is there writes beside itself
+        shutil.copy(REPOSITORY / "docs" / "settings_page.py", folder / "docs")
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        text = _STAND_IN.format(python=sys.executable, listener=str(folder / LISTENER))
+        for file in [".venv/bin/python", *(f"bin/{name}" for name in (*RULES, *FOREIGN))]:
+            (folder / file).write_text(text)
+            (folder / file).chmod(0o755)
+        _make_pictures(folder)
+
+    def __enter__(self) -> Workplace:
+        with (self.folder / LOG).open("wb") as log:
+            environment = {
+                **os.environ,
+                "HOME": str(self.folder),
+                "HF_HOME": str(self.folder / "hub"),
+                "HF_HUB_OFFLINE": "1",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=1",  # as the fixture `main`
+                "PYTHONPATH": str(REPOSITORY),
+            }
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.documented", str(self.folder)],
+                cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        while not (self.folder / LISTENER).exists():
+            assert self._process.poll() is None, self.log()
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((self.folder / SERVICE).read_text()), signal.SIGKILL)
+
+    def log(self) -> str:
+        """The end of what was printed so far."""
+        return (self.folder / LOG).read_text(errors="replace")[-4000:]
+
+    def shell(self, commands: str) -> None:
+        """Runs commands as a shell does; the first that fails is an `AssertionError`."""
+        environment = {"HOME": str(self.folder), "PATH": str(self.folder / "bin")}
+        result = subprocess.run(
+            [str(shutil.which("bash")), "-euo", "pipefail", "-c", commands],
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, f"{commands}\n{result.stderr}\n{self.log()}"
+
+    def python(self, code: str) -> None:
+        """Runs Python's statements in a namespace of their own."""
+        file = self.folder / ".block.py"
+        file.write_text(code)
+        self.shell(f".venv/bin/python {file}")
+
+
+def _make_pictures(folder: Path) -> None:
+    """What the commands name: folders of pictures, and data sets in their published layouts."""
+    parts = make_parts(folder / "my_parts")
+    shutil.copytree(parts / "test" / "scratch", folder / "new_parts")
+    shutil.copytree(parts / "test" / "good", folder / "line3" / "monday")
+    shutil.copy(parts / "test" / "stain" / "000.png", folder / "part.png")
+    data = folder / "data"
+    shutil.copytree(parts, data / "mvtec_anomaly_detection" / "carpet")
+    for name in ("mvtec_ad", "brain_mri", "elpv"):  # of sweeps, which are only listed
+        (data / name).mkdir()
+
+
+# What follows runs in the process behind the stand-ins.
+
+
+def serve(folder: Path) -> None:
+    """Answers the stand-ins, one after the other, until it is killed."""
+    from absl import app, flags
+
+    _make_weights(folder)
+    _make_tiny()
+    app.define_help_flags()
+    modules = set(flags.FLAGS.flags_by_module_dict())
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / LISTENER))
+    listener.listen()
+    while True:
+        connection, _ = listener.accept()
+        with connection, connection.makefile() as lines:
+            request = json.loads(lines.readline())
+            print("$", *request["words"], flush=True)
+            os.chdir(request["folder"])
+            connection.sendall(str(_status_of(request["words"])).encode())
+        _forget_programs(modules)
+
+
+def _forget_programs(modules: set[str]) -> None:
+    """Takes back what programs have left in this process, for the next one: flags, and handlers of
+    logs. Of flags, those of libraries stay."""
+    from absl import flags
+
+    by_module = flags.FLAGS.flags_by_module_dict()
+    # Of a program absl knows the flags by its file, which is no module's name.
+    ours = {
+        module
+        for module in set(by_module) - modules
+        if module not in sys.modules or module.startswith("devnet_jax")
+    }
+    names = {flag.name for module in ours for flag in by_module[module]}
+    for name in list(flags.FLAGS):
+        if name in names or name.startswith("config."):  # ml_collections defines the latter
+            delattr(flags.FLAGS, name)
+    for module in ours:
+        sys.modules.pop(module, None)
+    flags.FLAGS.unparse_flags()
+    logging.getLogger("devnet_jax").handlers.clear()
+
+
+def _status_of(words: Sequence[str]) -> int:
+    name, *arguments = words
+    try:
+        if name not in FOREIGN:
+            RULES[name](arguments)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, flush=True)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _make_weights(folder: Path) -> None:
+    """ResNet-18's, random, in the Hub's cache and as a file."""
+    import jax
+    import safetensors.numpy
+
+    from devnet_jax.models import DeviationNetwork, to_torch_state_dict
+    from devnet_jax.models.pretrained import IMAGENET_REPOSITORIES
+
+    network = DeviationNetwork("resnet18", n_scales=1)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
+    rng = np.random.default_rng(11)
+    variables = jax.tree.map(
+        lambda leaf: np.abs(0.05 * rng.standard_normal(leaf.shape, np.float32)) + 0.01, shapes
+    )
+    state = {k: v for k, v in to_torch_state_dict(variables).items() if not k.startswith("conv.")}
+    file = folder / "resnet18.safetensors"
+    safetensors.numpy.save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in state.items()}, file
+    )
+    repository = IMAGENET_REPOSITORIES["resnet18"].replace("/", "--")
+    cached = folder / "hub" / "hub" / f"models--{repository}"
+    commit = "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / "model.safetensors").symlink_to(file)
+
+
+def _tiny_flags() -> list[str]:
+    return [flag for flag in TINY if ".pretrained=" not in flag]
+
+
+def _make_tiny() -> None:
+    """Lets what Python's blocks train be as small as what the commands do."""
+    from devnet_jax import Detector
+    from devnet_jax.config import full_name, parse_setting, with_settings
+    from devnet_jax.estimator import DevNet
+
+    pairs = (flag.removeprefix("--config.").split("=") for flag in _tiny_flags())
+    tiny = {name: parse_setting(name, value) for name, value in pairs}
+    train, config = Detector.train, DevNet._config
+
+    def train_tiny(data: Any, workdir: Any = None, **settings: Any) -> Detector:
+        given = {full_name(name): value for name, value in settings.items()}
+        return train(data, workdir, **{**given, **tiny})
+
+    def config_tiny(self: DevNet, n_anomaly: int) -> Any:
+        return with_settings(config(self, n_anomaly), {**tiny, "dataset.n_anomaly": n_anomaly})
+
+    Detector.train = staticmethod(train_tiny)  # type: ignore[method-assign]
+    DevNet._config = config_tiny  # type: ignore[method-assign]
+
+
+def _python(arguments: list[str]) -> None:
+    program, *rest = arguments
+    if program == "-m":
+        program, *rest = rest
+    if program == "-c":
+        exec(rest[0], {"__name__": "__main__"})
+    elif program == "pip":
+        _pip(rest)
+    elif program == "devnet_jax.main":
+        _devnet(rest)
+    elif program == "examples/serve.py":
+        _serve(rest)
+    elif program == "launch/sweep.py":
+        _run_script(program, [*rest, "--dry_run"])
+    elif program.startswith("launch/"):
+        place = rest.index("--")
+        # Without a platform it would ask JAX, in a process of its own, for the devices.
+        here = ["--platform=cpu"] if program == "launch/local.py" else []
+        _run_script(program, [*rest[:place], *here, "--dry_run", *rest[place:]])
+    elif program in ("docs/settings_page.py", "examples/first_detector.py"):
+        _run_script(program, rest)
+    elif program.endswith(".block.py"):
+        code = compile(Path(program).read_text(), program, "exec")
+        exec(code, {"__name__": "__main__"})
+    else:
+        sys.exit(f"{program}: no rule in {__file__} says how it is run here")
+
+
+def _run_script(program: str, arguments: Sequence[str]) -> None:
+    with _arguments(program, arguments):
+        runpy.run_path(program, run_name="__main__")
+
+
+@contextlib.contextmanager
+def _arguments(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = [program, *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _devnet(arguments: list[str]) -> None:
+    trains = any(argument.startswith("--config=") for argument in arguments)
+    with _arguments("devnet", [*arguments, *(_tiny_flags() if trains else [])]):
+        runpy.run_module("devnet_jax.main", run_name="__main__", alter_sys=True)
+
+
+def _serve(arguments: list[str]) -> None:
+    place = Path(SERVICE)
+    if not place.exists():
+        process = subprocess.Popen(
+            [sys.executable, "examples/serve.py", *arguments, "--port=0", "--max_batch=1"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        place.write_text(str(process.pid))
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        Path(f"{SERVICE}.address").write_text(address)
+
+
+def _curl(arguments: list[str]) -> None:
+    address = Path(f"{SERVICE}.address").read_text()
+    data = None
+    while arguments[0].startswith("-"):
+        option, value, *arguments = arguments
+        assert option == "--data-binary", f"{option}: no rule"
+        data = Path(value.removeprefix("@")).read_bytes()
+    for url in arguments:
+        asked = re.sub(r"http://127\.0\.0\.1:8000", address, url)
+        assert asked != url, f"{url}: no rule"
+        with urllib.request.urlopen(urllib.request.Request(asked, data)) as answer:
+            found = json.load(answer)
+        print({name: str(value)[:60] for name, value in found.items()}, flush=True)
+
+
+def _make(arguments: list[str]) -> None:
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for target in arguments:
+        assert target in targets, f"make {target}: no such target"
+
+
+def _pip(arguments: list[str]) -> None:
+    """What is installed must be this project, with extras it has, or what it or they require."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    lists = [*extras.values(), project["project"]["dependencies"]]
+    required = [*(line for one in lists for line in one), *project["build-system"]["requires"]]
+    names = {re.match(r"[\w.-]+", line)[0] for line in required}  # type: ignore[index]
+    command, *words = arguments
+    assert command in ("install", "download"), f"pip {command}: no rule"
+    while words:
+        word = words.pop(0)
+        own = re.fullmatch(r"\.(?:\[([\w,]+)\])?", word)
+        if word == "-r":
+            assert Path(words.pop(0)).is_file()
+        elif own:
+            assert set((own[1] or "").split(",")) <= {"", *extras}, f"{word}: no such extra"
+        elif not word.startswith("-"):
+            name = re.match(r"[\w.-]+", word)
+            assert name is not None, word
+            assert name[0] in names, f"{word}: nothing that this project requires"
+
+
+def _unzip(arguments: list[str]) -> None:
+    option, file, member = arguments
+    assert option == "-p", f"unzip {option}: no rule"
+    with zipfile.ZipFile(file) as archive:
+        print(archive.read(member).decode()[:200], flush=True)
+
+
+def _tensorboard(arguments: list[str]) -> None:
+    (logs,) = (a.removeprefix("--logdir=") for a in arguments)
+    assert list(Path(logs).rglob("events.out.tfevents.*")), f"{logs}: nothing to show"
+
+
+RULES: dict[str, Callable[[list[str]], None]] = {
+    "python": _python,
+    "devnet": _devnet,
+    "make": _make,
+    "pip": _pip,
+    "curl": _curl,
+    "unzip": _unzip,
+    "tensorboard": _tensorboard,
+}
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
