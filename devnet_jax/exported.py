@@ -81,8 +81,14 @@ class ExportedDetector(ImageScorer):
         """
         try:
             content = Path(path).read_bytes()
+        except IsADirectoryError:
+            raise UserError(
+                f"{path}: is a folder; of a run's, --mode=export --workdir={path} writes the file"
+            ) from None
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; {_ADVICE}") from None
+            raise UserError(
+                f"{path}: {error.strerror or error}; give a file that --mode=export has written"
+            ) from None
         _check_seal(content, path)
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:

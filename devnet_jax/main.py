@@ -1,7 +1,9 @@
-"""The command line: one page of flags over `devnet_jax.run` and `devnet_jax.evaluation`.
+"""Few-shot anomaly detection: trains a detector, evaluates it, and scores pictures with it.
 
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
+python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
+python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()) + "."
 )
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "Images for --mode=predict: a file, folder or pattern; may be given repeatedly."
+    "input", [], "Images for --mode=predict: a file, folder or pattern"
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder that --mode=predict writes to, or file of --mode=export."

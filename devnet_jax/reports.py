@@ -106,10 +106,12 @@ def _notes(detector: Detector, dataset: FewShotDataset, results: Mapping[str, An
             f"{results['n_pixel_vanished']} anomalous images are left out of the measures of "
             "pixels: at the network's resolution their masks have no pixel left."
         )
-    if dataset.test_duplicates:
+    twice = dataset.test_duplicates
+    if twice:
+        named = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
         notes.append(
-            f"{len(dataset.test_duplicates)} of the test images are also among the training "
-            "images, pixel by pixel: the results are too good by what these make."
+            f"{len(twice)} of the test images are also among the training images, pixel by pixel, "
+            f"which makes the results look better than they are: {named}."
         )
     if detector.shortage:
         notes.append(as_sentence(detector.shortage))

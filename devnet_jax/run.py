@@ -50,12 +50,11 @@ def _train(config: Config, workdir: Workdir) -> None:
                 f"config.train.epochs = {config.train.epochs}: the run has done "
                 f"{done // config.train.steps_per_epoch} already; ask for no fewer"
             )
-        state = None if done else first_state(config)
         dataset = open_dataset(config, workdir)
         if done == last_step:  # nothing to restore, no image to decode
             _remember(config, dataset, workdir)
             return
-        state = state or restore_state(checkpoints, config)
+        state = restore_state(checkpoints, config) if done else first_state(config)
         images = dataset.train_images(config.dataset.image_size)
         store = make_store(images, config.dataset, replicated())
 

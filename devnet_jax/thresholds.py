@@ -110,10 +110,10 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
     if n_calibration >= needed:
         return None
     return (
-        f"the threshold is not calibrated: {n_calibration} normal images were held out that no "
-        f"training image equals, and a false-alarm rate of {false_alarm_rate:g} needs {needed}; "
-        "hold out more (config.dataset.calibration) or allow more "
-        "(config.evaluation.false_alarm_rate)"
+        f"the threshold is not calibrated: a false-alarm rate of {false_alarm_rate:g} needs "
+        f"{needed} normal images held out, and there are {n_calibration} (copies of training "
+        "images do not count); allow more false alarms (config.evaluation.false_alarm_rate), or "
+        "train anew, with more normal images or more of them held out (config.dataset.calibration)"
     )
 
 

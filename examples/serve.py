@@ -110,6 +110,10 @@ class Service:
         return JSONResponse(self._card)
 
     async def _score(self, request: Request) -> Response:
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(
+                415, "a form was sent: send the image file itself, as curl's --data-binary does"
+            )
         with_map = request.query_params.get("maps", "false").lower() in ("true", "1")
         if with_map and not self._has_maps:
             raise HTTPException(400, "this detector was exported without maps")
@@ -237,7 +241,7 @@ def _busy(why: str) -> HTTPException:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _Refusal if error.status_code in (408, 413, 503) else JSONResponse
+    response = _Refusal if error.status_code in (408, 413, 415, 503) else JSONResponse
     return response({"error": error.detail}, error.status_code, error.headers)
 
 
@@ -266,6 +270,9 @@ def main(_: Sequence[str]) -> None:
     prepare(batch_size=1)
     from devnet_jax.exported import ExportedDetector  # imports JAX, which had to be prepared
 
+    print(
+        f"preparing {FLAGS.model}: up to a minute the first time, as it compiles", file=sys.stderr
+    )
     try:
         listener = _listen(FLAGS.host, FLAGS.port)
         detector = ExportedDetector.load(FLAGS.model)

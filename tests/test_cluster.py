@@ -212,6 +212,7 @@ def test_processes_count_their_calls_to_agree_where_to_stop(
     assert asked == [1, 2, 3]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_is_noticed_and_named(
     tiny: tuple[str, ...], tmp_path: Path, killed: int

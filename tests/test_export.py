@@ -137,7 +137,7 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
         for path, score in zip(paths, expected.scores, strict=True):
             status, answer = service.ask("POST", "/score", path.read_bytes())
             assert status == 200
-            assert answer["score"] == pytest.approx(score, rel=1e-5)
+            assert answer["score"] == pytest.approx(score, rel=1e-5, abs=1e-6)
     by_path = dict(zip(map(str, paths), expected.scores, strict=True))
     tables = (
         column(tmp_path / "predicted" / "predictions.csv", "score", parts),

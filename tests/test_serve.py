@@ -103,13 +103,13 @@ def test_scores_are_those_of_the_detector(
     for i, (plain, with_map) in enumerate(zip(asked, mapped, strict=True)):
         status, answer = plain.result()
         assert status == 200
-        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5)
+        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5, abs=1e-6)
         assert answer["p_value"] == pytest.approx(expected.p_values[i], rel=1e-4)
         assert answer["is_anomaly"] == expected.is_anomaly[i]
         assert answer["threshold"] == detector.threshold.value
         assert "map" not in answer
         status, answer = with_map.result()
-        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5)
+        assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5, abs=1e-6)
         heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["map"]))))
         assert heat.dtype == np.uint8
         np.testing.assert_allclose(heat, maps[i] * 255, atol=1)
@@ -146,6 +146,13 @@ def test_unknown_paths_and_methods(service: Service, method: str, path: str, exp
     status, answer = service.ask(method, path)
     assert status == expected
     assert list(answer) == ["error"]
+
+
+def test_a_form_is_told_what_to_send(service: Service, pictures: list[bytes]) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, answer = service.ask("POST", "/score", pictures[0], **kind)
+    assert status == 415
+    assert "--data-binary" in answer["error"]
 
 
 def head(length: int) -> bytes:
@@ -249,12 +256,13 @@ def test_mistakes_on_the_command_line(model: Path) -> None:
         for flags, words in (
             ((f"--model={model}", f"--port={taken.getsockname()[1]}"), "in use"),
             ((f"--model={model}.absent", f"--port={free_port()}"), "No such file"),
+            ((f"--model={model.parent}", f"--port={free_port()}"), "is a folder; of a run's"),
         ):
             ended = subprocess.run(
                 [sys.executable, "examples/serve.py", *flags],
                 cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
             )  # fmt: skip
             assert ended.returncode == 1
-            assert ended.stderr.startswith("error: ")
+            assert ended.stderr.splitlines()[-1].startswith("error: ")
             assert words in ended.stderr
             assert "Traceback" not in ended.stderr

@@ -41,7 +41,7 @@ _LEAVES = {
     "var": "running_var",
 }
 _HEAD = ("conv.weight", "conv.bias")
-_TO_OTHER_SOURCE = "give a file of torchvision's weights with --config.model.pretrained=PATH"
+_TO_OTHER_SOURCE = "give a file of torchvision's weights as config.model.pretrained"
 
 
 def from_torch_state_dict(state: Mapping[str, Any], backbone: str) -> dict[str, Any]:
