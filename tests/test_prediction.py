@@ -181,7 +181,7 @@ def test_a_loss_without_a_prior_gives_scores_only(
         assert (row["p_value"], row["threshold"], row["is_anomaly"]) == ("", "", "")
         assert np.isfinite(float(row["score"]))
     report = (tmp_path / "report.html").read_text()
-    for warning in ("No threshold: ", "The threshold is not calibrated: 0 normal images"):
+    for warning in ("No threshold: ", "normal images held out, and there are 0"):
         assert report.count(warning) == 1
     assert [record.message[:13] for record in caplog.records] == ["no threshold:"]
     with pytest.raises(UserError, match="overlays=anomalous: without a threshold"):
