@@ -9,9 +9,10 @@ from pathlib import Path
 
 from devnet_jax.environment import n_cores
 
-# Settings of glibc's mallopt, by their numbers in malloc.h, that keep freed memory in the process.
+# Settings of glibc's mallopt, by their numbers in malloc.h, that keep freed memory in the process;
+# a threshold of -1 is none.
 M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX = -4, -1, -8
-_KEEP_FREED_MEMORY = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
+_KEEP_FREED_MEMORY = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_ARENA_MAX: 1}
 
 
 def prepare(batch_size: int) -> None:

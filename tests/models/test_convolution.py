@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from devnet_jax.models import convolution
-from devnet_jax.models.convolution import convolve
+from devnet_jax.models.convolution import convolve, stem, winograd
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_numbers": NHWC}
+BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbers": NHWC}
 
 
 @settings(max_examples=12, deadline=None)
@@ -25,7 +25,7 @@ STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_number
 def test_value_and_gradients(n: int, height: int, width: int, at_once: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "CHUNK_PIXELS", at_once * height * width)
+        patch.setattr(stem, "CHUNK_PIXELS", at_once * height * width)
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((7, 7, 3, 4)))
         value, pull = jax.vjp(lambda *a: convolve(*a, **STEM), x, kernel)
@@ -71,6 +71,63 @@ def test_small_outputs(
             np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    n=st.integers(1, 3),
+    height=st.integers(4, 13),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 999),
+)
+def test_winograd_value_and_gradients(n: int, height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "LEAST_CHANNELS", 1)
+        patch.setattr(winograd, "LEAST_POSITIONS", 1)
+        x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
+        kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)))
+        assert winograd.pays(x)
+        value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK), x, kernel)
+        expected, expected_pull = jax.vjp(
+            lambda *a: jax.lax.conv_general_dilated(*a, **BLOCK), x, kernel
+        )
+        np.testing.assert_allclose(value, expected, atol=1e-11)
+        gradient = jnp.asarray(rng.standard_normal(value.shape))
+        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+
+
+def test_winograd_is_about_as_exact_as_a_plain_sum() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 14, 14, 256))
+    kernel = rng.standard_normal((3, 3, 256, 8)) / np.sqrt(9 * 256)
+    assert winograd.pays(jnp.asarray(x))
+    with jax.enable_x64(True):
+        exact = np.asarray(jax.lax.conv_general_dilated(x, kernel, **BLOCK))
+    single = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+
+    def error(value: jax.Array) -> float:
+        return float(np.sqrt(np.mean((np.asarray(value, np.float64) - exact) ** 2)))
+
+    ours = error(convolve(*single, **BLOCK))
+    assert 0 < ours < 4 * error(jax.lax.conv_general_dilated(*single, **BLOCK))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((1, 28, 28, 64), jnp.float32),
+        ((1, 28, 28, 128), jnp.bfloat16),
+        ((64, 3, 3, 128), jnp.float32),
+        ((1, 7, 7, 512), jnp.float32),
+    ],
+)
+def test_where_winograd_does_not_pay(shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
+    kernel = jnp.ones((3, 3, shape[-1], 2), dtype)
+    expected = jax.lax.conv_general_dilated(x, kernel, **BLOCK)
+    np.testing.assert_array_equal(convolve(x, kernel, **BLOCK), expected)
+
+
 @pytest.mark.parametrize(("size", "stride", "padding"), [(7, 1, 3), (7, 2, 0), (3, 2, 1)])
 def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int) -> None:
     rng = np.random.default_rng(0)
@@ -82,12 +139,20 @@ def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int)
     np.testing.assert_array_equal(value, expected)
 
 
-def test_accelerators_take_xlas_own() -> None:
+@pytest.mark.parametrize(
+    ("options", "image", "kernel", "ours"),
+    [
+        (STEM, (1, 8, 8, 3), (7, 7, 3, 4), "4x4x4x12"),  # the four kinds of pixels as channels
+        (BLOCK, (1, 16, 16, 128), (3, 3, 128, 2), "1x3x128x2"),  # a sum of a kernel's rows
+    ],
+)
+def test_accelerators_take_xlas_own(
+    options: dict[str, object], image: tuple[int, ...], kernel: tuple[int, ...], ours: str
+) -> None:
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return convolve(x, kernel, **STEM).sum()
+        return convolve(x, kernel, **options).sum()
 
-    shapes = jnp.ones((1, 8, 8, 3)), jnp.ones((7, 7, 3, 4))
-    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(*shapes)
-    for platform, own in (("cuda", True), ("tpu", True), ("cpu", False)):
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(jnp.ones(image), jnp.ones(kernel))
+    for platform, is_cpu in (("cuda", False), ("tpu", False), ("cpu", True)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert ("4x4x4x12" in text) != own  # the four kinds of pixels as channels
+        assert (ours in text) == is_cpu
