@@ -35,15 +35,12 @@ def make_variables(
       pretrained: tensors under torchvision's names (`devnet_jax.models.load_pretrained`), which
         take the place of the drawn ones.
     """
-    size = config.dataset.image_size
-    model = make_model(config)
     # Drawing takes a tenth of a second, and optimising the program for it took four.
-    init = jax.jit(
-        functools.partial(model.init, train=False),
+    draw = jax.jit(
+        functools.partial(_draw, config),
         compiler_options={"xla_backend_optimization_level": 1},
     )
-    variables = init(key(config.seed, "initialise"), jnp.zeros((1, size, size, 3)))
-    variables = {"batch_stats": {}, **variables}  # AlexNet has no running statistics
+    variables = draw(_key(config))
     if pretrained is not None:
         loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
         for collection, tree in loaded.items():
@@ -56,4 +53,14 @@ def make_variables(
 
 def abstract_variables(config: Config) -> dict[str, Any]:
     """Shapes and dtypes of the variables, computed without making them."""
-    return jax.eval_shape(lambda: make_variables(config))
+    return jax.eval_shape(functools.partial(_draw, config), _key(config))
+
+
+def _key(config: Config) -> jax.Array:
+    return key(config.seed, "initialise")
+
+
+def _draw(config: Config, seed: jax.Array) -> dict[str, Any]:
+    size = config.dataset.image_size
+    variables = make_model(config).init(seed, jnp.zeros((1, size, size, 3)), train=False)
+    return {"batch_stats": {}, **variables}  # AlexNet has no running statistics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.data.store import ImageStore
 from devnet_jax.devices import abstract_replicated, n_devices, own_devices, replicated
 from devnet_jax.errors import UserError
-from devnet_jax.initialisation import make_variables
+from devnet_jax.initialisation import abstract_variables
 from devnet_jax.stopping import Stopped
 from devnet_jax.train_step import TrainState, initial_state, make_schedule, make_train_call
 from devnet_jax.training_log import TrainingLog
@@ -174,7 +175,7 @@ def restore_state(checkpoints: Checkpoints, config: Config) -> TrainState:
     Raises:
       UserError: there is no checkpoint, it cannot be read, or it is of other settings.
     """
-    state = jax.eval_shape(lambda: initial_state(config, make_variables(config)))
+    state = jax.eval_shape(functools.partial(initial_state, config), abstract_variables(config))
     abstract = abstract_replicated(state)
     restored = checkpoints.restore(
         config,
