@@ -1,18 +1,32 @@
 """Time of ResNet's 3×3 convolutions on a CPU by the size of their map: XLA's, and ours.
 
 python benchmarks/cpu_convolutions.py
+
+On one core, as in training, where each core is a device of its own and has a share of the batch.
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable
 
-import jax
-from jax import Array
+from devnet_jax.startup import prepare
 
-from devnet_jax.models.convolution import convolve
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX counts the cores
+prepare(batch_size=1)
 
-BATCH = 16
+import jax  # noqa: E402
+from jax import Array  # noqa: E402
+
+from devnet_jax.models.convolution import convolve  # noqa: E402
+
+BATCH = 8
+SIZES = {
+    64: (28, 56),
+    128: (14, 28, 56),
+    256: (1, 2, 3, 4, 7, 14, 28),
+    512: (1, 2, 3, 4, 7, 14),
+}
 PLACE = {
     "window_strides": (1, 1),
     "padding": [(1, 1), (1, 1)],
@@ -41,10 +55,10 @@ def milliseconds(function: Callable[..., Array], *arguments: Array) -> float:
 
 
 def main() -> None:
-    print("| channels | map | of | forward | weight gradient | input gradient |  (ms, batch 16)")
+    print("| channels | map | of | forward | weight gradient | input gradient |  (ms, batch 8)")
     print("|---|---|---|---|---|---|")
-    for channels in (256, 512):
-        for size in (1, 2, 3, 4, 7, 14):
+    for channels, sizes in SIZES.items():
+        for size in sizes:
             keys = jax.random.split(jax.random.key(0), 3)
             x = jax.random.normal(keys[0], (BATCH, size, size, channels))
             kernel = jax.random.normal(keys[1], (3, 3, channels, channels))

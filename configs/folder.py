@@ -10,11 +10,12 @@ defects, where there are any, in `ground_truth/<defect>`. `n_anomaly` of the pic
 
 from ml_collections import ConfigDict
 
+from devnet_jax.config import FOLDER_CALIBRATION
 from devnet_jax.config import get_config as default_config
 
 
 def get_config() -> ConfigDict:
     config = default_config()
     config.dataset.name = "image_folder"
-    config.dataset.calibration = 0.2
+    config.dataset.calibration = FOLDER_CALIBRATION
     return config

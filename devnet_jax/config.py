@@ -262,6 +262,11 @@ def get_config() -> ConfigDict:
     return _to_config_dict(Config)
 
 
+# The share of a folder's good pictures that the threshold is calibrated on: without others to
+# compare with, one's own detector needs a threshold more than the last picture to train with.
+FOLDER_CALIBRATION = 0.2
+
+
 def of_folder(folder: str | os.PathLike[str]) -> Config:
     """The paper's settings for a folder of one's own pictures: those of configs/folder.py."""
     return with_settings(
@@ -269,7 +274,7 @@ def of_folder(folder: str | os.PathLike[str]) -> Config:
         {
             "dataset.name": "image_folder",
             "dataset.manual_dir": str(Path(folder).expanduser().absolute()),
-            "dataset.calibration": 0.2,
+            "dataset.calibration": FOLDER_CALIBRATION,
         },
     )
 

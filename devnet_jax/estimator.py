@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from devnet_jax.config import (
+    FOLDER_CALIBRATION,
     Config,
     DatasetConfig,
     EvaluationConfig,
@@ -30,7 +31,7 @@ from devnet_jax.config import (
 )
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.prefetch import prefetch
-from devnet_jax.data.split import CALIBRATION, draw
+from devnet_jax.data.split import hold_out
 from devnet_jax.data.store import make_store
 from devnet_jax.detector import Detector
 from devnet_jax.devices import replicated
@@ -101,7 +102,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         epochs: int = TrainConfig.epochs,
         steps_per_epoch: int = TrainConfig.steps_per_epoch,
         batch_size: int = TrainConfig.batch_size,
-        calibration: float = 0.2,  # as for a folder of one's own pictures
+        calibration: float = FOLDER_CALIBRATION,
         false_alarm_rate: float = EvaluationConfig.false_alarm_rate,
         random_state: int | np.random.RandomState | None = Config.seed,
         settings: Mapping[str, Any] | None = None,
@@ -340,14 +341,14 @@ def _seed(random_state: Any) -> Any:
 def _hold_out(normal: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Of the normal images those that train, and those that calibrate, each sorted."""
     share = config.dataset.calibration
-    count = round(share * len(normal))
-    if count == len(normal):
+    held_out = hold_out(normal.tolist(), share, config.seed)
+    if len(held_out) == len(normal):
         raise ValueError(
             f"calibration = {share}: none of the {len(normal)} normal images would be left for the "
             "training; ask for less"
         )
-    held_out = sorted(draw(normal.tolist(), count, config.seed, CALIBRATION))
-    return np.setdiff1d(normal, held_out), np.array(held_out, normal.dtype)
+    kept = np.array(sorted(held_out), normal.dtype)
+    return np.setdiff1d(normal, kept), kept
 
 
 def _train(config: Config, workdir: Workdir, reader: PictureReader, n_normal: int) -> None:

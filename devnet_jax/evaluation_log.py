@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from devnet_jax.report.content import Picture
 from devnet_jax.workdir import Workdir
@@ -32,6 +31,9 @@ def log_evaluation(
     """
     if not workdir.is_local:
         return
+    # Here, because it imports PyTorch where that is installed, and most commands log nothing.
+    from tensorboardX import SummaryWriter
+
     step, folder = results["step"], workdir.tensorboard / "eval"
     suffix = f".step{step}"
     for earlier in folder.glob(f"*{suffix}"):

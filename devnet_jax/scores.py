@@ -169,6 +169,16 @@ class ImageScorer(abc.ABC):
 
         return Explanation(maps, draw)
 
+    def heat(self, maps: np.ndarray, method: str | None = None) -> np.ndarray:
+        """Maps of `explain` as they are drawn, in [0, 1], of the same shape.
+
+        A score map is in units of the score: a position at the margin is as hot as can be. The
+        others are in [0, 1] as they are.
+        """
+        if (method or self.explanation) == "score_map":
+            maps = np.clip(maps / max(self.loss.margin, 1e-6), 0, 1)
+        return maps
+
     def overlay(
         self, image: np.ndarray, score: float, heat: np.ndarray, method: str | None = None
     ) -> np.ndarray:
@@ -183,9 +193,7 @@ class ImageScorer(abc.ABC):
           heat: float [S, S], its map of `explain`.
           method: how it was explained; by default that of the settings.
         """
-        if (method or self.explanation) == "score_map":
-            # A position at the margin is as hot as can be.
-            heat = np.clip(heat / max(self.loss.margin, 1e-6), 0, 1)
+        heat = self.heat(heat, method)
         alarm = self.threshold is None or self.threshold.alarms(score)
         return lay_over(image, heat, 0.8 if alarm else 0.25)
 

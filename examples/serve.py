@@ -207,12 +207,10 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
     ]
     mapped = [i for i, job in enumerate(jobs) if job.with_map]
     if mapped:
-        maps = detector.explain(images[mapped]).maps
-        if detector.explanation == "score_map":  # in units of the score; at the margin it is full
-            maps = maps / max(detector.loss.margin, 1e-6)
+        maps = detector.heat(detector.explain(images[mapped]).maps)
         for i, heat in zip(mapped, maps, strict=True):
             file = io.BytesIO()
-            Image.fromarray(np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)).save(file, "PNG")
+            Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(file, "PNG")
             answers[i]["map"] = base64.b64encode(file.getvalue()).decode()
     return answers
 

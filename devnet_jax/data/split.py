@@ -12,7 +12,6 @@ from devnet_jax.data.source import Example
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.randomness import generator
 
-CALIBRATION = "calibration"  # the purpose of the draw of those held out
 T = TypeVar("T")
 
 
@@ -103,7 +102,7 @@ def few_shot_split(
         training.
     """
     all_normal = sorted(example.path for example in examples if example.split == "train")
-    held_out = draw(all_normal, round(calibration * len(all_normal)), seed, CALIBRATION)
+    held_out = hold_out(all_normal, calibration, seed)
     normal = [path for path in all_normal if path not in held_out]
     if not normal:
         raise UserError(
@@ -115,7 +114,7 @@ def few_shot_split(
     drawn = _draw_labelled(anomalies, n_anomaly, known_class, seed)
     n_unnoticed = math.floor(len(normal) * contamination / (1 - contamination) + 1e-9)
     candidates = sorted({example.path for example in anomalies} - drawn)
-    unnoticed = draw(candidates, n_unnoticed, seed, "contamination")
+    unnoticed = _draw(candidates, n_unnoticed, seed, "contamination")
     left = [
         example.path
         for example in test
@@ -148,7 +147,12 @@ def few_shot_split(
     )
 
 
-def draw(images: Sequence[T], count: int, seed: int, purpose: str) -> set[T]:
+def hold_out(images: Sequence[T], share: float, seed: int) -> set[T]:
+    """The share of the normal images that does not train, but calibrates the threshold."""
+    return _draw(images, round(share * len(images)), seed, "calibration")
+
+
+def _draw(images: Sequence[T], count: int, seed: int, purpose: str) -> set[T]:
     """So many of the images; fewer are among more. A function of seed, purpose and their order."""
     order = generator(seed, purpose).permutation(len(images))
     return {images[i] for i in order[:count]}
@@ -185,4 +189,4 @@ def _draw_labelled(
             "at least two anomalies are needed, one to train and one to test"
         )
     paths = sorted(example.path for example in candidates)
-    return draw(paths, n_anomaly, seed, "labelled anomalies")
+    return _draw(paths, n_anomaly, seed, "labelled anomalies")
