@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from devnet_jax.checkpoints import Checkpoints
@@ -164,9 +163,9 @@ def save_state(
     checkpoints.save(step, state.variables, optimizer, settings=config.to_dict(), metrics=metrics)
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+def _all_finite(tree: Any) -> bool:
+    # On the host, where the state is needed anyway to be saved: nothing to compile.
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
 def restore_state(checkpoints: Checkpoints, config: Config) -> TrainState:

@@ -23,7 +23,7 @@ TILE = 4  # rows of the output that are computed together
 # it pays: reading and writing the sums of 64 channels takes as long as the multiplications that are
 # saved, and so do the kernel's sums where there are few positions.
 LEAST_CHANNELS = 128
-LEAST_POSITIONS = 128
+LEAST_POSITIONS = 384
 
 _Weights = Sequence[Sequence[float]]
 _OF_INPUT: _Weights = (
