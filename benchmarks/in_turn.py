@@ -24,7 +24,6 @@ from typing import IO, cast
 
 import numpy as np
 
-OURS = "ours"
 Seconds = Mapping[str, Sequence[float]]  # of each side, in every round
 
 
@@ -40,20 +39,20 @@ class Ratio:
         return f"{self.value:.2f} ({self.least:.2f} – {self.most:.2f})"
 
 
-def median_ratio(seconds: Seconds, peer: str) -> Ratio:
+def median_ratio(seconds: Seconds, ours: str, peer: str) -> Ratio:
     """The median over the rounds, in each of which both sides did the same work."""
-    of_rounds = _ratios(seconds, peer)
+    of_rounds = _ratios(seconds, ours, peer)
     return Ratio(statistics.median(of_rounds), min(of_rounds), max(of_rounds))
 
 
-def total_ratio(seconds: Seconds, peer: str) -> Ratio:
+def total_ratio(seconds: Seconds, ours: str, peer: str) -> Ratio:
     """That of the sums, where the rounds are parts of one work; the spread is that of the parts."""
-    of_parts = _ratios(seconds, peer)
-    return Ratio(sum(seconds[peer]) / sum(seconds[OURS]), min(of_parts), max(of_parts))
+    of_parts = _ratios(seconds, ours, peer)
+    return Ratio(sum(seconds[peer]) / sum(seconds[ours]), min(of_parts), max(of_parts))
 
 
-def _ratios(seconds: Seconds, peer: str) -> list[float]:
-    return [theirs / ours for theirs, ours in zip(seconds[peer], seconds[OURS], strict=True)]
+def _ratios(seconds: Seconds, ours: str, peer: str) -> list[float]:
+    return [theirs / own for theirs, own in zip(seconds[peer], seconds[ours], strict=True)]
 
 
 class ProgramError(Exception):

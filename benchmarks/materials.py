@@ -1,4 +1,4 @@
-"""What both sides of the comparison on a CPU are given: settings, image files, decoded images."""
+"""What all sides of a comparison are given: settings, image files, decoded images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from PIL import Image, ImageDraw
 
 from devnet_jax.environment import n_cores
 
+OURS, OURS_BFLOAT16 = "ours", "ours_bfloat16"  # our sides, by the type they compute in
 N_ANOMALY = 10  # labelled anomalies; the first of the defect's files are the peer's
 N_TEST_GOOD, N_DEFECT = 10, 18
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much is done, by both sides alike.
+    """What is done, by all sides alike.
 
     Attributes:
+      platform: "cpu" or "gpu".
       pixels: height and width of the image files.
       n_normal: normal images to train with.
       image_size: height and width that images are resized to.
@@ -30,8 +32,10 @@ class Settings:
       steps_per_round: optimiser steps of one round.
       score_batch: images scored at once.
       n_explained: images explained in one round; also the batch of ours.
+      n_workers: processes of the peer that load images.
     """
 
+    platform: str = "cpu"
     pixels: int = 1024
     n_normal: int = 100
     image_size: int = 224
@@ -41,6 +45,7 @@ class Settings:
     steps_per_round: int = 3
     score_batch: int = 32
     n_explained: int = 16
+    n_workers: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +77,13 @@ class Materials:
         """All image files."""
         return sorted(self.images.rglob("*.png"))
 
-    @property
-    def run(self) -> Path:
-        """A run of ours with a checkpoint, which is scored and explained with."""
-        return self.folder / "run"
+    def run(self, side: str) -> Path:
+        """A run of that side of ours with a checkpoint, which is scored and explained with."""
+        return self.folder / f"run-{side}"
+
+    def trained(self, side: str) -> Path:
+        """The run that a side of ours trains."""
+        return self.folder / f"trained-{side}"
 
     @property
     def weights(self) -> Path:

@@ -1,4 +1,4 @@
-"""Our side of the comparison on a CPU; `cpu.py` runs each task as a program of its own."""
+"""Our sides of a comparison; `comparison.py` runs each task as a program of its own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from in_turn import OURS, serve
-from materials import Materials
+from in_turn import serve
+from materials import OURS, OURS_BFLOAT16, Materials
 
 from devnet_jax.config import (
     Config,
@@ -29,7 +30,10 @@ from devnet_jax.startup import prepare
 # JAX is imported only in the tasks: what `prepare` sets comes first, as on the command line.
 
 
-def make_config(materials: Materials) -> Config:
+DTYPES: dict[str, Literal["float32", "bfloat16"]] = {OURS: "float32", OURS_BFLOAT16: "bfloat16"}
+
+
+def make_config(materials: Materials, side: str) -> Config:
     settings = materials.settings
     return Config(
         dataset=DatasetConfig(
@@ -38,7 +42,7 @@ def make_config(materials: Materials) -> Config:
             data_dir=str(materials.folder / "prepared"),
             image_size=settings.image_size,
         ),
-        model=ModelConfig(pretrained="none"),
+        model=ModelConfig(pretrained="none", dtype=DTYPES[side]),
         train=TrainConfig(
             batch_size=settings.batch_size,
             epochs=settings.epochs,
@@ -57,26 +61,33 @@ def decode(paths: list[Path], size: int) -> np.ndarray:
     return np.stack(list(map_in_threads(load, paths, None)))
 
 
-def make(materials: Materials) -> None:
-    """Writes what both sides start from: weights, and decoded images."""
+def make(materials: Materials, side: str) -> None:
+    """Writes what all sides start from: weights, and decoded images."""
     from devnet_jax.checkpoints import Checkpoints
+    from devnet_jax.data.few_shot import FewShotDataset
     from devnet_jax.initialisation import make_variables
     from devnet_jax.models import to_torch_state_dict
     from devnet_jax.train_step import initial_state
     from devnet_jax.training import save_state
     from devnet_jax.workdir import Workdir, write_json
 
-    config = make_config(materials)
+    config = make_config(materials, side)
     variables = make_variables(config)
     np.savez(materials.weights, **to_torch_state_dict(variables))
-    workdir = Workdir(materials.run)
-    write_json(workdir.config, config.to_dict())
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-        save_state(checkpoints, initial_state(config, variables), config)
+    for ours in DTYPES:
+        of_side = make_config(materials, ours)
+        workdir = Workdir(materials.run(ours))
+        write_json(workdir.config, of_side.to_dict())
+        with Checkpoints(workdir.checkpoints) as checkpoints:
+            save_state(checkpoints, initial_state(of_side, variables), of_side)
     np.save(materials.decoded, decode(materials.paths, config.dataset.image_size))
+    if materials.settings.platform == "gpu":  # training is measured with images that are prepared
+        dataset = FewShotDataset.draw(config.dataset, config.seed)
+        images = dataset.train_images(config.dataset.image_size)
+        images.read(np.arange(len(images)))
 
 
-def train(materials: Materials) -> None:
+def train(materials: Materials, side: str) -> None:
     """Image files to a trained model, with a line for each epoch."""
     from devnet_jax import run
     from devnet_jax.workdir import Workdir
@@ -84,7 +95,7 @@ def train(materials: Materials) -> None:
     package = logging.getLogger("devnet_jax")
     package.addHandler(logging.StreamHandler(sys.stdout))
     package.setLevel(logging.INFO)
-    run.train(make_config(materials), Workdir(materials.folder / "trained"))
+    run.train(make_config(materials, side), Workdir(materials.trained(side)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +116,7 @@ class DecodedImages:
         return self.images[indices]
 
 
-def step(materials: Materials) -> None:
+def step(materials: Materials, side: str) -> None:
     """Optimiser steps on decoded images, half of them as anomalies; finds the first loss."""
     import jax
 
@@ -118,7 +129,7 @@ def step(materials: Materials) -> None:
     settings = materials.settings
     # The peer rotates while it loads; a million epochs do not end during the measurement.
     config = with_settings(
-        make_config(materials), {"train.rotation": 0.0, "train.epochs": 1_000_000}
+        make_config(materials, side), {"train.rotation": 0.0, "train.epochs": 1_000_000}
     )
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
     store = HostStore(DecodedImages(np.load(materials.decoded)[: settings.batch_size]))
@@ -134,14 +145,14 @@ def step(materials: Materials) -> None:
         return np.array(losses[:1])
 
     with contextlib.closing(calls):
-        serve(work, materials.result("step", OURS))
+        serve(work, materials.result("step", side))
 
 
-def score(materials: Materials) -> None:
+def score(materials: Materials, side: str) -> None:
     """Scores image files: one batch is decoded by all cores while the one before is scored."""
     from devnet_jax.detector import Detector
 
-    detector = Detector.restore(materials.run)
+    detector = Detector.restore(materials.run(side), make_config(materials, side))
     size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
     paths = materials.paths
 
@@ -151,26 +162,26 @@ def score(materials: Materials) -> None:
         )
         return np.concatenate([detector.score(images).scores for images in parts])
 
-    serve(work, materials.result("score", OURS))
+    serve(work, materials.result("score", side))
 
 
-def score_decoded(materials: Materials) -> None:
+def score_decoded(materials: Materials, side: str) -> None:
     """Scores decoded images."""
     from devnet_jax.detector import Detector
 
-    detector = Detector.restore(materials.run)
+    detector = Detector.restore(materials.run(side), make_config(materials, side))
     images = np.load(materials.decoded)
-    serve(lambda: detector.score(images).scores, materials.result("score_decoded", OURS))
+    serve(lambda: detector.score(images).scores, materials.result("score_decoded", side))
 
 
-def explain(materials: Materials) -> None:
+def explain(materials: Materials, side: str) -> None:
     """Explains decoded images."""
     from devnet_jax.detector import Detector
 
     images = np.load(materials.decoded)[: materials.settings.n_explained]
-    config = with_settings(make_config(materials), {"evaluation.batch_size": len(images)})
-    detector = Detector.restore(materials.run, config)
-    serve(lambda: detector.explain(images, "gradient").maps, materials.result("explain", OURS))
+    config = with_settings(make_config(materials, side), {"evaluation.batch_size": len(images)})
+    detector = Detector.restore(materials.run(side), config)
+    serve(lambda: detector.explain(images, "gradient").maps, materials.result("explain", side))
 
 
 TASKS = {task.__name__: task for task in (make, train, step, score, score_decoded, explain)}
@@ -180,13 +191,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path, help="with the materials")
+    parser.add_argument("side", choices=DTYPES)
     arguments = parser.parse_args()
     materials = Materials(arguments.folder)
     # Empty at first: what compiling takes is part of training.
-    compiled = materials.folder / f"compiled-{arguments.task}"
+    compiled = materials.folder / f"compiled-{arguments.task}-{arguments.side}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[materials.settings.platform]
+    # Of a GPU's memory no more than it needs: the other sides wait beside it.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     prepare(materials.settings.batch_size)
-    TASKS[arguments.task](materials)
+    TASKS[arguments.task](materials, arguments.side)
 
 
 if __name__ == "__main__":

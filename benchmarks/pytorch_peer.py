@@ -79,7 +79,7 @@ def normalise(
     """uint8 [B, S, S, 3] → float32 [B, 3, S, S]."""
     # Without a word on the format it would be channels_last, which PyTorch then computes in.
     images = images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-    return (images.float() / 255 - MEAN) / STD
+    return (images.float() / 255 - MEAN.to(images.device)) / STD.to(images.device)
 
 
 def build(state: dict[str, object], n_scales: int) -> DeviationNetwork:
@@ -132,7 +132,7 @@ class BalancedBatches(Sampler[list[int]]):
 
 def deviation_loss(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
     """Scores [B] and labels [B] → the mean loss, against 5000 draws from the prior."""
-    prior = torch.randn(5000)
+    prior = torch.randn(5000, device=scores.device)
     deviations = (scores - prior.mean()) / prior.std()
     losses = (1 - labels) * deviations.abs() + labels * torch.clamp(margin - deviations, min=0)
     return losses.mean()
@@ -146,7 +146,7 @@ def train_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> float:
     """One step on normalised images; returns the loss."""
-    loss = deviation_loss(network(images), labels)
+    loss = deviation_loss(network(images).float(), labels)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -165,6 +165,7 @@ def official_way(
     network: nn.Module,
     every_weight: bool = True,
     memory_format: torch.memory_format = torch.contiguous_format,
+    device: str = "cpu",
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Explains uint8 [N, S, S, 3] one at a time, as the official code does: maps [N, S, S].
 
@@ -172,17 +173,19 @@ def official_way(
       network: in evaluation mode, of that memory format.
       every_weight: whether the gradients of the weights are computed as well, as they are there.
       memory_format: of the images.
+      device: where the network is.
     """
 
     def explain(images: np.ndarray) -> np.ndarray:
         network.requires_grad_(every_weight)
         maps = []
         for image in images:
-            inputs = normalise(torch.tensor(image[None]), memory_format).requires_grad_()
+            decoded = torch.tensor(image[None], device=device)
+            inputs = normalise(decoded, memory_format).requires_grad_()
             network.zero_grad()
             network(inputs).sum().backward()
             assert inputs.grad is not None
-            maps.append(to_map(inputs.grad[0].permute(1, 2, 0).numpy()))
+            maps.append(to_map(inputs.grad[0].permute(1, 2, 0).cpu().numpy()))
         return np.stack(maps)
 
     return explain

@@ -1,4 +1,4 @@
-"""The peer's side of the comparison on a CPU; `cpu.py` runs each task as a program of its own."""
+"""The peers' sides of a comparison; `comparison.py` runs each task as a program of its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from materials import Materials
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-N_WORKERS = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
@@ -23,27 +21,35 @@ class Peer:
 
     Attributes:
       side: "plain" or "tuned".
-      memory_format: of the images and of the convolutions' weights.
+      device: "cpu" or "cuda".
     """
 
     side: str
-    memory_format: torch.memory_format
+    device: str
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of the images and of the convolutions' weights."""
+        return torch.channels_last if self.side == "tuned" else torch.contiguous_format
 
     def network(self, materials: Materials) -> nn.Module:
-        """The network with the weights that both sides have, in evaluation mode."""
+        """The network with the weights that all sides have, in evaluation mode."""
         with np.load(materials.weights) as weights:
-            network = pytorch_peer.build(dict(weights), n_scales=2)
-        return network.to(memory_format=self.memory_format)
+            return self.prepared(pytorch_peer.build(dict(weights), n_scales=2))
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network on its device, and tuned for it."""
+        network = network.to(self.device, memory_format=self.memory_format)
+        if self.side == "tuned" and self.device == "cuda":
+            in_bfloat16 = torch.autocast(self.device, torch.bfloat16)
+            network.forward = in_bfloat16(network.forward)  # type: ignore[method-assign]
+            network.compile()
+        return network
 
     def images(self, loaded: Tensor) -> Tensor:
-        """Images as a DataLoader gives them, in that format."""
-        return loaded.to(memory_format=self.memory_format)
-
-
-PEERS = {
-    "plain": Peer("plain", torch.contiguous_format),
-    "tuned": Peer("tuned", torch.channels_last),
-}
+        """Images or labels as a DataLoader gives them, on the device, images in that format."""
+        memory_format = self.memory_format if loaded.ndim == 4 else torch.preserve_format
+        return loaded.to(self.device, non_blocking=True, memory_format=memory_format)
 
 
 def train(materials: Materials, peer: Peer) -> None:
@@ -58,14 +64,18 @@ def train(materials: Materials, peer: Peer) -> None:
         len(normal), len(anomalous), settings.batch_size, settings.steps_per_epoch
     )
     loader = DataLoader(
-        files, batch_sampler=batches, num_workers=N_WORKERS, persistent_workers=True
+        files,
+        batch_sampler=batches,
+        num_workers=settings.n_workers,
+        persistent_workers=True,
+        pin_memory=peer.side == "tuned" and peer.device == "cuda",
     )
-    network = pytorch_peer.DeviationNetwork(n_scales=2).to(memory_format=peer.memory_format)
+    network = peer.prepared(pytorch_peer.DeviationNetwork(n_scales=2))
     optimizer = pytorch_peer.make_optimizer(network)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.1)
     for epoch in range(1, settings.epochs + 1):
         losses = [
-            pytorch_peer.train_step(network, optimizer, peer.images(images), labels)
+            pytorch_peer.train_step(network, optimizer, peer.images(images), peer.images(labels))
             for images, labels in loader
         ]
         schedule.step()
@@ -81,8 +91,8 @@ def step(materials: Materials, peer: Peer) -> None:
     settings = materials.settings
     network = peer.network(materials).train()
     optimizer = pytorch_peer.make_optimizer(network)
-    decoded = torch.from_numpy(np.load(materials.decoded)[: settings.batch_size])
-    labels = (torch.arange(len(decoded)) >= len(decoded) // 2).float()
+    decoded = torch.from_numpy(np.load(materials.decoded)[: settings.batch_size]).to(peer.device)
+    labels = (torch.arange(len(decoded)) >= len(decoded) // 2).float().to(peer.device)
 
     def one() -> float:
         images = pytorch_peer.normalise(decoded, peer.memory_format)
@@ -100,11 +110,12 @@ def score(materials: Materials, peer: Peer) -> None:
     network = peer.network(materials)
     paths = materials.paths
     files = pytorch_peer.ImageFiles(paths, torch.zeros(len(paths)), settings.image_size)
-    loader = DataLoader(files, batch_size=settings.score_batch, num_workers=N_WORKERS)
+    loader = DataLoader(files, batch_size=settings.score_batch, num_workers=settings.n_workers)
 
     @torch.no_grad()
     def work() -> np.ndarray:
-        return torch.cat([network(peer.images(images)) for images, _ in loader]).numpy()
+        scores = [network(peer.images(images)) for images, _ in loader]
+        return torch.cat(scores).float().cpu().numpy()
 
     serve(work, materials.result("score", peer.side))
 
@@ -116,8 +127,11 @@ def score_decoded(materials: Materials, peer: Peer) -> None:
 
     @torch.no_grad()
     def work() -> np.ndarray:
-        normalised = (pytorch_peer.normalise(images, peer.memory_format) for images in batches)
-        return torch.cat([network(images) for images in normalised]).numpy()
+        scores = [
+            network(pytorch_peer.normalise(images.to(peer.device), peer.memory_format))
+            for images in batches
+        ]
+        return torch.cat(scores).float().cpu().numpy()
 
     serve(work, materials.result("score_decoded", peer.side))
 
@@ -126,7 +140,9 @@ def explain(materials: Materials, peer: Peer) -> None:
     """Explains decoded images the official way."""
     network = peer.network(materials)
     images = np.load(materials.decoded)[: materials.settings.n_explained]
-    explained = pytorch_peer.official_way(network, memory_format=peer.memory_format)
+    explained = pytorch_peer.official_way(
+        network, memory_format=peer.memory_format, device=peer.device
+    )
     serve(lambda: explained(images), materials.result("explain", peer.side))
 
 
@@ -137,9 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path, help="with the materials")
-    parser.add_argument("side", choices=PEERS)
+    parser.add_argument("side", choices=("plain", "tuned"))
     arguments = parser.parse_args()
-    TASKS[arguments.task](Materials(arguments.folder), PEERS[arguments.side])
+    materials = Materials(arguments.folder)
+    device = {"cpu": "cpu", "gpu": "cuda"}[materials.settings.platform]
+    TASKS[arguments.task](materials, Peer(arguments.side, device))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,8 +48,8 @@ def in_turn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def cpu(in_turn: ModuleType) -> ModuleType:
-    return importlib.import_module("cpu")
+def comparison(in_turn: ModuleType) -> ModuleType:
+    return importlib.import_module("comparison")
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def program(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-def test_results_hold_our_speed_over_that_of_each_peer(cpu: ModuleType) -> None:
-    found = cpu.results({"train": SECONDS, "step": SECONDS})
+def test_results_hold_our_speed_over_that_of_each_peer(comparison: ModuleType) -> None:
+    found = comparison.results({"train": SECONDS, "step": SECONDS})
 
     # Of rounds 3/2, 4/1, 4/4; of the tuned 1/2, 1/1, 1/4.
     assert found["step_ratio"] == 1.5
@@ -74,41 +76,55 @@ def test_results_hold_our_speed_over_that_of_each_peer(cpu: ModuleType) -> None:
     assert found["times"]["train"]["plain"] == 11.0
 
 
-def test_epochs_add_up_to_the_whole_training(cpu: ModuleType, in_turn: ModuleType) -> None:
+def test_epochs_add_up_to_the_whole_training(comparison: ModuleType, in_turn: ModuleType) -> None:
     log = [(1.0, "starting"), (5.0, "epoch 1/2: loss 2.1"), (7.0, "epoch 2/2: loss 2.0"), (8.0, "")]
     lines = [in_turn.Line(seconds, text) for seconds, text in log]
-    assert cpu.seconds_of_epochs(lines) == [5.0, 3.0]  # the last checkpoint belongs to the last
+    assert comparison.seconds_of_epochs(lines) == [
+        5.0,
+        3.0,
+    ]  # the last checkpoint belongs to the last
+
+
+def test_results_hold_the_speed_of_each_type_over_that_of_each_peer(comparison: ModuleType) -> None:
+    found = comparison.results({"score": SECONDS | {"ours_bfloat16": [1.0, 0.5, 1.0]}})
+
+    # Of rounds 3/1, 4/0.5, 4/1; of the tuned 1/1, 1/0.5, 1/1.
+    assert found["score_ratio"] == 1.5
+    assert found["score_ratio_bfloat16"] == 4.0
+    assert found["score_ratio_bfloat16_tuned"] == 1.0
+    assert found["times"]["score"]["ours_bfloat16"] == 1.0
 
 
 def test_the_command_names_what_was_changed_and_no_place(
-    cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    comparison: ModuleType,
+    materials: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    written = {}
-    monkeypatch.setattr(cpu, "compare", lambda *_: {"step": SECONDS})
-    monkeypatch.setattr(cpu, "version", lambda _: "2.13.0")
-    monkeypatch.setattr(cpu.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(cpu, "write_json", lambda path, value: written.update(value, path=path))
-    arguments = ["--parts", "step", "score", "--rounds=2", f"--output={tmp_path}/cpu.json"]
-    monkeypatch.setattr(sys, "argv", ["cpu.py", *arguments])
+    given = ["--parts", "step", "score", "--rounds=2", f"--output={tmp_path}/x.json", "--pixels=64"]
+    monkeypatch.setattr(sys, "argv", ["cpu.py", *given])
 
-    cpu.main()
+    default = materials.Settings(batch_size=48)
+    arguments = comparison.parse("benchmarks/cpu.py", "", default, slice_seconds=15)
 
-    assert written["command"] == "python benchmarks/cpu.py --parts step score --rounds 2"
-    assert written["path"] == cpu.epath.Path(tmp_path / "cpu.json")
-    assert written["settings"]["rounds"] == 2
-    assert written["settings"]["batch_size"] == 16
+    assert arguments.command == (
+        "python benchmarks/cpu.py --parts step score --rounds 2 --pixels 64"
+    )
+    assert arguments.output == tmp_path / "x.json"
+    assert arguments.settings == materials.Settings(batch_size=48, pixels=64)
+    assert arguments.slice_seconds == 15
 
 
 def test_sides_that_find_different_things_are_not_compared(
-    cpu: ModuleType, materials: ModuleType, tmp_path: Path
+    comparison: ModuleType, materials: ModuleType, tmp_path: Path
 ) -> None:
-    given = materials.Materials(tmp_path)
+    given = materials.write_materials(tmp_path, materials.Settings(pixels=8, n_normal=1))
     for side, score in (("ours", 1.0), ("plain", 1.0005), ("tuned", 1.01)):
         np.save(given.result("score", side), np.array([0.0, score]))
     with pytest.raises(AssertionError, match="score, tuned"):
-        cpu.require_equal("score", given)
+        comparison.require_equal("score", given)
     np.save(given.result("score", "tuned"), np.array([0.0, 0.9995]))
-    cpu.require_equal("score", given)
+    comparison.require_equal("score", given)
 
 
 def test_materials_are_a_data_set_that_can_be_trained_with(
@@ -181,3 +197,16 @@ serve(work, Path(sys.argv[2]))
     assert len(found["ours"]) == 3
     assert all(0.02 <= seconds < 0.5 for seconds in found["ours"])
     assert np.load(result).tolist() == [1]
+
+
+def test_roofline_finds_the_time_of_each_kind_of_operation(in_turn: ModuleType) -> None:
+    roofline = importlib.import_module("roofline")
+    x = jnp.ones((512, 512))
+    product = jax.jit(lambda x: jnp.tanh(x @ x))
+    found = roofline.seconds_by_kind(lambda: product(x))
+    others = found.pop("others")
+    # The product, under a name that is XLA's, takes longer than the hyperbolic tangents.
+    longest, shortest = sorted(found, key=found.__getitem__, reverse=True)
+    assert "tanh" in shortest
+    assert "tanh" not in longest
+    assert found[shortest] > others == 0

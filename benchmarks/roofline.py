@@ -1,0 +1,192 @@
+"""How near a training step comes to what the machine can do: its operations and bytes a second,
+beside those of a large matrix product and of a copy in the same run; and where its time goes.
+
+python benchmarks/roofline.py --dtype=bfloat16
+
+The step is the package's, on images that are on the device, as many steps a call as training has.
+Operations and bytes are XLA's count of what it has compiled: bytes as if nothing stayed in a cache
+from one operation to the next. The last line printed is what was found, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devnet_jax.config import Config, with_settings
+from devnet_jax.environment import describe_devices
+from devnet_jax.startup import prepare
+
+# JAX is imported only in the functions: what `prepare` sets comes first, as on the command line.
+
+N_IMAGES, N_ANOMALY = 100, 10
+N_REPEATS = 10  # of products, copies and calls, after one that compiles
+N_NAMED = 12  # kinds of operations that are told apart; the others are summed
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """What the devices do together, at most.
+
+    Attributes:
+      flops: of a product of square matrices, per second.
+      bytes: read and written by adding one to an array, per second.
+    """
+
+    flops: float
+    bytes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomImages:
+    """Random pixels as what a store reads."""
+
+    image_size: int
+    are_kept: bool = True
+
+    def __len__(self) -> int:
+        return N_IMAGES
+
+    def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
+        shape = (len(indices), self.image_size, self.image_size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def seconds_of(work: Callable[[], Any]) -> list[float]:
+    """Of each time, after one that compiles."""
+    import jax
+
+    jax.block_until_ready(work())
+    seconds = []
+    for _ in range(N_REPEATS):
+        started = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def measure_ceilings(dtype: str, n_rows: int, copied: int) -> Ceilings:
+    """Of square matrices of that many rows on each device, and of arrays of that many bytes."""
+    import jax
+    import jax.numpy as jnp
+
+    n = jax.local_device_count()
+    matrices = jax.random.normal(jax.random.key(0), (n, n_rows, n_rows), dtype)
+    product = jax.pmap(lambda a: a @ a)
+    arrays = jnp.zeros((n, copied // 4))
+    copy = jax.pmap(lambda a: a + 1)
+    return Ceilings(
+        flops=n * 2 * n_rows**3 / min(seconds_of(lambda: product(matrices))),
+        bytes=n * 2 * copied / min(seconds_of(lambda: copy(arrays))),
+    )
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """A step of training with those settings: seconds, operations, bytes, kinds of operations."""
+    import jax
+
+    from devnet_jax.data.store import DeviceStore
+    from devnet_jax.devices import n_devices, replicated
+    from devnet_jax.initialisation import make_variables
+    from devnet_jax.train_step import initial_state, make_train_call
+    from devnet_jax.training import call_inputs, on_cpu
+
+    state = jax.device_put(initial_state(config, make_variables(config)), replicated())
+    store = DeviceStore(RandomImages(config.dataset.image_size), replicated())
+    batches, labels = next(call_inputs(config, store, N_IMAGES - N_ANOMALY, done=0))
+    n_steps = len(labels)
+
+    # Counted of a single step: of a loop XLA counts what it holds once.
+    one_step = make_train_call(config, store, scan=False)
+    lowered = one_step.func.lower(*one_step.args, state, store.resident, batches[:1], labels[:1])
+    cost = lowered.compile().cost_analysis()
+
+    train_call = make_train_call(config, store, scan=not on_cpu())
+
+    def work() -> Any:
+        nonlocal state
+        state, metrics = train_call(state, store.resident, batches, labels)
+        return metrics
+
+    seconds = statistics.median(seconds_of(work)) / n_steps
+    kind = jax.devices()[0].device_kind
+    return {
+        "devices": describe_devices(jax.default_backend(), n_devices(), kind),
+        "images_per_second": config.train.batch_size / seconds,
+        "seconds_per_step": seconds,
+        "flops_per_second": n_devices() * cost["flops"] / seconds,
+        "bytes_per_second": n_devices() * cost["bytes accessed"] / seconds,
+        "milliseconds_by_operation": {
+            kind: 1000 * of_kind / n_steps for kind, of_kind in seconds_by_kind(work).items()
+        },
+    }
+
+
+def seconds_by_kind(work: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of XLA's operations in one call, over all devices, by their names less numbers."""
+    import jax
+
+    seconds: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(work())
+        [file] = Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(file))
+    for plane in profile.planes:
+        for line in plane.lines:
+            for event in line.events:
+                operation = dict(event.stats).get("hlo_op")
+                if operation is not None:
+                    kind = re.sub(r"[.\d]+(\.clone)?$", "", str(operation))
+                    seconds[kind] += event.duration_ns / 1e9
+    named = seconds.most_common(N_NAMED)
+    rest = seconds.total() - sum(of_kind for _, of_kind in named)
+    return dict(named) | {"others": rest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/roofline.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--image-size", type=int, default=448)
+    parser.add_argument("--batch-size", type=int, default=48)
+    parser.add_argument(
+        "--rows", type=int, default=8192, help="of the matrices that are multiplied"
+    )
+    parser.add_argument("--mib", type=int, default=1024, help="of the array that is copied")
+    arguments = parser.parse_args()
+    prepare(arguments.batch_size)
+    config = with_settings(
+        Config(),
+        {
+            "dataset.image_size": arguments.image_size,
+            "model.dtype": arguments.dtype,
+            "model.pretrained": "none",
+            "train.batch_size": arguments.batch_size,
+        },
+    )
+    ceilings = measure_ceilings(arguments.dtype, arguments.rows, arguments.mib << 20)
+    found = measure(config)
+    shares = {
+        "of_ceiling_flops": found["flops_per_second"] / ceilings.flops,
+        "of_ceiling_bytes": found["bytes_per_second"] / ceilings.bytes,
+    }
+    print(json.dumps({"ceilings": dataclasses.asdict(ceilings), **found, **shares}))
+
+
+if __name__ == "__main__":
+    main()
