@@ -19,7 +19,7 @@ test: .venv/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile --durations=12 -m "not faults"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations=12 -m "not faults"
 
 test-faults: .venv/.installed-test
 	$(BIN)/pytest -m faults

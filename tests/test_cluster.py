@@ -110,6 +110,7 @@ def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(
     together: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -250,6 +250,7 @@ def test_the_second_run_on_a_workdir_is_refused(
     assert (workdir.path / "written").exists()
 
 
+@pytest.mark.slow
 def test_mvtec_ad_hard_setting_two_scales(
     main: Main, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_jax_has_a_device_a_core_unless_told_otherwise(
     assert int(result.stdout) == devices
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_whatever_the_number_of_images(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
