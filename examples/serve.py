@@ -286,6 +286,7 @@ def main(_: Sequence[str]) -> None:
         log_level="warning",
         timeout_graceful_shutdown=int(FLAGS.upload_seconds + 30),
     )
+    listener.listen()  # whoever reads the next line may connect
     print(f"serving {FLAGS.model} at http://{FLAGS.host}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
