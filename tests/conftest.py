@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from devnet_jax.startup import prepare
+
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outside the project
 
@@ -19,6 +21,10 @@ SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outsid
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# As the command line, which so finds what tests in this process have compiled; each test says how
+# many devices.
+prepare(batch_size=1)
+os.environ.pop("JAX_NUM_CPU_DEVICES")
 
 # The least that trains: seconds, not minutes, on a CPU.
 TINY = (

@@ -1,4 +1,4 @@
-"""What is set before JAX starts: devices of a CPU, kept memory, and what was compiled before."""
+"""What is set before JAX starts: how a CPU is used, and what was compiled before."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from devnet_jax.startup import n_cpu_devices
+from devnet_jax.startup import knows_flags, n_cpu_devices, with_flags
 from tests.conftest import TINY, Main, make_parts
+
+EIGEN = "--xla_cpu_experimental_ynn_fusion_type=REDUCE"
+MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler"
+ALONE = "--xla_cpu_multi_thread_eigen=false"
+CORES = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -22,17 +27,40 @@ def test_devices_share_the_batch(batch_size: int, cores: int, devices: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("environment", "devices"),
+    ("given", "a_device_a_core", "expected"),
     [
-        ({}, min(4, len(os.sched_getaffinity(0)))),
-        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+        ("", False, f"{EIGEN} {MEMORY}=false"),
+        ("--xla_dump_to=a", True, f"--xla_dump_to=a {EIGEN} {MEMORY}=false {ALONE}"),
+        (f"{MEMORY}=true", False, f"{MEMORY}=true {EIGEN}"),
+    ],
+)
+def test_flags_that_the_user_has_set_stay(given: str, a_device_a_core: bool, expected: str) -> None:
+    assert with_flags(given, a_device_a_core) == expected
+
+
+@pytest.mark.parametrize(
+    ("jaxlib", "known"),
+    [("0.9.2", False), ("0.10.0", True), ("0.12.0.1", True), ("0.13.0.dev3", False)],
+)
+def test_versions_that_know_the_flags(jaxlib: str, known: bool) -> None:
+    assert knows_flags(jaxlib) == known
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "alone"),
+    [
+        ({}, min(4, CORES), 1 < min(4, CORES) == CORES),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 1, False),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, False),
     ],
 )
 def test_jax_has_a_device_a_core_unless_told_otherwise(
-    environment: dict[str, str], devices: int
+    environment: dict[str, str], devices: int, alone: bool
 ) -> None:
-    program = "import devnet_jax.startup as s; s.prepare(8); import jax; print(jax.device_count())"
+    program = (
+        "import os, devnet_jax.startup as s; s.prepare(8);"
+        "import jax; print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    )
     inherited = {
         k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
     }
@@ -43,7 +71,10 @@ def test_jax_has_a_device_a_core_unless_told_otherwise(
         text=True,
         check=True,
     )
-    assert int(result.stdout) == devices
+    count, flags = result.stdout.split(maxsplit=1)
+    assert int(count) == devices
+    assert EIGEN in flags
+    assert (ALONE in flags) == alone
 
 
 @pytest.mark.slow

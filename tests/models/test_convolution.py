@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from devnet_jax.models.convolution import convolve, stem, winograd
+from devnet_jax.models.convolution import convolve, winograd
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_numbers": NHWC}
@@ -16,23 +16,21 @@ BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbe
 
 @settings(max_examples=12, deadline=None)
 @given(
-    n=st.integers(1, 5),
+    n=st.integers(1, 3),
     height=st.integers(1, 12),
     width=st.integers(1, 12),
-    at_once=st.integers(1, 6),
     seed=st.integers(0, 999),
 )
-def test_value_and_gradients(n: int, height: int, width: int, at_once: int, seed: int) -> None:
+def test_value_and_gradients(n: int, height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stem, "CHUNK_PIXELS", at_once * height * width)
+    with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((7, 7, 3, 4)))
         value, pull = jax.vjp(lambda *a: convolve(*a, **STEM), x, kernel)
         expected, expected_pull = jax.vjp(
             lambda *a: jax.lax.conv_general_dilated(*a, **STEM), x, kernel
         )
-        np.testing.assert_array_equal(value, expected)
+        np.testing.assert_allclose(value, expected, atol=1e-11)
         gradient = jnp.asarray(rng.standard_normal(value.shape))
         for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-11)
@@ -83,9 +81,10 @@ def test_winograd_value_and_gradients(n: int, height: int, width: int, seed: int
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "LEAST_CHANNELS", 1)
         patch.setattr(winograd, "LEAST_POSITIONS", 1)
+        patch.setattr(winograd, "LEAST_MULTIPLICATIONS", 1)
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)))
-        assert winograd.pays(x)
+        assert winograd.pays(x, kernel)
         value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK), x, kernel)
         expected, expected_pull = jax.vjp(
             lambda *a: jax.lax.conv_general_dilated(*a, **BLOCK), x, kernel
@@ -99,8 +98,8 @@ def test_winograd_value_and_gradients(n: int, height: int, width: int, seed: int
 def test_winograd_is_about_as_exact_as_a_plain_sum() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 14, 14, 256))
-    kernel = rng.standard_normal((3, 3, 256, 8)) / np.sqrt(9 * 256)
-    assert winograd.pays(jnp.asarray(x))
+    kernel = rng.standard_normal((3, 3, 256, 128)) / np.sqrt(9 * 256)
+    assert winograd.pays(jnp.asarray(x), jnp.asarray(kernel))
     with jax.enable_x64(True):
         exact = np.asarray(jax.lax.conv_general_dilated(x, kernel, **BLOCK))
     single = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
@@ -116,14 +115,15 @@ def test_winograd_is_about_as_exact_as_a_plain_sum() -> None:
     ("shape", "dtype"),
     [
         ((1, 28, 28, 64), jnp.float32),
+        ((1, 60, 60, 56), jnp.float32),
         ((1, 28, 28, 128), jnp.bfloat16),
-        ((64, 3, 3, 128), jnp.float32),
+        ((70, 3, 3, 128), jnp.float32),
         ((1, 7, 7, 512), jnp.float32),
     ],
 )
 def test_where_winograd_does_not_pay(shape: tuple[int, ...], dtype: jnp.dtype) -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
-    kernel = jnp.ones((3, 3, shape[-1], 2), dtype)
+    kernel = jnp.ones((3, 3, shape[-1], shape[-1]), dtype)
     expected = jax.lax.conv_general_dilated(x, kernel, **BLOCK)
     np.testing.assert_array_equal(convolve(x, kernel, **BLOCK), expected)
 
@@ -143,7 +143,7 @@ def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int)
     ("options", "image", "kernel", "ours"),
     [
         (STEM, (1, 8, 8, 3), (7, 7, 3, 4), "4x4x4x12"),  # the four kinds of pixels as channels
-        (BLOCK, (1, 20, 20, 128), (3, 3, 128, 2), "1x3x128x2"),  # a sum of a kernel's rows
+        (BLOCK, (1, 28, 28, 128), (3, 3, 128, 128), "1x3x128x128"),  # a sum of a kernel's rows
     ],
 )
 def test_accelerators_take_xlas_own(

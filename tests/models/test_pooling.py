@@ -50,3 +50,4 @@ def test_accelerators_take_xlas_own() -> None:
     for platform, own in (("cuda", True), ("tpu", True), ("cpu", False)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("select_and_scatter" in text) == own
+        assert ("reduce_window" in text) == own

@@ -19,7 +19,7 @@ def convolve(
     **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated`, the same up to rounding: the smallest outputs are computed in
-    another way, and on a CPU so are ResNet's 3×3 convolutions and the gradients of its stem.
+    another way, and on a CPU so are ResNet's 3×3 convolutions and its stem.
 
     Args:
       x: [B, H, W, C].
@@ -31,7 +31,7 @@ def convolve(
     window = kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))
     if window == stem.WINDOW:
         return stem.convolve(x, kernel)
-    if window == winograd.WINDOW and winograd.pays(x):
+    if window == winograd.WINDOW and winograd.pays(x, kernel):
         return winograd.convolve(x, kernel)
     outputs = positions.output_shape(x, kernel, window_strides, padding)
     if max(outputs) <= positions.SMALL and max(kernel.shape[:2]) > 1:

@@ -19,11 +19,16 @@ from jax import lax
 
 WINDOW = ((3, 3), (1, 1), ((1, 1), (1, 1)))  # kernel, strides, padding
 TILE = 4  # rows of the output that are computed together
-# Channels and positions (of a batch, or of an image where their number is not known) from which on
-# it pays: reading and writing the sums of 64 channels takes as long as the multiplications that are
-# saved, and so do the kernel's sums where there are few positions.
-LEAST_CHANNELS = 128
+# From where on it pays: channels, positions of a batch (or of an image where their number is not
+# known), and multiplications at each of the kernel's places. With fewer channels the sums of the
+# input, with fewer positions those of the kernel take as long as what is saved; and of less work,
+# compiling takes longer than is ever saved.
+LEAST_CHANNELS = 64  # for the kernel's gradient
+# For outputs and the input's gradient, whose rounding errors other layers pass on: with 64 channels
+# as well, the stem's gradient in float32 was off by 3e-4 of its largest value.
+LEAST_CHANNELS_PASSED_ON = 128
 LEAST_POSITIONS = 384
+LEAST_MULTIPLICATIONS = 10_000_000
 
 _Weights = Sequence[Sequence[float]]
 _OF_INPUT: _Weights = (
@@ -50,22 +55,24 @@ _OF_OUTPUT: _Weights = (
 )
 
 
-def pays(x: jax.Array) -> bool:
+def pays(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether a 3×3 convolution of [B, H, W, C] is quicker this way, and exact enough."""
     n, height, width, channels = x.shape
     n_images = n if isinstance(n, int) else 1  # a model that is exported knows no number
+    positions = n_images * height * width
     return (
         jnp.finfo(x.dtype).bits >= 32
         and channels >= LEAST_CHANNELS
         and height >= TILE
-        and n_images * height * width >= LEAST_POSITIONS
+        and positions >= LEAST_POSITIONS
+        and positions * channels * kernel.shape[3] >= LEAST_MULTIPLICATIONS
     )
 
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[B, H, W, C], [3, 3, C, F] → [B, H, W, F]."""
-    return lax.platform_dependent(x, kernel, cpu=_by_sums, default=_by_xla)
+    return lax.platform_dependent(x, kernel, cpu=_on_a_cpu, default=_by_xla)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -84,8 +91,10 @@ def _backward(
         return jax.vjp(lambda kernel: _by_xla(x, kernel), kernel)[1](gradient)[0]
 
     operands = x, kernel, gradient
+    by_sums = len(kernel[0, 0]) >= LEAST_CHANNELS_PASSED_ON
+    input_gradient = _input_gradient if by_sums else input_gradient_by_xla
     return (
-        lax.platform_dependent(*operands, cpu=_input_gradient, default=input_gradient_by_xla),
+        lax.platform_dependent(*operands, cpu=input_gradient, default=input_gradient_by_xla),
         lax.platform_dependent(*operands, cpu=_kernel_gradient, default=kernel_gradient_by_xla),
     )
 
@@ -98,6 +107,11 @@ def _by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _on_a_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    channels = kernel.shape[2]
+    return (_by_sums if channels >= LEAST_CHANNELS_PASSED_ON else _by_xla)(x, kernel)
 
 
 @jax.jit  # so that layers of the same shape are traced once; the gradients, too
@@ -133,15 +147,28 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax
 
 @jax.jit
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    channels, features = kernel.shape[2:]
+    inputs = _sums(_OF_INPUT, _every_fourth_row(x, before=1, n=6))
+    outputs = _sums(_transposed(_OF_OUTPUT), _every_fourth_row(gradient, before=0, n=4))
+    # All positions of one with all of the other, as they lie in memory.
+    products = [
+        lax.dot_general(
+            lax.collapse(of_input, 0, 3),
+            lax.collapse(_met_by_three_columns(of_output), 0, 3),
+            (((0,), (0,)), ((), ())),
+        )
+        for of_input, of_output in zip(inputs, outputs, strict=True)
+    ]  # six of [C, 3 F]
+    rows = jnp.stack(_sums(_transposed(_OF_KERNEL), products))
+    return rows.reshape(3, channels, 3, features).swapaxes(1, 2)
+
+
+def _met_by_three_columns(x: jax.Array) -> jax.Array:
+    """[B, H, W, F] → [B, H, W, 3 F]: what a column of the input meets in the kernel's first column,
+    which is what was computed one column later, in its second and in its last."""
     width = x.shape[2]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    inputs = jnp.stack(_sums(_OF_INPUT, _every_fourth_row(x, before=1, n=6)))
-    outputs = jnp.stack(_sums(_transposed(_OF_OUTPUT), _every_fourth_row(gradient, before=0, n=4)))
-    shifted = [inputs[:, :, :, i : i + width] for i in range(3)]
-    products = jnp.stack(
-        [jnp.einsum("pbhwc,pbhwf->pcf", of_input, outputs) for of_input in shifted], axis=1
-    )
-    return jnp.stack(_sums(_transposed(_OF_KERNEL), list(products)))
+    return jnp.concatenate([x[:, :, i : i + width] for i in (2, 1, 0)], axis=-1)
 
 
 def _every_fourth_row(x: jax.Array, before: int, n: int) -> list[jax.Array]:
