@@ -69,17 +69,21 @@ def test_small_outputs(
             np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     n=st.integers(1, 3),
     height=st.integers(4, 13),
     width=st.integers(1, 9),
+    passed_on=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_winograd_value_and_gradients(n: int, height: int, width: int, seed: int) -> None:
+def test_winograd_value_and_gradients(
+    n: int, height: int, width: int, passed_on: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "LEAST_CHANNELS", 1)
+        patch.setattr(winograd, "LEAST_CHANNELS_PASSED_ON", 1 if passed_on else 128)
         patch.setattr(winograd, "LEAST_POSITIONS", 1)
         patch.setattr(winograd, "LEAST_MULTIPLICATIONS", 1)
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
