@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("side", choices=DTYPES)
     arguments = parser.parse_args()
     materials = Materials(arguments.folder)
-    # Empty at first: what compiling takes is part of training.
+    # Of each task its own, so empty at first: what compiling takes is part of training.
     compiled = materials.folder / f"compiled-{arguments.task}-{arguments.side}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[materials.settings.platform]
