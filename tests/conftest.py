@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # As the command line, which so finds what tests in this process have compiled; each test says how
 # many devices.
 prepare(batch_size=1)
-os.environ.pop("JAX_NUM_CPU_DEVICES")
+os.environ.pop("JAX_NUM_CPU_DEVICES", None)
 
 # The least that trains: seconds, not minutes, on a CPU.
 TINY = (
