@@ -91,7 +91,7 @@ def _backward(
         return jax.vjp(lambda kernel: _by_xla(x, kernel), kernel)[1](gradient)[0]
 
     operands = x, kernel, gradient
-    by_sums = len(kernel[0, 0]) >= LEAST_CHANNELS_PASSED_ON
+    by_sums = kernel.shape[2] >= LEAST_CHANNELS_PASSED_ON
     input_gradient = _input_gradient if by_sums else input_gradient_by_xla
     return (
         lax.platform_dependent(*operands, cpu=input_gradient, default=input_gradient_by_xla),
