@@ -52,6 +52,7 @@ def test_versions_that_know_the_flags(jaxlib: str, known: bool) -> None:
     [
         ({}, min(4, CORES), 1 < min(4, CORES) == CORES),
         ({"JAX_NUM_CPU_DEVICES": "1"}, 1, False),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 3, CORES == 3),
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, False),
     ],
 )

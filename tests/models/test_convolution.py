@@ -16,7 +16,7 @@ BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbe
 
 @settings(max_examples=12, deadline=None)
 @given(
-    n=st.integers(1, 3),
+    n=st.integers(1, 5),
     height=st.integers(1, 12),
     width=st.integers(1, 12),
     seed=st.integers(0, 999),

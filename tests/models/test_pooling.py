@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from devnet_jax.models.pooling import max_pool
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     height=st.integers(4, 9),
     width=st.integers(4, 9),

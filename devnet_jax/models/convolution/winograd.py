@@ -69,10 +69,17 @@ def pays(x: jax.Array, kernel: jax.Array) -> bool:
     )
 
 
+def _is_passed_on(kernel: jax.Array) -> bool:
+    """Whether outputs and the input's gradient are computed this way, too."""
+    return kernel.shape[2] >= LEAST_CHANNELS_PASSED_ON
+
+
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[B, H, W, C], [3, 3, C, F] → [B, H, W, F]."""
-    return lax.platform_dependent(x, kernel, cpu=_on_a_cpu, default=_by_xla)
+    if not _is_passed_on(kernel):
+        return _by_xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_by_sums, default=_by_xla)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -91,8 +98,7 @@ def _backward(
         return jax.vjp(lambda kernel: _by_xla(x, kernel), kernel)[1](gradient)[0]
 
     operands = x, kernel, gradient
-    by_sums = kernel.shape[2] >= LEAST_CHANNELS_PASSED_ON
-    input_gradient = _input_gradient if by_sums else input_gradient_by_xla
+    input_gradient = _input_gradient if _is_passed_on(kernel) else input_gradient_by_xla
     return (
         lax.platform_dependent(*operands, cpu=input_gradient, default=input_gradient_by_xla),
         lax.platform_dependent(*operands, cpu=_kernel_gradient, default=kernel_gradient_by_xla),
@@ -107,11 +113,6 @@ def _by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-def _on_a_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    channels = kernel.shape[2]
-    return (_by_sums if channels >= LEAST_CHANNELS_PASSED_ON else _by_xla)(x, kernel)
 
 
 @jax.jit  # so that layers of the same shape are traced once; the gradients, too
