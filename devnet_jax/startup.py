@@ -55,8 +55,8 @@ def prepare(batch_size: int) -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(n_cpu_devices(batch_size, n_cores())))
     # A TPU's library, whose release is not jaxlib's, reads XLA_FLAGS as well.
     if knows_flags(importlib.metadata.version("jaxlib")) and not importlib.util.find_spec("libtpu"):
-        n_devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", "1"))
-        os.environ["XLA_FLAGS"] = with_flags(given, a_device_a_core=1 < n_devices == n_cores())
+        a_device_a_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
+        os.environ["XLA_FLAGS"] = with_flags(given, a_device_a_core)
 
 
 def _anything_in(folder: str) -> bool:
