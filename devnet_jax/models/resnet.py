@@ -37,7 +37,7 @@ class _Layers(nn.Module):
             padding=kernel // 2,
             use_bias=self.folded,
             dtype=self.dtype,
-            conv_general_dilated=convolve,
+            conv_general_dilated=partial(convolve, trained=not self.folded),
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             name=name,
         )

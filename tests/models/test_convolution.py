@@ -74,22 +74,21 @@ def test_small_outputs(
     n=st.integers(1, 3),
     height=st.integers(4, 13),
     width=st.integers(1, 9),
-    passed_on=st.booleans(),
+    trained=st.booleans(),
     seed=st.integers(0, 999),
 )
 def test_winograd_value_and_gradients(
-    n: int, height: int, width: int, passed_on: bool, seed: int
+    n: int, height: int, width: int, trained: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "LEAST_CHANNELS", 1)
-        patch.setattr(winograd, "LEAST_CHANNELS_PASSED_ON", 1 if passed_on else 128)
         patch.setattr(winograd, "LEAST_POSITIONS", 1)
         patch.setattr(winograd, "LEAST_MULTIPLICATIONS", 1)
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)))
         assert winograd.pays(x, kernel)
-        value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK), x, kernel)
+        value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK, trained=trained), x, kernel)
         expected, expected_pull = jax.vjp(
             lambda *a: jax.lax.conv_general_dilated(*a, **BLOCK), x, kernel
         )
@@ -99,10 +98,11 @@ def test_winograd_value_and_gradients(
             np.testing.assert_allclose(ours, theirs, atol=1e-11)
 
 
-def test_winograd_is_about_as_exact_as_a_plain_sum() -> None:
+@pytest.mark.parametrize(("size", "channels", "trained"), [(14, 256, True), (56, 64, False)])
+def test_winograd_is_about_as_exact_as_a_plain_sum(size: int, channels: int, trained: bool) -> None:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 14, 14, 256))
-    kernel = rng.standard_normal((3, 3, 256, 128)) / np.sqrt(9 * 256)
+    x = rng.standard_normal((2, size, size, channels))
+    kernel = rng.standard_normal((3, 3, channels, 128)) / np.sqrt(9 * channels)
     assert winograd.pays(jnp.asarray(x), jnp.asarray(kernel))
     with jax.enable_x64(True):
         exact = np.asarray(jax.lax.conv_general_dilated(x, kernel, **BLOCK))
@@ -111,8 +111,18 @@ def test_winograd_is_about_as_exact_as_a_plain_sum() -> None:
     def error(value: jax.Array) -> float:
         return float(np.sqrt(np.mean((np.asarray(value, np.float64) - exact) ** 2)))
 
-    ours = error(convolve(*single, **BLOCK))
-    assert 0 < ours < 4 * error(jax.lax.conv_general_dilated(*single, **BLOCK))
+    plain = jax.lax.conv_general_dilated(*single, **BLOCK)
+    ours = convolve(*single, **BLOCK, trained=trained)
+    assert not np.array_equal(ours, plain)
+    assert error(ours) < 4 * error(plain)
+
+
+def test_outputs_of_64_channels_stay_xlas_where_their_kernel_is_trained() -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1, 56, 56, 64)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 64, 64)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(x, kernel, **BLOCK)
+    np.testing.assert_array_equal(convolve(x, kernel, **BLOCK), expected)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,12 @@ def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int)
 @pytest.mark.parametrize(
     ("options", "image", "kernel", "ours"),
     [
-        (STEM, (1, 8, 8, 3), (7, 7, 3, 4), "4x4x4x12"),  # the four kinds of pixels as channels
+        (
+            STEM,
+            (1, 8, 8, 3),
+            (7, 7, 3, 4),
+            "1x4x4x48",
+        ),  # four kinds of pixels, of four rows, as channels
         (BLOCK, (1, 28, 28, 128), (3, 3, 128, 128), "1x3x128x128"),  # a sum of a kernel's rows
     ],
 )

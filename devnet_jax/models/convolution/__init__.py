@@ -16,6 +16,7 @@ def convolve(
     kernel: jax.Array,
     window_strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    trained: bool = True,
     **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated`, the same up to rounding: the smallest outputs are computed in
@@ -26,13 +27,14 @@ def convolve(
       kernel: [h, w, C, F].
       window_strides: for height and width.
       padding: before and after, for height and width.
+      trained: whether the kernel is being trained: what is rounded then returns in each step.
       **options: its others, at what `nn.Conv` gives where not told otherwise.
     """
     window = kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))
     if window == stem.WINDOW:
         return stem.convolve(x, kernel)
     if window == winograd.WINDOW and winograd.pays(x, kernel):
-        return winograd.convolve(x, kernel)
+        return winograd.convolve(x, kernel, trained)
     outputs = positions.output_shape(x, kernel, window_strides, padding)
     if max(outputs) <= positions.SMALL and max(kernel.shape[:2]) > 1:
         return positions.convolve(x, kernel, outputs, window_strides, padding)

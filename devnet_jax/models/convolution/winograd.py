@@ -11,6 +11,7 @@ Rounding errors are about twice those of the plain convolution (2.4 times with 2
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -23,10 +24,11 @@ TILE = 4  # rows of the output that are computed together
 # known), and multiplications at each of the kernel's places. With fewer channels the sums of the
 # input, with fewer positions those of the kernel take as long as what is saved; and of less work,
 # compiling takes longer than is ever saved.
-LEAST_CHANNELS = 64  # for the kernel's gradient
-# For outputs and the input's gradient, whose rounding errors other layers pass on: with 64 channels
-# as well, the stem's gradient in float32 was off by 3e-4 of its largest value.
-LEAST_CHANNELS_PASSED_ON = 128
+LEAST_CHANNELS = 64
+# For outputs and the input's gradient in training, whose rounding errors other layers pass on: with
+# 64 channels as well, the stem's gradient in float32 was off by 3e-4 of its largest value, and a
+# step was no quicker.
+LEAST_CHANNELS_TRAINED = 128
 LEAST_POSITIONS = 384
 LEAST_MULTIPLICATIONS = 10_000_000
 
@@ -69,25 +71,27 @@ def pays(x: jax.Array, kernel: jax.Array) -> bool:
     )
 
 
-def _is_passed_on(kernel: jax.Array) -> bool:
-    """Whether outputs and the input's gradient are computed this way, too."""
-    return kernel.shape[2] >= LEAST_CHANNELS_PASSED_ON
-
-
-@jax.custom_vjp
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[B, H, W, C], [3, 3, C, F] → [B, H, W, F]."""
-    if not _is_passed_on(kernel):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, trained: bool) -> jax.Array:
+    """[B, H, W, C], [3, 3, C, F] → [B, H, W, F]; `trained` says whether the kernel is."""
+    if not _is_passed_on(kernel, trained):
         return _by_xla(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_by_sums, default=_by_xla)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel), (x, kernel)
+def _is_passed_on(kernel: jax.Array, trained: bool) -> bool:
+    """Whether outputs and the input's gradient are computed this way, too."""
+    return kernel.shape[2] >= (LEAST_CHANNELS_TRAINED if trained else LEAST_CHANNELS)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, trained: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolve(x, kernel, trained), (x, kernel)
 
 
 def _backward(
-    residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+    trained: bool, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
@@ -98,7 +102,7 @@ def _backward(
         return jax.vjp(lambda kernel: _by_xla(x, kernel), kernel)[1](gradient)[0]
 
     operands = x, kernel, gradient
-    input_gradient = _input_gradient if _is_passed_on(kernel) else input_gradient_by_xla
+    input_gradient = _input_gradient if _is_passed_on(kernel, trained) else input_gradient_by_xla
     return (
         lax.platform_dependent(*operands, cpu=input_gradient, default=input_gradient_by_xla),
         lax.platform_dependent(*operands, cpu=_kernel_gradient, default=kernel_gradient_by_xla),
