@@ -27,7 +27,7 @@ def convolve(
       kernel: [h, w, C, F].
       window_strides: for height and width.
       padding: before and after, for height and width.
-      trained: whether the kernel is being trained: what is rounded then returns in each step.
+      trained: whether the kernel is being trained, which wants smaller rounding errors.
       **options: its others, at what `nn.Conv` gives where not told otherwise.
     """
     window = kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))
