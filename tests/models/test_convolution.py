@@ -50,6 +50,8 @@ def test_small_outputs(
 ) -> None:
     before, after = min(before, window - 1), min(after, window - 1)  # no window of padding alone
     assume(min(height, width) + before + after >= window)
+    # Of these XLA itself, with which ours is compared, ends the process (jaxlib 0.10.2).
+    assume((*sorted((height, width)), window, stride, before, after) != (1, 4, 2, 2, 1, 1))
     rng = np.random.default_rng(height)
     options = {
         "window_strides": (stride, stride),
