@@ -17,6 +17,8 @@ _XLA_FLAGS = {
     "xla_cpu_experimental_ynn_fusion_type": "REDUCE",
     # Half of the temporary memory, a sixth less to compile.
     "xla_cpu_enable_concurrency_optimized_scheduler": "false",
+    # A quarter less to compile, and steps no slower.
+    "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling",
 }
 # Where every core is a device: they do not wait for each other in each operation.
 _XLA_FLAGS_OF_A_DEVICE_A_CORE = {"xla_cpu_multi_thread_eigen": "false"}

@@ -15,6 +15,7 @@ from tests.conftest import TINY, Main, make_parts
 
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=REDUCE"
 MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler"
+LOOPS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 ALONE = "--xla_cpu_multi_thread_eigen=false"
 CORES = len(os.sched_getaffinity(0))
 
@@ -30,9 +31,9 @@ def test_devices_share_the_batch(batch_size: int, cores: int, devices: int) -> N
 @pytest.mark.parametrize(
     ("given", "a_device_a_core", "expected"),
     [
-        ("", False, f"{EIGEN} {MEMORY}=false"),
-        ("--xla_dump_to=a", True, f"--xla_dump_to=a {EIGEN} {MEMORY}=false {ALONE}"),
-        (f"{MEMORY}=true", False, f"{MEMORY}=true {EIGEN}"),
+        ("", False, f"{EIGEN} {MEMORY}=false {LOOPS}"),
+        ("--xla_dump_to=a", True, f"--xla_dump_to=a {EIGEN} {MEMORY}=false {LOOPS} {ALONE}"),
+        (f"{MEMORY}=true", False, f"{MEMORY}=true {EIGEN} {LOOPS}"),
     ],
 )
 def test_flags_that_the_user_has_set_stay(given: str, a_device_a_core: bool, expected: str) -> None:

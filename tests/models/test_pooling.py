@@ -13,16 +13,15 @@ from devnet_jax.models.pooling import max_pool
 
 @settings(max_examples=30, deadline=None)
 @given(
-    height=st.integers(4, 9),
-    width=st.integers(4, 9),
+    size=st.sampled_from([(4, 9), (7, 6), (8, 5)]),  # few, as each is compiled
     shape=st.sampled_from([(3, 2, 1), (3, 2, 0), (2, 2, 0), (2, 1, 1)]),
     ties=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_value_and_gradient(height, width, shape, ties, seed) -> None:
+def test_value_and_gradient(size, shape, ties, seed) -> None:
     window, stride, padding = shape
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((2, height, width, 3))
+    x = rng.standard_normal((2, *size, 3))
     if ties:  # as after a ReLU
         x = np.maximum(np.round(x), 0)
     x = jnp.asarray(x, jnp.float32)
