@@ -1,0 +1,129 @@
+"""How long a folder of pictures takes to be prepared and decoded, by cores, and in the next run.
+
+python benchmarks/decoding.py
+
+Each number of cores starts from nothing, in a process of its own that may use no others; the same
+again is the next run. The table goes to a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cost import circumstances, command_line
+from materials import Materials, Settings, write_materials
+
+from devnet_jax.config import DatasetConfig
+from devnet_jax.data.few_shot import FewShotDataset
+
+Figures = Mapping[str, float]
+
+
+def read_all(settings: DatasetConfig) -> dict[str, float]:
+    """Prepares a data set, and reads all images that it trains and tests with; of both the seconds,
+    and how many cores were busy meanwhile."""
+    marks = [(time.perf_counter(), time.process_time())]
+    dataset = FewShotDataset.draw(settings, seed=0)
+    marks.append((time.perf_counter(), time.process_time()))
+    paths = {*dataset.split.train, *dataset.split.test}
+    dataset.images(sorted(paths), settings.image_size)
+    marks.append((time.perf_counter(), time.process_time()))
+    figures: dict[str, float] = {"images": len(paths)}
+    for what, start, end in zip(("preparing", "reading"), marks, marks[1:], strict=False):
+        wall, cpu = (after - before for before, after in zip(start, end, strict=True))
+        figures |= {f"{what}, s": wall, f"cores busy while {what}": cpu / wall}
+    return figures
+
+
+def measure(materials: Materials, cores: Sequence[int], prepared: Path) -> dict[str, Figures]:
+    """`read_all`, twice, each time in a process that may use these cores."""
+    settings = {
+        "name": "image_folder",
+        "manual_dir": str(materials.images),
+        "data_dir": str(prepared),
+        "image_size": materials.settings.image_size,
+    }
+    figures = {}
+    for run in ("first run", "next run"):
+        result = subprocess.run(
+            [sys.executable, __file__, f"--read={json.dumps([list(cores), settings])}"],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        figures[run] = json.loads(result.stdout)
+    return figures
+
+
+def table(rows: Mapping[tuple[int, str], Figures]) -> str:
+    """A row for each number of cores and run."""
+    columns = ["cores", "run", *next(iter(rows.values()))]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for (cores, run), figures in rows.items():
+        numbers = [f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in figures.values()]
+        lines.append(f"| {' | '.join([str(cores), run, *numbers])} |")
+    return "\n".join(lines)
+
+
+def write_page(file: Path, about: str, pixels: int, size: int, rows_as_table: str) -> None:
+    file.write_text(f"""\
+# What decoding costs
+
+{about}
+Pictures of {pixels}×{pixels}, PNG, decoded and resized to {size}×{size}, once each. Preparing is to
+look for the files, to decode each, as one that cannot be decoded is better known at once, and to
+copy them. Reading is to decode them for training and to keep what was decoded, where the next run
+finds it. Files are in the system's page cache.
+
+{rows_as_table}
+""")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/decoding.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument(
+        "--images", type=int, default=1000, help="normal ones that are trained with"
+    )
+    parser.add_argument("--pixels", type=int, default=1024, help="height and width of the files")
+    parser.add_argument("--size", type=int, default=224, help="height and width when decoded")
+    parser.add_argument("--read", type=json.loads, help="read a data set here, and print figures")
+    arguments = parser.parse_args()
+    if arguments.read:
+        cores, settings = arguments.read
+        os.sched_setaffinity(0, cores)
+        print(json.dumps(read_all(DatasetConfig(**settings))))
+        return
+    settings = Settings(
+        n_normal=arguments.images, pixels=arguments.pixels, image_size=arguments.size
+    )
+    all_cores = sorted(os.sched_getaffinity(0))
+    rows = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "materials"
+        folder.mkdir()
+        materials = write_materials(folder, settings)
+        for n in sorted({1, len(all_cores)}):
+            prepared = Path(temporary) / str(n)
+            for run, figures in measure(materials, all_cores[:n], prepared).items():
+                rows[n, run] = figures
+    print(table(rows))
+    about = circumstances(command_line(parser, arguments))
+    write_page(
+        arguments.output / "decoding.md", about, arguments.pixels, arguments.size, table(rows)
+    )
+
+
+if __name__ == "__main__":
+    main()
