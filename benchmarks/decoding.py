@@ -79,8 +79,8 @@ def write_page(file: Path, about: str, pixels: int, size: int, rows_as_table: st
 {about}
 Pictures of {pixels}×{pixels}, PNG, decoded and resized to {size}×{size}, once each. Preparing is to
 look for the files, to decode each, as one that cannot be decoded is better known at once, and to
-copy them. Reading is to decode them for training and to keep what was decoded, where the next run
-finds it. Files are in the system's page cache.
+copy them, which TensorFlow Datasets does on one core. Reading is to decode them for training and to
+keep what was decoded, where the next run finds it. Files are in the system's page cache.
 
 {rows_as_table}
 """)
