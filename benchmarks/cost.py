@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -28,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_page import circumstances, command_line, page_parser
 
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.decoded import DecodedCache
 from devnet_jax.data.store import image_bytes, make_store, padded
-from devnet_jax.environment import cpu_model, describe_devices, n_cores, software
+from devnet_jax.environment import n_cores
 from devnet_jax.startup import n_cpu_devices, prepare
 
 # JAX starts in the process of a row only, which is told by its environment what `prepare` sets.
@@ -379,24 +378,6 @@ LABELS = {
 }
 
 
-def circumstances(command: str) -> str:
-    """The date, the machine, the versions and the command, as a results page begins."""
-    versions = ", ".join(f"{name} {version}" for name, version in software().items())
-    today = datetime.datetime.now(datetime.UTC).date()
-    machine = f"{describe_devices('cpu', 1, 'cpu')}, {cpu_model()}"
-    return f"{today}, {machine}; {versions}.\n\n    {command}\n"
-
-
-def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
-    """The command that measures the same, wherever its results go."""
-    words = ["python", parser.prog]
-    for name, value in vars(arguments).items():
-        if name != "output" and value != parser.get_default(name):
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
-
-
 def write_page(
     folder: Path, about: str, plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]
 ) -> None:
@@ -431,12 +412,7 @@ What was found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/cost.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser = page_parser("cost.py", __doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 96])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224, 320, 448])

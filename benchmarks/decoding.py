@@ -8,7 +8,6 @@ again is the next run. The table goes to a folder.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,8 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cost import circumstances, command_line
 from materials import Materials, Settings, write_materials
+from results_page import circumstances, command_line, page_parser, table
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.few_shot import FewShotDataset
@@ -62,14 +61,14 @@ def measure(materials: Materials, cores: Sequence[int], prepared: Path) -> dict[
     return figures
 
 
-def table(rows: Mapping[tuple[int, str], Figures]) -> str:
+def runs_table(rows: Mapping[tuple[int, str], Figures]) -> str:
     """A row for each number of cores and run."""
     columns = ["cores", "run", *next(iter(rows.values()))]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for (cores, run), figures in rows.items():
-        numbers = [f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in figures.values()]
-        lines.append(f"| {' | '.join([str(cores), run, *numbers])} |")
-    return "\n".join(lines)
+
+    def shown(figures: Figures) -> list[str]:
+        return [f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in figures.values()]
+
+    return table(columns, [[*key, *shown(figures)] for key, figures in rows.items()])
 
 
 def write_page(file: Path, about: str, pixels: int, size: int, rows_as_table: str) -> None:
@@ -87,12 +86,7 @@ keep what was decoded, where the next run finds it. Files are in the system's pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/decoding.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser = page_parser("decoding.py", __doc__)
     parser.add_argument(
         "--images", type=int, default=1000, help="normal ones that are trained with"
     )
@@ -118,11 +112,10 @@ def main() -> None:
             prepared = Path(temporary) / str(n)
             for run, figures in measure(materials, all_cores[:n], prepared).items():
                 rows[n, run] = figures
-    print(table(rows))
+    as_table = runs_table(rows)
+    print(as_table)
     about = circumstances(command_line(parser, arguments))
-    write_page(
-        arguments.output / "decoding.md", about, arguments.pixels, arguments.size, table(rows)
-    )
+    write_page(arguments.output / "decoding.md", about, arguments.pixels, arguments.size, as_table)
 
 
 if __name__ == "__main__":

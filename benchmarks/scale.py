@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from results_page import circumstances, command_line, page_parser
 from scale_step import IMAGE_SIZE, N_DEVICES, Step
 
 from devnet_jax.data.decode import load_image
@@ -304,12 +305,7 @@ def measure(about: str, settings: argparse.Namespace) -> Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/scale.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser = page_parser("scale.py", __doc__)
     parser.add_argument("--size", type=int, default=128, help="of the images of measured runs")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=4, help="the first is not counted")
@@ -320,7 +316,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="write the page from scale.json")
     arguments = parser.parse_args()
-    from cost import circumstances, command_line
     from scale_page import write_page
 
     record = arguments.output / "scale.json"

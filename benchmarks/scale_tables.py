@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from results_page import table
 from scale_arithmetic import (
     CHIPS,
     Chip,
@@ -28,12 +29,6 @@ POD = (8, 64, 256)
 PER_DEVICE = (6, 48)  # images, where the batch grows
 SWEEPS = {"15 classes × 2 shots × 2 methods × 3 seeds": 180, "with 25 seeds": 1500}
 PICTURES = (1_000_000, 10_000_000)
-
-
-def table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Rows of Markdown under their heads."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def milliseconds(seconds: float) -> str:

@@ -9,7 +9,6 @@ JAX's own events tell how long what took. The table goes to a folder.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -23,6 +22,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from results_page import circumstances, command_line, page_parser, table
 
 from devnet_jax.startup import prepare
 
@@ -157,15 +158,15 @@ def spread(values: Sequence[float]) -> str:
     return middle if low == high else f"{middle} ({low} – {high})"
 
 
-def table(rounds: Sequence[Mapping[str, Start]]) -> str:
+def runs_table(rounds: Sequence[Mapping[str, Start]]) -> str:
     """A row for each of the runs."""
     columns = ["", *next(iter(rounds[0].values())).figures]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for name in RUNS:
         figures = [of_round[name].figures for of_round in rounds]
         cells = [spread([of_run[column] for of_run in figures]) for column in columns[1:]]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return table(columns, rows)
 
 
 def largest(start: Start, n: int) -> str:
@@ -202,7 +203,7 @@ with a compilation cache that is empty at first. Medians (least – most). Compi
 the time in which JAX was compiling a program or was reading it from the cache; it keeps programs
 there that took {threshold} s or more to compile (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
-{table(rounds)}
+{runs_table(rounds)}
 
 What was found:
 
@@ -215,12 +216,7 @@ What was found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/startup.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser = page_parser("startup.py", __doc__)
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scales", type=int, default=2)
@@ -232,9 +228,6 @@ def main() -> None:
     if arguments.record:
         run_recorded(arguments.arguments, arguments.record, arguments.batch)
         return
-    # It imports JAX, which the process of a run must not do before it is prepared.
-    from cost import circumstances, command_line
-
     flags = [
         "--config=configs/quickstart.py",
         f"--config.dataset.image_size={arguments.size}",
@@ -253,7 +246,7 @@ def main() -> None:
             folder = Path(temporary) / str(number)
             folder.mkdir()
             rounds.append(measure(folder, flags, Path(temporary) / "prepared"))
-            print(table(rounds), flush=True)
+            print(runs_table(rounds), flush=True)
     about = circumstances(command_line(parser, arguments))
     write_page(arguments.output / "startup.md", about, rounds, helps)
 
