@@ -25,9 +25,9 @@ from typing import Any
 
 from results_page import circumstances, command_line, page_parser, table
 
+from devnet_jax.heap import COMPILE_EVENT
 from devnet_jax.startup import prepare
 
-COMPILE = "/jax/core/compile/backend_compile_duration"  # or reading what was compiled before
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 FOUND = "/jax/compilation_cache/cache_hits"
@@ -76,16 +76,16 @@ class Start:
     @property
     def compiled(self) -> list[Span]:
         """Programs that were compiled, as the cache had none like them."""
-        return [span for span in self.of(COMPILE) if not span.found]
+        return [span for span in self.of(COMPILE_EVENT) if not span.found]
 
     @property
     def figures(self) -> dict[str, float]:
         """The numbers of the table."""
         return {
-            "compiling and reading, s": seconds(self.of(COMPILE)),
+            "compiling and reading, s": seconds(self.of(COMPILE_EVENT)),
             "of which compiling anew, s": seconds(self.compiled),
             "tracing and lowering, s": seconds(self.of(TRACE, LOWER)),
-            "programs": len(self.of(COMPILE)),
+            "programs": len(self.of(COMPILE_EVENT)),
             "of which compiled anew": len(self.compiled),
             "the longest of these, s": max((span.seconds for span in self.compiled), default=0.0),
         }
@@ -106,7 +106,7 @@ def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> Non
             found.add(threading.get_ident())
 
     def note_span(event: str, start_time: float, end_time: float, **about: Any) -> None:
-        in_cache = event == COMPILE and threading.get_ident() in found
+        in_cache = event == COMPILE_EVENT and threading.get_ident() in found
         if in_cache:
             found.discard(threading.get_ident())
         spans.append(Span(event, start_time, end_time, about.get("fun_name", ""), in_cache))
@@ -172,7 +172,7 @@ def runs_table(rounds: Sequence[Mapping[str, Start]]) -> str:
 def largest(start: Start, n: int) -> str:
     """The functions that took longest, compiled or read."""
     by_function: dict[str, float] = collections.defaultdict(float)
-    for span in start.of(COMPILE):
+    for span in start.of(COMPILE_EVENT):
         by_function[span.function] += span.seconds
     longest = sorted(by_function, key=by_function.__getitem__, reverse=True)[:n]
     return ", ".join(f"{name} {by_function[name]:.2f} s" for name in longest)
@@ -189,7 +189,8 @@ def write_page(
     }
     new = sorted((compiled["another data set"] - compiled["second start"]).elements())
     ratio = statistics.median(
-        seconds(of_round["second start"].of(COMPILE)) / seconds(of_round["first start"].of(COMPILE))
+        seconds(of_round["second start"].of(COMPILE_EVENT))
+        / seconds(of_round["first start"].of(COMPILE_EVENT))
         for of_round in rounds
     )
     file.write_text(f"""\

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
-import platform
 from pathlib import Path
 
+from devnet_jax import heap
 from devnet_jax.environment import n_cores
 
 # XLA's flags for CPUs.
@@ -25,10 +24,6 @@ _XLA_FLAGS_OF_A_DEVICE_A_CORE = {"xla_cpu_multi_thread_eigen": "false"}
 # The versions of jaxlib, from one to before another, that know them all: XLA ends a program that
 # sets a flag it does not know.
 _KNOWN_FROM, _KNOWN_UNTIL = (0, 10), (0, 13)
-# Settings of glibc's mallopt, by their numbers in malloc.h, that keep freed memory in the process;
-# a threshold of -1 is none.
-_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -4, -1, -8
-_KEEP_FREED_MEMORY = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_ARENA_MAX: 1}
 
 
 def prepare(batch_size: int) -> None:
@@ -45,12 +40,8 @@ def prepare(batch_size: int) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
     # The small programs, too: JAX keeps what took a second to compile, and many took less.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    if platform.libc_ver()[0] == "glibc" and _anything_in(os.environ["JAX_COMPILATION_CACHE_DIR"]):
-        # XLA frees a step's memory after each step; to get it anew from the system, page by page,
-        # takes a tenth of the step. Where much is compiled it is no gain: among what that leaves
-        # behind, finding free memory takes longer than getting it anew.
-        for setting, value in _KEEP_FREED_MEMORY.items():
-            ctypes.CDLL(None).mallopt(setting, value)
+    # A first start compiles so much that sharing an arena would cost it more than it gains.
+    compiled_before = _anything_in(os.environ["JAX_COMPILATION_CACHE_DIR"])
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in given:
         # Each works on images of its own, which keeps all cores busier than to share one image.
@@ -59,6 +50,8 @@ def prepare(batch_size: int) -> None:
     if knows_flags(importlib.metadata.version("jaxlib")) and not importlib.util.find_spec("libtpu"):
         a_device_a_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
         os.environ["XLA_FLAGS"] = with_flags(given, a_device_a_core)
+    if compiled_before:
+        heap.tune_for_jax()
 
 
 def _anything_in(folder: str) -> bool:

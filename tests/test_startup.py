@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -105,30 +104,3 @@ def test_a_second_start_compiles_nothing_whatever_the_number_of_images(
         found.append({entry.name for entry in compiled.iterdir() if entry.name.endswith("-cache")})
     assert found[0]
     assert found[1] == found[0]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-@pytest.mark.parametrize("compiled_before", [True, False])
-def test_freed_memory_is_kept_where_something_was_compiled_before(
-    compiled_before: bool, tmp_path: Path
-) -> None:
-    if compiled_before:
-        (tmp_path / "jit_step-cache").touch()
-    program = (
-        "import ctypes, resource, devnet_jax.startup as s; s.prepare(8); n = 64 << 20\n"
-        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
-        "libc.free.argtypes = [ctypes.c_void_p]\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(2):\n"
-        "    before = faults(); p = libc.malloc(n); ctypes.memset(p, 1, n); libc.free(p)\n"
-        "print(faults() - before)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    # Pages that the second use got from the system.
-    assert (int(result.stdout) < 100) == compiled_before
