@@ -46,14 +46,11 @@ def keep_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(setting, value)
 
 
-def retire_free_pieces() -> int:
+def retire_free_pieces() -> None:
     """Takes the free pieces of the arena out of use for good, and gives their pages back.
 
     What the process needs from then on lies after them, in one piece. The memory is the system's
     again; only addresses are lost.
-
-    Returns:
-      How many bytes are retired.
     """
     libc = ctypes.CDLL(None)
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
@@ -61,12 +58,9 @@ def retire_free_pieces() -> int:
     libc.sbrk.argtypes, libc.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
     libc.malloc_trim(0)
     end = libc.sbrk(0)
-    retired, size = 0, LARGEST_PIECE
+    size = LARGEST_PIECE
     while size >= SMALLEST_PIECE:
         piece = libc.malloc(size)
-        if piece is not None and piece + size <= end:
-            retired += size
-        else:  # there is no free piece of that size left
+        if piece is None or piece + size > end:  # no free piece of that size is left
             libc.free(piece)
             size = size * 3 // 4
-    return retired

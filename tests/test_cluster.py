@@ -136,14 +136,19 @@ def test_two_processes_train_the_same_model_as_one(
 
 
 def test_evaluating_by_two_processes_is_evaluating_by_one(together: Path, tmp_path: Path) -> None:
-    def results(workdir: Path) -> tuple[dict[str, float], dict[str, float], int]:
-        metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
-        return metrics, scores(workdir), (workdir / "report.html").read_text().count("<img")
+    def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
+        return json.loads((workdir / "eval" / "metrics.json").read_text()), scores(workdir)
+
+    def n_images(workdir: Path) -> int:
+        return (workdir / "report.html").read_text().count("<img")
 
     workdir = Path(shutil.copytree(together, tmp_path / "copy"))
     (workdir / "eval" / "metrics.json").unlink()
     run(["--mode=eval", f"--workdir={workdir}"], processes=1, devices=2)
-    assert results(workdir) == results(together)
+    # An image has another place in its batch, which on some CPUs changes how sums are rounded.
+    for found, expected in zip(results(workdir), results(together), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert n_images(workdir) == n_images(together)
 
 
 def test_two_processes_predict_every_image_once(
