@@ -13,7 +13,8 @@ from __future__ import annotations
 import ctypes
 import platform
 
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX's name; reading, too
+# JAX's name for a program that was compiled, or found in the compilation cache.
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 LONG_COMPILATION = 1.0  # seconds; what shorter ones leave behind is not worth looking for
 # Sizes of pieces in bytes. malloc finds smaller ones at once.
 LARGEST_PIECE, SMALLEST_PIECE = 16 << 20, 16 << 10

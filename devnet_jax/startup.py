@@ -40,8 +40,6 @@ def prepare(batch_size: int) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
     # The small programs, too: JAX keeps what took a second to compile, and many took less.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # A first start compiles so much that sharing an arena would cost it more than it gains.
-    compiled_before = _anything_in(os.environ["JAX_COMPILATION_CACHE_DIR"])
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in given:
         # Each works on images of its own, which keeps all cores busier than to share one image.
@@ -50,7 +48,8 @@ def prepare(batch_size: int) -> None:
     if knows_flags(importlib.metadata.version("jaxlib")) and not importlib.util.find_spec("libtpu"):
         a_device_a_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
         os.environ["XLA_FLAGS"] = with_flags(given, a_device_a_core)
-    if compiled_before:
+    # A first start compiles so much that sharing an arena would cost it more than it gains.
+    if _anything_in(os.environ["JAX_COMPILATION_CACHE_DIR"]):
         heap.tune_for_jax()
 
 
