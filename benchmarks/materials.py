@@ -31,7 +31,7 @@ class Settings:
       steps_per_epoch: of training.
       steps_per_round: optimiser steps of one round.
       score_batch: images scored at once.
-      n_explained: images explained in one round; also the batch of ours.
+      n_explained: images explained in one round; also the batch of ours, as by default.
       n_workers: processes of the peer that load images.
     """
 
@@ -44,7 +44,7 @@ class Settings:
     steps_per_epoch: int = 20
     steps_per_round: int = 3
     score_batch: int = 32
-    n_explained: int = 16
+    n_explained: int = 32
     n_workers: int = 2
 
 
