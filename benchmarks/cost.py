@@ -2,10 +2,11 @@
 
 python benchmarks/cost.py
 
-Each row is a process of its own, which trains as a run does: a store of images, batches made while
-the step before is computed, the package's step. The images are random pixels in the package's cache
-of decoded images, as a second run finds them. What is compiled is compiled by another process
-before, so that compiling has no part in the memory. The table and the plot go to a folder.
+Each row is measured by processes of its own, which train as a run does: a store of images, batches
+made while the step before is computed, the package's step. The images are random pixels in the
+package's cache of decoded images, as a second run finds them. What is compiled is compiled by
+another process before, so that compiling has no part in the memory. The table and the plot go to a
+folder.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What was measured of one row.
+    """What one process has measured of a row.
 
     Attributes:
       seconds: of each timed step: waiting for its batch, computing, fetching its loss.
@@ -238,9 +239,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[Work]]:
     }
 
 
-def measure_all(rows: Sequence[Work], seconds: float) -> dict[Work, Cost]:
-    """Measures each of the rows once, in their order."""
-    costs: dict[Work, Cost] = {}
+def measure_all(rows: Sequence[Work], n_rounds: int, seconds: float) -> dict[Work, list[Cost]]:
+    """Measures all rows in turn, round after round."""
+    costs: dict[Work, list[Cost]] = {row: [] for row in rows}
     compiled: set[Work] = set()
     n_images = {
         size: max(row.n_images for row in rows if row.image_size == size)
@@ -250,19 +251,28 @@ def measure_all(rows: Sequence[Work], seconds: float) -> dict[Work, Cost]:
         folder = Path(temporary)
         for size, n in n_images.items():
             write_images(folder / str(size), size, n)
-        for row in dict.fromkeys(rows):
+        for row in list(costs) * n_rounds:
             given = (row, folder / str(row.image_size), folder / "compiled")
             if row.program not in compiled:
                 measure_apart(*given, seconds=0)
                 compiled.add(row.program)
-            costs[row] = measure_apart(*given, seconds=seconds)
+            costs[row].append(measure_apart(*given, seconds=seconds))
             print(table_row("", row, costs[row]), flush=True)
     return costs
 
 
-def speed(row: Work, cost: Cost) -> float:
-    """Images a second, of the middle step."""
-    return row.batch_size / statistics.median(cost.seconds)
+def seconds_of_steps(costs: Sequence[Cost]) -> list[float]:
+    return [seconds for cost in costs for seconds in cost.seconds]
+
+
+def speed(row: Work, costs: Sequence[Cost]) -> float:
+    """Images a second, of the middle step of all processes."""
+    return row.batch_size / statistics.median(seconds_of_steps(costs))
+
+
+def growth_mib(costs: Sequence[Cost]) -> float:
+    """Peak memory, of the middle process."""
+    return statistics.median(cost.growth_mib for cost in costs)
 
 
 COLUMNS = (
@@ -275,29 +285,33 @@ COLUMNS = (
     "devices",
     "images/s (slowest – quickest step)",
     "decoded images, MiB",
-    "peak memory, MiB",
+    "peak memory, MiB (least – most)",
     "store made in, s",
 )
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
-def table_row(grows: str, row: Work, cost: Cost) -> str:
+def table_row(grows: str, row: Work, costs: Sequence[Cost]) -> str:
     store = row.store
     if row.store == "auto":
-        store = f"auto, {row.memory_gib:g} GiB: {cost.place}"
-    slowest, quickest = (row.batch_size / f(cost.seconds) for f in (max, min))
+        store = f"auto, {row.memory_gib:g} GiB: {costs[0].place}"
+    slowest, quickest = (row.batch_size / f(seconds_of_steps(costs)) for f in (max, min))
+    least, most = (f(cost.growth_mib for cost in costs) for f in (min, max))
+    store_seconds = statistics.median(cost.store_seconds for cost in costs)
     cells = [grows, f"{row.n_images:,}", store, row.batch_size, row.image_size, row.n_scales]
-    cells += [row.n_devices, f"{speed(row, cost):.1f} ({slowest:.1f} – {quickest:.1f})"]
-    cells += [f"{row.pixels_mib:.0f}", f"{cost.growth_mib:.0f}", f"{cost.store_seconds:.1f}"]
-    return f"| {' | '.join(map(str, cells))} |"
+    cells += [row.n_devices, f"{speed(row, costs):.1f} ({slowest:.1f} – {quickest:.1f})"]
+    cells += [f"{row.pixels_mib:.0f}", f"{growth_mib(costs):.0f} ({least:.0f} – {most:.0f})"]
+    return f"| {' | '.join(map(str, [*cells, f'{store_seconds:.1f}']))} |"
 
 
-def found(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]) -> Iterator[str]:
+def found(
+    plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Sequence[Cost]]
+) -> Iterator[str]:
     """What the rows say, a sentence each."""
     for store in STORES:
         rows = [row for row in plan["images"] if row.store == store]
         few, many = rows[0], rows[-1]
-        growth = costs[many].growth_mib - costs[few].growth_mib
+        growth = growth_mib(costs[many]) - growth_mib(costs[few])
         ratio = speed(many, costs[many]) / speed(few, costs[few])
         yield (
             f"{store}: from {few.n_images:,} to {many.n_images:,} images, which are "
@@ -307,8 +321,8 @@ def found(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]) -> Ite
     auto = plan["images"][-1]
     yield (
         f"{auto.n_images:,} images ({auto.pixels_mib:.0f} MiB) with a budget of "
-        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto].place}, peak memory "
-        f"{costs[auto].growth_mib:.0f} MiB."
+        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto][0].place}, peak memory "
+        f"{growth_mib(costs[auto]):.0f} MiB."
     )
     for grows in ("batch", "size", "scales", "devices"):
         rows = list(plan[grows])
@@ -317,7 +331,7 @@ def found(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]) -> Ite
         values = [str(value_of(grows, row)) for row in rows]
         yield (
             f"{grows} {', '.join(values)}: speed {', '.join(ratios)} times the first one's; peak "
-            f"memory {costs[first].growth_mib:.0f} to {costs[last].growth_mib:.0f} MiB."
+            f"memory {growth_mib(costs[first]):.0f} to {growth_mib(costs[last]):.0f} MiB."
         )
 
 
@@ -331,7 +345,9 @@ def value_of(grows: str, row: Work) -> int:
     }[grows]
 
 
-def draw(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost], file: Path) -> None:
+def draw(
+    plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Sequence[Cost]], file: Path
+) -> None:
     """Images a second, and peak memory below, over each of what grows."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -355,7 +371,7 @@ def draw(plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost], file: P
                 line = {"marker": marker, "color": colour, "label": store if series else None}
                 speeds = [speed(row, costs[row]) for row in series]
                 column[0].plot(values, speeds, **line)
-                column[1].plot(values, [cost.growth_mib for cost in of_series], **line)
+                column[1].plot(values, [growth_mib(measured) for measured in of_series], **line)
             column[1].set_xscale("log", base=10 if grows == "images" else 2)
             ticks = sorted({value_of(grows, row) for row in rows})
             column[1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -379,24 +395,28 @@ LABELS = {
 
 
 def write_page(
-    folder: Path, about: str, plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Cost]
+    folder: Path,
+    about: str,
+    plan: Mapping[str, Sequence[Work]],
+    costs: Mapping[Work, Sequence[Cost]],
 ) -> None:
     """cost.md and the plot beside it."""
     rows = [table_row(grows, row, costs[row]) for grows, rows in plan.items() for row in rows]
-    started = statistics.median(cost.started_mib for cost in costs.values())
+    started = statistics.median(c.started_mib for measured in costs.values() for c in measured)
+    n_rounds = len(next(iter(costs.values())))
     text = f"""\
 # What training costs as the work grows
 
 {about}
-ResNet-18, deviation loss, random weights, float32, {N_ANOMALY} labelled anomalies. Each row is a
-process of its own, measured once. The images are random pixels, decoded before, on disk and in the
-system's page cache.
+ResNet-18, deviation loss, random weights, float32, {N_ANOMALY} labelled anomalies. Each row was
+measured by {n_rounds} processes of its own, in rounds in which all rows had their turn. The images
+are random pixels, decoded before, on disk and in the system's page cache.
 
-- Images/s: of the middle step after the first one. A step is waiting for its batch, computing, and
+- Images/s: of the middle step after the first ones. A step is waiting for its batch, computing, and
   fetching the loss.
-- Peak memory: the largest resident set of the process (ru_maxrss) less the same when JAX had
-  started and nothing was made ({started:.0f} MiB): weights, optimiser, store, batches and the step.
-  What is compiled was compiled before, by another process. The page cache is not counted.
+- Peak memory: of the middle process, the largest resident set (ru_maxrss) less the same when JAX
+  had started and nothing was made ({started:.0f} MiB): weights, optimiser, store, batches and the
+  step. What is compiled was compiled before, by another process. The page cache is not counted.
 
 {HEADER}
 {chr(10).join(rows)}
@@ -421,7 +441,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="where it does not grow")
     parser.add_argument("--size", type=int, default=128, help="where it does not grow")
     parser.add_argument("--scales-size", type=int, default=320, help="size where scales grow")
-    parser.add_argument("--seconds", type=float, default=5, help="that each row trains, at least")
+    parser.add_argument("--rounds", type=int, default=3, help="in which each row is measured")
+    parser.add_argument("--seconds", type=float, default=3, help="that a process trains, at least")
     parser.add_argument("--row", help="measure this one here, and print what it cost, as JSON")
     parser.add_argument("--file", type=Path, help="its images")
     arguments = parser.parse_args()
@@ -431,7 +452,9 @@ def main() -> None:
         return
     rows = plan(arguments)
     print(HEADER)
-    costs = measure_all([row for sweep in rows.values() for row in sweep], arguments.seconds)
+    costs = measure_all(
+        [row for sweep in rows.values() for row in sweep], arguments.rounds, arguments.seconds
+    )
     write_page(arguments.output, circumstances(command_line(parser, arguments)), rows, costs)
 
 
