@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_page import circumstances, command_line, page_parser
+from results_page import circumstances, command_line, page_parser, spread, table
 
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
@@ -257,17 +257,22 @@ def measure_all(rows: Sequence[Work], n_rounds: int, seconds: float) -> dict[Wor
                 measure_apart(*given, seconds=0)
                 compiled.add(row.program)
             costs[row].append(measure_apart(*given, seconds=seconds))
-            print(table_row("", row, costs[row]), flush=True)
+            print(*cells(row, costs[row]), sep=" | ", flush=True)
     return costs
 
 
-def seconds_of_steps(costs: Sequence[Cost]) -> list[float]:
-    return [seconds for cost in costs for seconds in cost.seconds]
+# What all processes have measured, by row.
+Costs = Mapping[Work, Sequence[Cost]]
+
+
+def speeds(row: Work, costs: Sequence[Cost]) -> list[float]:
+    """Images a second, of each step of all processes."""
+    return [row.batch_size / seconds for cost in costs for seconds in cost.seconds]
 
 
 def speed(row: Work, costs: Sequence[Cost]) -> float:
-    """Images a second, of the middle step of all processes."""
-    return row.batch_size / statistics.median(seconds_of_steps(costs))
+    """Images a second, of the middle step."""
+    return statistics.median(speeds(row, costs))
 
 
 def growth_mib(costs: Sequence[Cost]) -> float:
@@ -276,7 +281,6 @@ def growth_mib(costs: Sequence[Cost]) -> float:
 
 
 COLUMNS = (
-    "what grows",
     "images",
     "store",
     "batch",
@@ -288,25 +292,28 @@ COLUMNS = (
     "peak memory, MiB (least – most)",
     "store made in, s",
 )
-HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
-def table_row(grows: str, row: Work, costs: Sequence[Cost]) -> str:
+def cells(row: Work, costs: Sequence[Cost]) -> tuple[object, ...]:
+    """What `COLUMNS` name."""
     store = row.store
     if row.store == "auto":
         store = f"auto, {row.memory_gib:g} GiB: {costs[0].place}"
-    slowest, quickest = (row.batch_size / f(seconds_of_steps(costs)) for f in (max, min))
-    least, most = (f(cost.growth_mib for cost in costs) for f in (min, max))
-    store_seconds = statistics.median(cost.store_seconds for cost in costs)
-    cells = [grows, f"{row.n_images:,}", store, row.batch_size, row.image_size, row.n_scales]
-    cells += [row.n_devices, f"{speed(row, costs):.1f} ({slowest:.1f} – {quickest:.1f})"]
-    cells += [f"{row.pixels_mib:.0f}", f"{growth_mib(costs):.0f} ({least:.0f} – {most:.0f})"]
-    return f"| {' | '.join(map(str, [*cells, f'{store_seconds:.1f}']))} |"
+    return (
+        f"{row.n_images:,}",
+        store,
+        row.batch_size,
+        row.image_size,
+        row.n_scales,
+        row.n_devices,
+        spread(speeds(row, costs), digits=1),
+        f"{row.pixels_mib:.0f}",
+        spread([cost.growth_mib for cost in costs], digits=0),
+        f"{statistics.median(cost.store_seconds for cost in costs):.1f}",
+    )
 
 
-def found(
-    plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Sequence[Cost]]
-) -> Iterator[str]:
+def found(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
     """What the rows say, a sentence each."""
     for store in STORES:
         rows = [row for row in plan["images"] if row.store == store]
@@ -345,9 +352,7 @@ def value_of(grows: str, row: Work) -> int:
     }[grows]
 
 
-def draw(
-    plan: Mapping[str, Sequence[Work]], costs: Mapping[Work, Sequence[Cost]], file: Path
-) -> None:
+def draw(plan: Mapping[str, Sequence[Work]], costs: Costs, file: Path) -> None:
     """Images a second, and peak memory below, over each of what grows."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -394,14 +399,11 @@ LABELS = {
 }
 
 
-def write_page(
-    folder: Path,
-    about: str,
-    plan: Mapping[str, Sequence[Work]],
-    costs: Mapping[Work, Sequence[Cost]],
-) -> None:
+def write_page(folder: Path, about: str, plan: Mapping[str, Sequence[Work]], costs: Costs) -> None:
     """cost.md and the plot beside it."""
-    rows = [table_row(grows, row, costs[row]) for grows, rows in plan.items() for row in rows]
+    rows = [
+        (grows, *cells(row, costs[row])) for grows, of_sweep in plan.items() for row in of_sweep
+    ]
     started = statistics.median(c.started_mib for measured in costs.values() for c in measured)
     n_rounds = len(next(iter(costs.values())))
     text = f"""\
@@ -418,8 +420,7 @@ are random pixels, decoded before, on disk and in the system's page cache.
   had started and nothing was made ({started:.0f} MiB): weights, optimiser, store, batches and the
   step. What is compiled was compiled before, by another process. The page cache is not counted.
 
-{HEADER}
-{chr(10).join(rows)}
+{table(("what grows", *COLUMNS), rows)}
 
 ![images a second and peak memory over what grows](cost.svg)
 
@@ -451,7 +452,7 @@ def main() -> None:
         print(json.dumps(dataclasses.asdict(cost)))
         return
     rows = plan(arguments)
-    print(HEADER)
+    print(*COLUMNS, sep=" | ")
     costs = measure_all(
         [row for sweep in rows.values() for row in sweep], arguments.rounds, arguments.seconds
     )

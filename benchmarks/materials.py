@@ -31,7 +31,7 @@ class Settings:
       steps_per_epoch: of training.
       steps_per_round: optimiser steps of one round.
       score_batch: images scored at once.
-      n_explained: images explained in one round; also the batch of ours, as by default.
+      n_explained: images explained in one round; also the batch of ours.
       n_workers: processes of the peer that load images.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import shlex
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
             values = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median, least and most of numbers; one number where all are the same. Integers are whole."""
+    if all(isinstance(value, int) for value in values):
+        digits = 0
+    middle, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+    return middle if low == high else f"{middle} ({low} – {high})"
 
 
 def table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from results_page import table
+from results_page import spread, table
 from scale_arithmetic import (
     CHIPS,
     Chip,
@@ -46,10 +46,6 @@ def megabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} – {max(values):.1f})"
-
-
 def step_table(measured: Measured) -> str:
     step = measured.step
     rows = [
@@ -78,9 +74,9 @@ def processes_table(measured: Measured) -> str:
         rows.append(
             (
                 f"{name} × {2 // int(name)}",
-                spread(measured.speeds[name]),
+                spread(measured.speeds[name], digits=1),
                 "–" if sent is None else megabytes(sent),
-                spread(measured.scoring[name]),
+                spread(measured.scoring[name], digits=1),
             )
         )
     heads = (

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results_page import circumstances, command_line, page_parser, table
+from results_page import circumstances, command_line, page_parser, spread, table
 
 from devnet_jax.heap import COMPILE_EVENT
 from devnet_jax.startup import prepare
@@ -149,13 +149,6 @@ def help_seconds() -> float:
     ).stdout
     assert "--workdir" in text
     return time.perf_counter() - started
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median, least and most of numbers; one number where all are the same."""
-    digits = 0 if all(isinstance(value, int) for value in values) else 2
-    middle, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
-    return middle if low == high else f"{middle} ({low} – {high})"
 
 
 def runs_table(rounds: Sequence[Mapping[str, Start]]) -> str:
