@@ -26,7 +26,8 @@ import numpy as np
 from in_turn import Line, Ratio, Seconds, in_rounds, in_slices, median_ratio, total_ratio
 from materials import OURS, OURS_BFLOAT16, Materials, Settings, write_materials
 
-from devnet_jax.environment import cpu_model, n_cores, software
+from devnet_jax.runtime.host_devices import cpu_model, n_cores
+from devnet_jax.runtime.versions import software
 
 # With what ends the names of the ratios: of ours by the type it computes in, to a peer.
 OF_OURS = {OURS: "", OURS_BFLOAT16: "_bfloat16"}

@@ -31,10 +31,10 @@ from results_page import circumstances, command_line, page_parser, spread, table
 
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
-from devnet_jax.data.decoded import DecodedCache
+from devnet_jax.data.decode_cache import DecodedCache
 from devnet_jax.data.store import image_bytes, make_store, padded
-from devnet_jax.environment import n_cores
-from devnet_jax.startup import n_cpu_devices, prepare
+from devnet_jax.runtime.host_devices import n_cores
+from devnet_jax.runtime.startup import n_cpu_devices, prepare
 
 # JAX starts in the process of a row only, which is told by its environment what `prepare` sets.
 
@@ -163,10 +163,10 @@ def measure(work: Work, images: Path, seconds: float) -> Cost:
     import jax
 
     from devnet_jax.data.prefetch import prefetch
-    from devnet_jax.devices import n_devices, replicated
-    from devnet_jax.initialisation import make_variables
-    from devnet_jax.train_step import initial_state, make_train_call
-    from devnet_jax.training import call_inputs, on_cpu
+    from devnet_jax.distributed.sharding import n_devices, replicated
+    from devnet_jax.models.build import make_variables
+    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.step import initial_state, make_train_call
 
     assert n_devices() == work.n_devices
     started_mib = peak_mib()

@@ -12,7 +12,7 @@ from comparison import parse, run
 from etils import epath
 from materials import Settings
 
-from devnet_jax.workdir import write_json
+from devnet_jax.runtime.io import write_json
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.startup import prepare
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX counts the cores
 prepare(batch_size=1)
@@ -18,7 +18,7 @@ prepare(batch_size=1)
 import jax  # noqa: E402
 from jax import Array  # noqa: E402
 
-from devnet_jax.models.convolution import convolve  # noqa: E402
+from devnet_jax.models.layers.convolution import convolve  # noqa: E402
 
 BATCH = 8
 SIZES = {

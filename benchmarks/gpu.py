@@ -21,8 +21,8 @@ from comparison import parse, run
 from etils import epath
 from materials import Settings
 
-from devnet_jax.environment import n_cores
-from devnet_jax.workdir import write_json
+from devnet_jax.runtime.host_devices import n_cores
+from devnet_jax.runtime.io import write_json
 
 PAPER = Settings(
     platform="gpu",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from devnet_jax.environment import n_cores
+from devnet_jax.runtime.host_devices import n_cores
 
 OURS, OURS_BFLOAT16 = "ours", "ours_bfloat16"  # our sides, by the type they compute in
 N_ANOMALY = 10  # labelled anomalies; the first of the defect's files are the peer's

@@ -25,7 +25,7 @@ from devnet_jax.config import (
 )
 from devnet_jax.data.decode import load_image, map_in_threads
 from devnet_jax.data.prefetch import prefetch
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.startup import prepare
 
 # JAX is imported only in the tasks: what `prepare` sets comes first, as on the command line.
 
@@ -63,13 +63,14 @@ def decode(paths: list[Path], size: int) -> np.ndarray:
 
 def make(materials: Materials, side: str) -> None:
     """Writes what all sides start from: weights, and decoded images."""
-    from devnet_jax.checkpoints import Checkpoints
+    from devnet_jax.checkpoints.checkpoints import Checkpoints
     from devnet_jax.data.few_shot import FewShotDataset
-    from devnet_jax.initialisation import make_variables
     from devnet_jax.models import to_torch_state_dict
-    from devnet_jax.train_step import initial_state
-    from devnet_jax.training import save_state
-    from devnet_jax.workdir import Workdir, write_json
+    from devnet_jax.models.build import make_variables
+    from devnet_jax.runtime.io import write_json
+    from devnet_jax.runtime.workdir import Workdir
+    from devnet_jax.training.loop import save_state
+    from devnet_jax.training.step import initial_state
 
     config = make_config(materials, side)
     variables = make_variables(config)
@@ -89,8 +90,8 @@ def make(materials: Materials, side: str) -> None:
 
 def train(materials: Materials, side: str) -> None:
     """Image files to a trained model, with a line for each epoch."""
-    from devnet_jax import run
-    from devnet_jax.workdir import Workdir
+    from devnet_jax.runtime.workdir import Workdir
+    from devnet_jax.training import run
 
     package = logging.getLogger("devnet_jax")
     package.addHandler(logging.StreamHandler(sys.stdout))
@@ -121,10 +122,10 @@ def step(materials: Materials, side: str) -> None:
     import jax
 
     from devnet_jax.data.store import HostStore
-    from devnet_jax.devices import replicated
-    from devnet_jax.initialisation import make_variables
-    from devnet_jax.train_step import initial_state, make_train_call
-    from devnet_jax.training import call_inputs, on_cpu
+    from devnet_jax.distributed.sharding import replicated
+    from devnet_jax.models.build import make_variables
+    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.step import initial_state, make_train_call
 
     settings = materials.settings
     # The peer rotates while it loads; a million epochs do not end during the measurement.
@@ -150,7 +151,7 @@ def step(materials: Materials, side: str) -> None:
 
 def score(materials: Materials, side: str) -> None:
     """Scores image files: one batch is decoded by all cores while the one before is scored."""
-    from devnet_jax.detector import Detector
+    from devnet_jax.inference.detector import Detector
 
     detector = Detector.restore(materials.run(side), make_config(materials, side))
     size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
@@ -167,7 +168,7 @@ def score(materials: Materials, side: str) -> None:
 
 def score_decoded(materials: Materials, side: str) -> None:
     """Scores decoded images."""
-    from devnet_jax.detector import Detector
+    from devnet_jax.inference.detector import Detector
 
     detector = Detector.restore(materials.run(side), make_config(materials, side))
     images = np.load(materials.decoded)
@@ -176,7 +177,7 @@ def score_decoded(materials: Materials, side: str) -> None:
 
 def explain(materials: Materials, side: str) -> None:
     """Explains decoded images."""
-    from devnet_jax.detector import Detector
+    from devnet_jax.inference.detector import Detector
 
     images = np.load(materials.decoded)[: materials.settings.n_explained]
     config = with_settings(make_config(materials, side), {"evaluation.batch_size": len(images)})

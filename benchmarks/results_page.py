@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devnet_jax.environment import cpu_model, describe_devices, software
+from devnet_jax.runtime.host_devices import cpu_model, describe_devices
+from devnet_jax.runtime.versions import software
 
 
 def page_parser(program: str, description: str | None) -> argparse.ArgumentParser:

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from devnet_jax.config import Config, with_settings
-from devnet_jax.environment import describe_devices
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.host_devices import describe_devices
+from devnet_jax.runtime.startup import prepare
 
 # JAX is imported only in the functions: what `prepare` sets comes first, as on the command line.
 
@@ -97,10 +97,10 @@ def measure(config: Config) -> dict[str, Any]:
     import jax
 
     from devnet_jax.data.store import DeviceStore
-    from devnet_jax.devices import n_devices, replicated
-    from devnet_jax.initialisation import make_variables
-    from devnet_jax.train_step import initial_state, make_train_call
-    from devnet_jax.training import call_inputs, on_cpu
+    from devnet_jax.distributed.sharding import n_devices, replicated
+    from devnet_jax.models.build import make_variables
+    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.step import initial_state, make_train_call
 
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
     store = DeviceStore(RandomImages(config.dataset.image_size), replicated())

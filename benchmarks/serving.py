@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from devnet_jax.data.decode import load_image
-from devnet_jax.environment import cpu_model, n_cores, software
-from devnet_jax.pods.local import HOST, free_port
-from devnet_jax.startup import prepare
+from devnet_jax.launchers.local import HOST, free_port
+from devnet_jax.runtime.host_devices import cpu_model, n_cores
+from devnet_jax.runtime.startup import prepare
+from devnet_jax.runtime.versions import software
 
 BATCH = 32
 SERVICE = Path(__file__).parents[1] / "examples" / "serve.py"
@@ -38,7 +39,7 @@ WARM_UP_SECONDS = 3.0
 def offline_rate(model: str, files: list[bytes], seconds: float) -> tuple[float, int]:
     """Images a second, decoded and scored in batches by this process; and the images' size."""
     prepare(batch_size=1)
-    from devnet_jax.exported import ExportedDetector
+    from devnet_jax.export.read import ExportedDetector
 
     detector = ExportedDetector.load(model)
     endless = itertools.cycle(files)

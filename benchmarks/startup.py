@@ -25,8 +25,8 @@ from typing import Any
 
 from results_page import circumstances, command_line, page_parser, spread, table
 
-from devnet_jax.heap import COMPILE_EVENT
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.heap import COMPILE_EVENT
+from devnet_jax.runtime.startup import prepare
 
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"

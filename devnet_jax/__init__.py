@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devnet_jax.detector import Detector
-    from devnet_jax.estimator import DevNet
+    from devnet_jax.inference.detector import Detector
+    from devnet_jax.inference.sklearn import DevNet
 
 __all__ = ["Detector", "DevNet", "__version__"]
 __version__ = "0.1.0"
@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # JAX is imported with the first use, so that `--help` and the reading of settings are quick.
     if name == "Detector":
-        from devnet_jax.detector import Detector
+        from devnet_jax.inference.detector import Detector
 
         return Detector
     if name == "DevNet":
-        from devnet_jax.estimator import DevNet
+        from devnet_jax.inference.sklearn import DevNet
 
         return DevNet
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from devnet_jax import saved_config
-from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
+from devnet_jax.cli import saved_config
+from devnet_jax.cli.flags import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config
+from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER
 from devnet_jax.errors import UserError
-from devnet_jax.peers import PEER_TIMEOUT, STUCK_AFTER
-from devnet_jax.startup import prepare
-from devnet_jax.workdir import Workdir
+from devnet_jax.runtime.startup import prepare
+from devnet_jax.runtime.workdir import Workdir
 
 MODES = {
     "train": "train, or go on training, then evaluate",
@@ -98,7 +98,7 @@ def main() -> None:
     prepare(config.train.batch_size // _n_processes())
 
     # JAX and all that needs it is imported only now, so that flags are checked at once.
-    from devnet_jax.cluster import Membership, joined
+    from devnet_jax.distributed.cluster import Membership, joined
 
     membership = Membership(
         _CLUSTER.value,
@@ -139,10 +139,10 @@ def _require_flags_that_fit() -> None:
 
 
 def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.cluster import is_first
-    from devnet_jax.evaluation import evaluate
-    from devnet_jax.run import train
-    from devnet_jax.summary import summarise
+    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.evaluation.evaluate import evaluate
+    from devnet_jax.report.summary import summarise
+    from devnet_jax.training.run import train
 
     if _MODE.value == "train":
         train(config, workdir)
@@ -152,8 +152,8 @@ def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
 
 
 def _predict(config: Config, workdir: Workdir) -> str | None:
-    from devnet_jax.cluster import is_first
-    from devnet_jax.detector import Detector
+    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.inference.detector import Detector
     from devnet_jax.prediction import predict
 
     assert _OUTPUT.value is not None  # the flags have been checked
@@ -170,8 +170,8 @@ def _predict(config: Config, workdir: Workdir) -> str | None:
 
 
 def _explain(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.cluster import is_first
-    from devnet_jax.evaluation import explain
+    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.evaluation.evaluate import explain
 
     explain(config, workdir)
     if is_first():
@@ -179,9 +179,9 @@ def _explain(config: Config, workdir: Workdir) -> None:
 
 
 def _export(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.cluster import is_first
-    from devnet_jax.detector import Detector
-    from devnet_jax.export import export_detector
+    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.export.write import export_detector
+    from devnet_jax.inference.detector import Detector
 
     assert _OUTPUT.value is not None  # the flags have been checked
     detector = Detector.restore(workdir.path, config)

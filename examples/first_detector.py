@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.startup import prepare
 
 QUICK = "--quick" in sys.argv
 FOLDER = Path("runs/first_detector")
@@ -35,11 +35,11 @@ BATCH = 8 if QUICK else 16
 prepare(BATCH)  # before JAX is imported: all cores of a CPU, and a cache of what is compiled
 
 from devnet_jax import Detector  # noqa: E402
-from devnet_jax.data.builders.texture_defects import draw_defect  # noqa: E402
-from devnet_jax.data.builders.textures import draw_surface, photograph  # noqa: E402
-from devnet_jax.export import export_detector  # noqa: E402
-from devnet_jax.exported import ExportedDetector  # noqa: E402
-from devnet_jax.workdir import Workdir  # noqa: E402
+from devnet_jax.data.datasets.drawing.defects import draw_defect  # noqa: E402
+from devnet_jax.data.datasets.drawing.surfaces import draw_surface, photograph  # noqa: E402
+from devnet_jax.export.read import ExportedDetector  # noqa: E402
+from devnet_jax.export.write import export_detector  # noqa: E402
+from devnet_jax.runtime.workdir import Workdir  # noqa: E402
 
 # %% [markdown]
 # ## A folder of pictures

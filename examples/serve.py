@@ -37,10 +37,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from devnet_jax.data.decode import load_image
-from devnet_jax.environment import n_cores
 from devnet_jax.errors import UserError
-from devnet_jax.scores import ImageScorer, as_written
-from devnet_jax.startup import prepare
+from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.runtime.host_devices import n_cores
+from devnet_jax.runtime.startup import prepare
 
 MIB = 2**20
 LINGER_SECONDS = 2.0
@@ -266,7 +266,7 @@ def main(_: Sequence[str]) -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     logging.set_verbosity(logging.WARNING)
     prepare(batch_size=1)
-    from devnet_jax.exported import ExportedDetector  # imports JAX, which had to be prepared
+    from devnet_jax.export.read import ExportedDetector  # imports JAX, which had to be prepared
 
     print(
         f"preparing {FLAGS.model}: up to a minute the first time, as it compiles", file=sys.stderr

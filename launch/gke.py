@@ -18,8 +18,8 @@ import yaml
 from absl import flags
 
 from devnet_jax.errors import UserError
-from devnet_jax.pods.arguments import required, run_launcher, workdir_of
-from devnet_jax.pods.gke import PodGroup, manifest, require_bucket
+from devnet_jax.launchers.arguments import required, run_launcher, workdir_of
+from devnet_jax.launchers.gke import PodGroup, manifest, require_bucket
 
 logger = logging.getLogger("devnet_jax.gke")
 

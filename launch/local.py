@@ -19,11 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
+from devnet_jax.distributed.exit_status import DONE, RESUME
 from devnet_jax.errors import UserError
-from devnet_jax.exit_status import DONE, RESUME
-from devnet_jax.places import find_devices
-from devnet_jax.pods.arguments import run_launcher
-from devnet_jax.pods.local import (
+from devnet_jax.launchers.arguments import run_launcher
+from devnet_jax.launchers.local import (
     Command,
     Environment,
     free_port,
@@ -32,7 +31,8 @@ from devnet_jax.pods.local import (
     to_shell,
     worker_commands,
 )
-from devnet_jax.pods.workers import run_with_restarts
+from devnet_jax.launchers.workers import run_with_restarts
+from devnet_jax.runtime.host_devices import find_devices
 
 logger = logging.getLogger("devnet_jax.local")
 

@@ -23,9 +23,9 @@ from absl import flags
 from etils import epath
 
 from devnet_jax.errors import UserError
-from devnet_jax.pods.arguments import is_bucket, run_launcher, workdir_of
-from devnet_jax.pods.slurm import SlurmJob, batch_script
-from devnet_jax.workdir import write_text
+from devnet_jax.launchers.arguments import is_bucket, run_launcher, workdir_of
+from devnet_jax.launchers.slurm import SlurmJob, batch_script
+from devnet_jax.runtime.io import write_text
 
 logger = logging.getLogger("devnet_jax.slurm")
 

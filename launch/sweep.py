@@ -26,18 +26,19 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from devnet_jax import config as config_module
-from devnet_jax.command_line import flag_names, run_program, with_absolute_paths
+from devnet_jax.cli.flags import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config, parse_setting
-from devnet_jax.data.builders import DATASETS
+from devnet_jax.data.datasets import DATASETS
 from devnet_jax.errors import UserError
-from devnet_jax.places import find_devices
+from devnet_jax.runtime.host_devices import find_devices
+from devnet_jax.runtime.io import write_text
+from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.sweep.description import departures, describe_environment, describe_settings
 from devnet_jax.sweep.grid import ALL, GENERAL, PUBLISHED, Axes, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
 from devnet_jax.sweep.published import published_known_classes
 from devnet_jax.sweep.results import read_result, write_results
 from devnet_jax.sweep.scheduler import Scheduler, wait_for_earlier
-from devnet_jax.sweep.settings import departures, describe_environment, describe_settings
-from devnet_jax.workdir import Workdir, write_text
 
 logger = logging.getLogger("devnet_jax.sweep")
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from absl import flags
 
 import devnet_jax
+from devnet_jax.distributed.exit_status import DONE, RESUME
 from devnet_jax.errors import UserError
-from devnet_jax.exit_status import DONE, RESUME
-from devnet_jax.pods.arguments import is_bucket, required, run_launcher, workdir_of
-from devnet_jax.pods.tpu_run import Code, do, exists, run_on_slice
-from devnet_jax.pods.tpu_slice import ARCHIVE, INSTALL, TpuSlice, require_workdir, to_shell
+from devnet_jax.launchers.arguments import is_bucket, required, run_launcher, workdir_of
+from devnet_jax.launchers.tpu_run import Code, do, exists, run_on_slice
+from devnet_jax.launchers.tpu_slice import ARCHIVE, INSTALL, TpuSlice, require_workdir, to_shell
 
 logger = logging.getLogger("devnet_jax.tpu_pod")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from devnet_jax.startup import prepare
+from devnet_jax.runtime.startup import prepare
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outside the project

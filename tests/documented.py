@@ -225,7 +225,7 @@ def _make_tiny() -> None:
     """Lets what Python's blocks train be as small as what the commands do."""
     from devnet_jax import Detector
     from devnet_jax.config import full_name, parse_setting, with_settings
-    from devnet_jax.estimator import DevNet
+    from devnet_jax.inference.sklearn import DevNet
 
     pairs = (flag.removeprefix("--config.").split("=") for flag in _tiny_flags())
     tiny = {name: parse_setting(name, value) for name, value in pairs}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from devnet_jax.pods.local import HOST, free_port
+from devnet_jax.launchers.local import HOST, free_port
 from tests.conftest import REPOSITORY
 
 Answer = tuple[int, dict[str, Any]]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devnet_jax.exit_status import RESUME
+from devnet_jax.distributed.exit_status import RESUME
 from tests.conftest import REPOSITORY
 from tests.saved_runs import newest_whole, parameters
 

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 import pytest
 
-from devnet_jax.explanation import gradient_maps, input_gradients
+from devnet_jax.data.preprocessing import normalise
+from devnet_jax.inference.explain import gradient_maps, input_gradients
 from devnet_jax.losses import binary_cross_entropy, deviation_loss, focal_loss
 from devnet_jax.models import DeviationNetwork, from_torch_state_dict, to_torch_state_dict
-from devnet_jax.optimizer import make_optimizer, step_decay
-from devnet_jax.preprocessing import normalise
-from devnet_jax.train_step import TrainState, gradient_step
+from devnet_jax.training.optimizer import make_optimizer, step_decay
+from devnet_jax.training.step import TrainState, gradient_step
 
 with np.load(Path(__file__).with_name("golden.npz")) as npz:
     GOLDEN = dict(npz)

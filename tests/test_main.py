@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from devnet_jax import Detector
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from devnet_jax.workdir import Workdir
+from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import REPOSITORY, Main, make_parts
 from tests.saved_runs import parameters
 

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.detector import Detector
-from devnet_jax.initialisation import make_variables
+from devnet_jax.inference.detector import Detector
+from devnet_jax.models.build import make_variables
 from tests.conftest import REPOSITORY, Main
 
 

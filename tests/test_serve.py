@@ -23,11 +23,11 @@ from PIL import Image
 
 from devnet_jax import Detector
 from devnet_jax.config import Config, with_settings
-from devnet_jax.export import export_detector
-from devnet_jax.exported import ExportedDetector
-from devnet_jax.initialisation import make_variables
-from devnet_jax.pods.local import HOST, free_port
-from devnet_jax.workdir import Workdir
+from devnet_jax.export.read import ExportedDetector
+from devnet_jax.export.write import export_detector
+from devnet_jax.launchers.local import HOST, free_port
+from devnet_jax.models.build import make_variables
+from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import REPOSITORY
 from tests.served import Service, ask, started
 

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from devnet_jax.environment import n_cores
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.host_devices import n_cores
 
 _NPY_MAGIC = b"\x93NUMPY"
 # Content that begins like one of these and yet cannot be opened is a damaged image, not

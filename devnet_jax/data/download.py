@@ -16,8 +16,8 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from devnet_jax.data.files import list_files
-from devnet_jax.data.one_process import one_process
+from devnet_jax.data.lock import one_process
+from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_images, load_mask
-from devnet_jax.data.decoded import DecodedCache, open_cache
+from devnet_jax.data.decode_cache import DecodedCache, open_cache
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split
 from devnet_jax.errors import UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from devnet_jax.randomness import generator
+from devnet_jax.rng import generator
 
 
 def balanced_batch(

@@ -14,15 +14,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from devnet_jax.data.builders import DATASETS
-from devnet_jax.data.builders.anomaly_dataset import (
-    SPLITS,
-    AnomalyDatasetBuilder,
-    RawDataset,
-    verify,
-)
+from devnet_jax.data.datasets import DATASETS
+from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset, verify
 from devnet_jax.data.download import fetch
-from devnet_jax.data.one_process import one_process
+from devnet_jax.data.lock import one_process
 from devnet_jax.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from devnet_jax.data.source import Example
 from devnet_jax.errors import UserError, nearest
-from devnet_jax.randomness import generator
+from devnet_jax.rng import generator
 
 T = TypeVar("T")
 

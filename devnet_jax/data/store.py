@@ -19,8 +19,8 @@ from typing import Literal, Protocol
 import jax
 import numpy as np
 
-from devnet_jax.cluster import n_processes_here, require_agreement
 from devnet_jax.config import DatasetConfig
+from devnet_jax.distributed.cluster import n_processes_here, require_agreement
 
 logger = logging.getLogger(__name__)
 

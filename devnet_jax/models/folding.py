@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
-from devnet_jax.models.batch_norm import BatchNorm
+from devnet_jax.models.layers.batch_norm import BatchNorm
 
 
 def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from etils import epath
 from flax import traverse_util
 
 from devnet_jax.errors import UserError
-from devnet_jax.models.deviation_network import BACKBONES, DeviationNetwork, get_backbone
+from devnet_jax.models.network import BACKBONES, DeviationNetwork, get_backbone
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
 """A trained detector over any images: a table of scores, overlays, and a report."""
 
-from devnet_jax.prediction.prediction import Prediction, predict
+from devnet_jax.prediction.predict import Prediction, predict
 
 __all__ = ["Prediction", "predict"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from devnet_jax.data.files import list_files, walk
+from devnet_jax.data.paths import list_files, walk
 from devnet_jax.errors import UserError
 from devnet_jax.prediction.output import Output
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from etils import epath
 
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import Result
-from devnet_jax.thresholds import Threshold
-from devnet_jax.workdir import written_whole
+from devnet_jax.runtime.io import written_whole
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
 

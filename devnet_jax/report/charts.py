@@ -13,10 +13,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullL
 from scipy import stats
 from sklearn import metrics
 
-from devnet_jax.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style, to_svg
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.axis import ScoreAxis, tick_label
+from devnet_jax.report.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style, to_svg
 from devnet_jax.report.outcomes import Group
-from devnet_jax.thresholds import Threshold
 
 _SIZE = (5.0, 3.7)  # inches
 _MAX_POINTS = 1000  # of a curve: more cannot be told apart

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from devnet_jax.thresholds import Threshold
+from devnet_jax.inference.thresholds import Threshold
 
 MAX_PICTURES = 2000  # of more than these the page would be too large to send and to open
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
-from devnet_jax.html.template import render
-from devnet_jax.metrics import image_metrics
+from devnet_jax.evaluation.metrics import image_metrics
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report import charts
 from devnet_jax.report.axis import score_axis
 from devnet_jax.report.content import Picture, Report
+from devnet_jax.report.html.template import render
 from devnet_jax.report.outcomes import (
     OUTCOMES,
     Counts,
@@ -25,7 +26,6 @@ from devnet_jax.report.outcomes import (
     outcome,
     worst_mistakes,
 )
-from devnet_jax.thresholds import Threshold
 
 _MAX_SCORES = 100_000  # that the page holds to count with
 _MAX_ERRORS = 1000  # that it lists

@@ -12,8 +12,8 @@ from typing import Any
 
 from devnet_jax import config as config_module
 from devnet_jax.config import Config, DatasetConfig, get_setting, setting_names, with_settings
-from devnet_jax.data.builders import DATASETS
-from devnet_jax.data.builders.anomaly_dataset import GOOD
+from devnet_jax.data.datasets import DATASETS
+from devnet_jax.data.datasets.builder import GOOD
 from devnet_jax.data.source import is_at_hand, open_source
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.sweep.methods import METHODS

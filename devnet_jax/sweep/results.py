@@ -10,9 +10,10 @@ from etils import epath
 
 from devnet_jax.config import changed_settings, describe
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.io import read_json, write_csv
+from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.sweep.grid import Job
 from devnet_jax.sweep.scheduler import RECORD
-from devnet_jax.workdir import Workdir, read_config, read_json, write_csv
 
 _MEASURES = {
     "image_auroc",

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from etils import epath
 
-from devnet_jax.environment import software
-from devnet_jax.exit_status import RESUME
-from devnet_jax.places import Devices, Environment
+from devnet_jax.distributed.exit_status import RESUME
+from devnet_jax.runtime.host_devices import Devices, Environment
+from devnet_jax.runtime.io import write_json
+from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.sweep.grid import Job
-from devnet_jax.workdir import Workdir, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from devnet_jax.html.template import render
+from devnet_jax.report.html.template import render
 from devnet_jax.sweep.cells import Cell
-from devnet_jax.sweep.chart import draw_shots
-from devnet_jax.sweep.page import Context, Page, Table
+from devnet_jax.sweep.document import Context, Page, Table
 from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.shots_chart import draw_shots
 
 __all__ = ["Context", "to_html", "to_markdown"]
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from devnet_jax.data import source as source_module
-from devnet_jax.data.builders import anomaly_dataset
-from devnet_jax.data.builders.image_folder import ImageFolder
+from devnet_jax.data.datasets import builder as dataset_builder
+from devnet_jax.data.datasets.image_folder import ImageFolder
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.download import Archive
 from devnet_jax.data.source import DATASETS, Example, open_source
@@ -58,7 +58,7 @@ def verifications(monkeypatch) -> list[str]:
 
     def verify(raw):
         names.append(raw.name)
-        return anomaly_dataset.verify(raw)
+        return dataset_builder.verify(raw)
 
     monkeypatch.setattr(source_module, "verify", verify)
     return names
@@ -135,7 +135,7 @@ def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
     def fail(self, example):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(anomaly_dataset.AnomalyDatasetBuilder, "_record", fail)
+    monkeypatch.setattr(dataset_builder.AnomalyDatasetBuilder, "_record", fail)
     with pytest.raises(OSError, match="no space"):
         open_parts(parts, data_dir)
     assert everything(data_dir) == kept
@@ -146,7 +146,7 @@ def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
 
 def test_files_that_change_while_they_are_read_are_noticed(parts, data_dir, monkeypatch):
     def verify(raw):
-        examples = anomaly_dataset.verify(raw)
+        examples = dataset_builder.verify(raw)
         write_image(parts / "test/dent/a.bmp", 77)
         return examples
 
@@ -158,13 +158,13 @@ def test_files_that_change_while_they_are_read_are_noticed(parts, data_dir, monk
 PREPARE = """
 import sys, time
 from devnet_jax.data import source
-from devnet_jax.data.builders import anomaly_dataset
-record = anomaly_dataset.AnomalyDatasetBuilder._record
+from devnet_jax.data.datasets import builder as dataset_builder
+record = dataset_builder.AnomalyDatasetBuilder._record
 def slow(self, example):
     print("writing", flush=True)
     time.sleep(float(sys.argv[3]))
     return record(self, example)
-anomaly_dataset.AnomalyDatasetBuilder._record = slow
+dataset_builder.AnomalyDatasetBuilder._record = slow
 opened = source.open_source("image_folder", manual_dir=sys.argv[1], data_dir=sys.argv[2])
 print(len(opened.examples), "tensorflow" in sys.modules)
 """

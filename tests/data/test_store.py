@@ -24,7 +24,7 @@ from devnet_jax.data.store import (
     make_store,
     padded,
 )
-from devnet_jax.devices import replicated
+from devnet_jax.distributed.sharding import replicated
 from tests.conftest import REPOSITORY
 
 GIB = 2**30

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report
 from devnet_jax.report.thumbnails import mask_thumbnail, thumbnail
-from devnet_jax.thresholds import Threshold
 
 HOSTILE = "\"><script>window.hacked = 1</script>'&amp;\n\udc80 日本"
 CALIBRATED = Threshold("calibrated", 1.25, 0.05, 40)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
-from devnet_jax.thresholds import Threshold
 from tests.report.example import HOSTILE, draw_scores, make_predictions, make_report
 
 # Four normal images and four anomalies of two classes.

@@ -2,12 +2,8 @@
 
 import pytest
 
-from devnet_jax.data.builders import DATASETS
-from devnet_jax.sweep.published import (
-    Published,
-    published_known_classes,
-    published_values,
-)
+from devnet_jax.data.datasets import DATASETS
+from devnet_jax.sweep.published import Published, published_known_classes, published_values
 
 
 def published_value(dataset: str, category: str = "", *, method: str, **row) -> Published | None:

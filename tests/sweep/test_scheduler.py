@@ -13,14 +13,9 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.config import Config
-from devnet_jax.places import Devices, places_of
+from devnet_jax.runtime.host_devices import Devices, places_of
 from devnet_jax.sweep.grid import Job
-from devnet_jax.sweep.scheduler import (
-    MAX_RESTARTS,
-    Scheduler,
-    is_running,
-    wait_for_earlier,
-)
+from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, is_running, wait_for_earlier
 from tests.conftest import REPOSITORY
 
 

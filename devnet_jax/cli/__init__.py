@@ -1,0 +1,1 @@
+"""Command line: flags, logging, errors for people."""

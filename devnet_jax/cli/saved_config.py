@@ -1,0 +1,16 @@
+"""A config file like those in `configs/`, for a run that exists: its own settings.
+
+`--config=…/saved_config.py:WORKDIR`; the command line puts it in where `--config` is left out.
+"""
+
+from ml_collections import ConfigDict
+
+from devnet_jax.config import get_config as default_config
+from devnet_jax.runtime.workdir import Workdir, read_config
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """The settings in the config.json of a workdir."""
+    config = default_config()
+    config.update(read_config(Workdir(workdir)).to_dict())
+    return config

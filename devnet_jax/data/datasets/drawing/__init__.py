@@ -1,0 +1,1 @@
+"""Draws the surfaces and defects of `synthetic_textures`."""

@@ -1,0 +1,115 @@
+"""Any folder of images laid out as MVTec AD's categories are, and the reading of that layout."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+from devnet_jax.data.datasets.builder import (
+    ANOMALY,
+    GOOD,
+    NORMAL,
+    AnomalyDatasetBuilder,
+    RawExample,
+)
+from devnet_jax.data.paths import list_files
+from devnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = (
+    "train/good/, test/good/, test/<defect>/ and, for masks, ground_truth/<defect>/<image>_mask.png"
+)
+
+
+class ImageFolder(AnomalyDatasetBuilder):
+    """Images in folders named after their class; masks, where there are any, of the same name."""
+
+    name = "image_folder"
+    LAYOUT = LAYOUT
+    SHARED_NAME = False
+
+    @classmethod
+    def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
+        return read_class_folders(folder)
+
+    @classmethod
+    def config_name(cls, folder: Path | None, category: str | None) -> str | None:
+        """The folder's name and a hash of its full path: folders of one name stay apart."""
+        if folder is None:
+            return None
+        path = folder.resolve()
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.name).strip("_") or "folder"
+        return f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def read_class_folders(folder: Path) -> list[RawExample]:
+    """Lists train/good, test/good and test/<defect>, with masks from ground_truth/<defect>.
+
+    Folders inside the class folders are read too. A mask has its image's stem, with or without
+    `_mask`, and any image type.
+
+    Raises:
+      UserError: a folder is missing or empty, there are anomalies in train, or two masks for
+        one image.
+    """
+    for needed in ("train/good", "test/good"):
+        if not (folder / needed).is_dir():
+            raise UserError(f"no folder '{folder / needed}': expected {LAYOUT}")
+    for stray in _class_folders(folder / "train"):
+        if stray.name != GOOD:
+            raise UserError(
+                f"'{stray}' is in train, which holds normal images only: move it to"
+                f" '{folder / 'test' / stray.name}'"
+            )
+    classes = [folder / "train" / GOOD, *_class_folders(folder / "test")]
+    if len(classes) < 3:
+        raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {LAYOUT}")
+    examples = []
+    for class_folder in classes:
+        defect = class_folder.name
+        images = list_files(class_folder)
+        if not images:
+            raise UserError(f"no images in '{class_folder}': add some or remove the folder")
+        masks = _masks(folder / "ground_truth" / defect) if defect != GOOD else {}
+        unused = set(masks)
+        for image in images:
+            stem = image.relative_to(class_folder).with_suffix("").as_posix()
+            # The image's own stem first: an image may itself be called …_mask.
+            found = masks.get(stem) or masks.get(f"{stem}_mask")
+            unused -= {stem, f"{stem}_mask"}
+            examples.append(
+                RawExample(
+                    path=image.relative_to(folder).as_posix(),
+                    label=NORMAL if defect == GOOD else ANOMALY,
+                    defect=defect,
+                    image=image,
+                    mask=found,
+                    split=class_folder.parent.name,
+                )
+            )
+        if unused:
+            logger.warning(
+                "%d masks belong to no image in '%s', for example '%s'",
+                len(unused),
+                class_folder,
+                masks[min(unused)],
+            )
+    return examples
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """The mask files below a folder by their stem, with the folders in between."""
+    masks: dict[str, Path] = {}
+    for file in list_files(folder):
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if stem in masks:
+            raise UserError(f"two masks for one image: '{masks[stem]}' and '{file}': remove one")
+        masks[stem] = file
+    return masks

@@ -1,0 +1,106 @@
+"""VisA: industrial objects with pixel-precise masks, https://registry.opendata.aws/visa."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import ClassVar
+
+from devnet_jax.data.datasets.builder import (
+    ANOMALY,
+    GOOD,
+    NORMAL,
+    SPLITS,
+    AnomalyDatasetBuilder,
+    RawExample,
+)
+from devnet_jax.data.download import Archive
+from devnet_jax.data.paths import list_files
+from devnet_jax.errors import UserError
+
+_URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
+# https://github.com/amazon-science/spot-diff (Zou et al. 2022); 100 anomalous images each.
+_NORMAL_IMAGES = {
+    "candle": 1000,
+    "capsules": 602,
+    "cashew": 500,
+    "chewinggum": 503,
+    "fryum": 500,
+    "macaroni1": 1000,
+    "macaroni2": 1000,
+    "pcb1": 1004,
+    "pcb2": 1001,
+    "pcb3": 1006,
+    "pcb4": 1005,
+    "pipe_fryum": 500,
+}
+
+
+class Visa(AnomalyDatasetBuilder):
+    """Industrial inspection: twelve objects, single or several in a view, with masks.
+
+    The split is the one-class one of split_csv/1cls.csv, where that table is.
+    """
+
+    name = "visa"
+    CATEGORIES = tuple(_NORMAL_IMAGES)
+    LAYOUT = (
+        "<category>/Data/Images/Normal/, <category>/Data/Images/Anomaly/,"
+        f" <category>/Data/Masks/Anomaly/ and split_csv/1cls.csv, as {_URL} unpacks to"
+    )
+    PUBLISHED_COUNTS: ClassVar = {
+        category: {GOOD: normal, "anomaly": 100} for category, normal in _NORMAL_IMAGES.items()
+    }
+    # The checksum is anomalib's; others publish the same of their own downloads.
+    DOWNLOAD = (
+        Archive(_URL, "sha256:2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"),
+    )
+
+    @classmethod
+    def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
+        assert category is not None
+        data = folder / category / "Data"
+        splits = _read_splits(_table(folder), category)
+        # By their stem. The values number the kinds of defects from 1, 0 is none.
+        masks = {mask.stem: mask for mask in list_files(data / "Masks" / "Anomaly")}
+        examples = []
+        for name, label, defect in (("Normal", NORMAL, GOOD), ("Anomaly", ANOMALY, "anomaly")):
+            images = list_files(data / "Images" / name)
+            if not images:
+                raise UserError(f"no images in '{data / 'Images' / name}': expected {cls.LAYOUT}")
+            for image in images:
+                path = image.relative_to(folder).as_posix()
+                mask = masks.get(image.stem) if label == ANOMALY else None
+                split = splits.pop(path, None)
+                examples.append(RawExample(path, label, defect, image, mask, split))
+        if splits:
+            raise UserError(
+                f"no file '{folder / min(splits)}', which is in '{_table(folder)}': restore it"
+            )
+        return examples
+
+    @classmethod
+    def index_files(cls, folder: Path) -> list[Path]:
+        return [_table(folder)] if _table(folder).is_file() else []
+
+
+def _table(folder: Path) -> Path:
+    return folder / "split_csv" / "1cls.csv"
+
+
+def _read_splits(table: Path, category: str) -> dict[str, str]:
+    """The split of each of the category's images, by its path; {} where there is no table."""
+    if not table.is_file():
+        return {}
+    splits = {}
+    with table.open(newline="", encoding="utf-8-sig") as lines:
+        rows = csv.DictReader(lines)
+        for row in rows:
+            if row.get("split") not in SPLITS or not row.get("image") or not row.get("object"):
+                raise UserError(
+                    f"'{table}', line {rows.line_num}: expected object, split (train or test),"
+                    f" label, image and mask, not {dict(row)}: restore it"
+                )
+            if row["object"] == category:
+                splits[row["image"]] = row["split"]
+    return splits

@@ -1,0 +1,1 @@
+"""Scores of test images and what they measure."""

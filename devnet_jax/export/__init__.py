@@ -1,0 +1,1 @@
+"""A detector in one file: writing it and reading it."""

@@ -1,0 +1,160 @@
+"""A detector → one file, which scores images without the code of its network."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from jax import export
+
+from devnet_jax.data.split import Split
+from devnet_jax.errors import UserError
+from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, sealed
+from devnet_jax.inference.detector import Detector
+from devnet_jax.inference.explain import METHODS
+from devnet_jax.inference.forward import score_images
+from devnet_jax.models.pretrained import IMAGENET_REPOSITORIES
+from devnet_jax.runtime.io import read_json, write_bytes
+from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.workdir import Workdir
+
+logger = logging.getLogger(__name__)
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_OUTPUTS = {
+    SCORE: "scores [N]; score maps [N, h, w] of the finest level",
+    EXPLAIN: "maps [N, image_size, image_size]",
+}
+_PREPROCESSING = (
+    "RGB as a viewer shows it (EXIF orientation applied, transparency over white), resized to "
+    "image_size × image_size bilinearly with antialiasing, whatever the aspect ratio; uint8. "
+    "Scaling by ImageNet's means and deviations is part of the programs."
+)
+
+
+def export_detector(detector: Detector, workdir: Workdir, output: epath.PathLike) -> None:
+    """Writes a detector as one file, whole or not at all.
+
+    Args:
+      detector: what is exported: its weights with BatchNorm folded in, how it scores, and how it
+        explains by the settings.
+      workdir: of its run; the results of its evaluation are told on the card if they are of its
+        step.
+      output: the file.
+
+    Raises:
+      UserError: the place is a folder.
+    """
+    place = epath.Path(output)
+    if place.is_dir():
+        raise UserError(f"--output={output}: is a folder; give the name of a file, model.devnet")
+    model, variables = detector.folded
+    weights = traverse_util.flatten_dict(variables, sep="/")
+    method = detector.config.evaluation.explanation
+    programs: dict[str, Callable[..., Any]] = {SCORE: score_images}
+    if method != "none":
+        programs[EXPLAIN] = METHODS[method](detector.config)
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        card = json.dumps(
+            _card(detector, workdir, programs), indent=2, ensure_ascii=False, allow_nan=False
+        )
+        _add(archive, CARD, card.encode())
+        for name, function in programs.items():
+
+            def program(
+                weights: dict[str, jax.Array], images: jax.Array, of: Any = function
+            ) -> Any:
+                return of(model, traverse_util.unflatten_dict(weights, sep="/"), images)
+
+            size = detector.config.dataset.image_size
+            _add(archive, name, _exported(program, weights, size))
+        for name, values in weights.items():
+            array = np.asarray(values)
+            _add(archive, WEIGHTS + name, array.astype(array.dtype.newbyteorder("<")).tobytes())
+    write_bytes(place, sealed(content.getvalue()))
+
+
+def _exported(program: Callable[..., Any], weights: dict[str, jax.Array], image_size: int) -> bytes:
+    """The program of any number of images, as an artefact for all platforms."""
+    (n,) = export.symbolic_shape("n")
+    shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
+    images = jax.ShapeDtypeStruct((n, image_size, image_size, 3), jnp.uint8)
+    return bytes(export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images).serialize())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name), content)  # of no date: the same run, the same file
+
+
+def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict[str, Any]:
+    """What a service, or a person, needs to know of a detector."""
+    config = detector.config
+    return {
+        "format": FORMAT,
+        "image_size": config.dataset.image_size,
+        "preprocessing": _PREPROCESSING,
+        "outputs": {name: _OUTPUTS[name] for name in programs},
+        "explanation": config.evaluation.explanation,
+        "loss": {
+            "name": config.loss.name,
+            "prior_mean": config.loss.prior_mean,
+            "prior_std": config.loss.prior_std,
+            "margin": config.loss.margin,
+        },
+        "thresholds": [dataclasses.asdict(threshold) for threshold in detector.thresholds],
+        "dataset": {"name": config.dataset.name, "category": config.dataset.category},
+        "model": dataclasses.asdict(config.model) | {"pretrained": _beginning(detector)},
+        "step": detector.step,
+        "trained_classes": _trained_classes(workdir),
+        **_evaluation(detector, workdir),
+        "software": software(),
+        "platforms": list(PLATFORMS),
+    }
+
+
+def _beginning(detector: Detector) -> str:
+    """Where the weights come from, and whose terms may hold for them."""
+    source, backbone = detector.config.model.pretrained, detector.config.model.backbone
+    if source == "none":
+        return "none: trained on the data set alone"
+    if source == "imagenet":
+        place = IMAGENET_REPOSITORIES.get(backbone, backbone)
+        return (
+            f"torchvision's ImageNet-1k weights, from {place} on the Hugging Face Hub: the licence "
+            "stated there holds for them, and ImageNet's terms for the images behind them"
+        )
+    name = epath.Path(source).name  # of a file: where it lay is nobody's business
+    return f"{name}: the terms of that file hold for what was trained from it"
+
+
+def _trained_classes(workdir: Workdir) -> dict[str, int] | None:
+    """How many labelled anomalies of each class it has seen; `None` where no run tells."""
+    if not workdir.split.exists():
+        return None
+    return dict(Split.from_dict(read_json(workdir.split)).trained_classes)
+
+
+def _evaluation(detector: Detector, workdir: Workdir) -> dict[str, Any]:
+    """The results of the last evaluation, and the classes that it tested, if of this step."""
+    metrics = workdir.evaluation / "metrics.json"
+    results = read_json(metrics) if metrics.exists() else {}
+    if results.get("step") != detector.step:
+        logger.warning("%s: no results of step %d to tell on the card", metrics, detector.step)
+        return {"metrics": None, "tested_classes": None}
+    text = (workdir.evaluation / "scores.csv").read_text()
+    classes = Counter(row["defect"] for row in csv.DictReader(io.StringIO(text)))
+    return {"metrics": results, "tested_classes": dict(sorted(classes.items()))}

@@ -1,0 +1,1 @@
+"""A trained detector in use: scores, maps, thresholds."""

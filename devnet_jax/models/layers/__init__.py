@@ -1,0 +1,1 @@
+"""Layers that Flax lacks, or that are slow on a CPU."""

@@ -1,0 +1,1 @@
+"""The machine that a run finds: process setup, devices, files."""

@@ -1,0 +1,14 @@
+"""Versions of Python and of the libraries that decide the numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+
+def software() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide the numbers, by name."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+    return {"Python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names
+    }

@@ -1,0 +1,47 @@
+"""What a workdir remembers of its run when it is opened again: settings and split."""
+
+from __future__ import annotations
+
+import json
+
+from devnet_jax.config import Config, changed_settings, describe
+from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.split import Split
+from devnet_jax.distributed.cluster import require_agreement
+from devnet_jax.errors import UserError
+from devnet_jax.runtime.io import read_json
+from devnet_jax.runtime.workdir import Workdir, read_config
+
+
+def open_dataset(config: Config, workdir: Workdir) -> FewShotDataset:
+    """The data set of the settings, with the split of the workdir's run or, for a new run, drawn.
+
+    Raises:
+      UserError: the workdir holds a run that these settings would not have given, or another
+        process of the run has other settings or other images.
+    """
+    dataset = _open(config, workdir)
+    # Each host may have its data in another place, and so with other times of its files.
+    where = {"manual_dir": None, "data_dir": None}
+    settings = {**config.to_dict(), "dataset": {**config.to_dict()["dataset"], **where}}
+    require_agreement("the settings", json.dumps(settings))
+    split = {**dataset.split.to_dict(), "fingerprint": None}
+    require_agreement("the images", json.dumps(split))
+    return dataset
+
+
+def _open(config: Config, workdir: Workdir) -> FewShotDataset:
+    if not workdir.config.exists():
+        if workdir.checkpoints.exists():
+            raise UserError(
+                f"--workdir={workdir.path} holds checkpoints but no config.json: restore that "
+                "file, or choose another workdir"
+            )
+        return FewShotDataset.draw(config.dataset, config.seed)
+    changed = changed_settings(read_config(workdir), config)
+    if changed:
+        raise UserError(
+            f"--workdir={workdir.path} holds a run with other settings: {describe(changed)}; "
+            "choose another workdir, or the settings of that run"
+        )
+    return FewShotDataset.reopen(config.dataset, Split.from_dict(read_json(workdir.split)))

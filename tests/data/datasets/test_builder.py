@@ -1,0 +1,337 @@
+"""Raw layouts → examples, and what is verified on the way."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.model_selection import train_test_split
+
+from devnet_jax.data.datasets import DATASETS
+from devnet_jax.data.datasets.brain_mri import BrainMri
+from devnet_jax.data.datasets.builder import Produced, RawDataset, RawExample, _shards, verify
+from devnet_jax.data.datasets.elpv import Elpv
+from devnet_jax.data.datasets.image_folder import ImageFolder
+from devnet_jax.data.datasets.mvtec_ad import MvtecAd
+from devnet_jax.data.download import files_checksum
+from devnet_jax.data.paths import list_files
+from devnet_jax.errors import UserError
+
+
+def write_image(path: Path, size=(6, 4), mode="RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, len(path.name)).save(path)
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A small image folder: 3 + 2 good, 2 scratches with masks, 1 dent without."""
+    folder = tmp_path / "parts"
+    for name in ("train/good/0.png", "train/good/1.png", "train/good/lot2/0.png"):
+        write_image(folder / name)
+    for name in ("test/good/0.png", "test/good/1.bmp"):
+        write_image(folder / name)
+    for name in ("test/scratch/0.png", "test/scratch/lot2/0.png", "test/dent/0.png"):
+        write_image(folder / name)
+    write_image(folder / "ground_truth/scratch/0_mask.bmp", mode="L")
+    write_image(folder / "ground_truth/scratch/lot2/0.png", mode="L")
+    return folder
+
+
+def listed(folder: Path) -> list[tuple]:
+    return [(e.path, e.split, e.label, e.defect) for e in ImageFolder.raw_examples(folder, None)]
+
+
+def test_image_folder_lists_classes_and_finds_masks(parts):
+    assert sorted(listed(parts)) == [
+        ("test/dent/0.png", "test", 1, "dent"),
+        ("test/good/0.png", "test", 0, "good"),
+        ("test/good/1.bmp", "test", 0, "good"),
+        ("test/scratch/0.png", "test", 1, "scratch"),
+        ("test/scratch/lot2/0.png", "test", 1, "scratch"),
+        ("train/good/0.png", "train", 0, "good"),
+        ("train/good/1.png", "train", 0, "good"),
+        ("train/good/lot2/0.png", "train", 0, "good"),
+    ]
+    masks = {e.path: e.mask for e in ImageFolder.raw_examples(parts, None) if e.mask}
+    assert masks == {
+        "test/scratch/0.png": parts / "ground_truth/scratch/0_mask.bmp",
+        "test/scratch/lot2/0.png": parts / "ground_truth/scratch/lot2/0.png",
+    }
+
+
+def test_hidden_files_are_ignored(parts):
+    before = listed(parts)
+    (parts / "test/good/.DS_Store").write_bytes(b"x")
+    write_image(parts / "train/good/.thumbnails/0.png")
+    write_image(parts / "test/.trash/0.png")
+    assert listed(parts) == before
+
+
+def remove(folder: Path) -> None:
+    for file in list_files(folder):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "train").rename(f / "Train"), r"no folder '.*train/good': expected"),
+        (lambda f: (f / "test/good").rename(f / "good"), r"no folder '.*test/good': expected"),
+        (lambda f: remove(f / "train/good"), r"no images in '.*train/good'"),
+        (lambda f: remove(f / "test/dent"), r"no images in '.*test/dent'"),
+        (lambda f: write_image(f / "train/dent/1.png"), r"train/dent'.*move it to '.*test/dent'"),
+        (
+            lambda f: write_image(f / "ground_truth/scratch/0_mask.png"),
+            r"two masks.*0_mask\.bmp' and '.*0_mask\.png",
+        ),
+    ],
+)
+def test_wrong_layouts_say_what_to_do(parts, spoil, message):
+    spoil(parts)
+    with pytest.raises(UserError, match=message):
+        listed(parts)
+
+
+def test_a_folder_without_anomalies_is_refused(tmp_path):
+    write_image(tmp_path / "train/good/0.png")
+    write_image(tmp_path / "test/good/0.png")
+    with pytest.raises(UserError, match="no folder of anomalous images"):
+        listed(tmp_path)
+
+
+def test_masks_that_belong_to_no_image_are_reported(parts, caplog):
+    write_image(parts / "ground_truth/dent/7_mask.png")
+    listed(parts)
+    assert re.search(r"1 masks belong to no image.*7_mask\.png", caplog.text)
+
+
+def test_mvtec_ad_takes_the_data_sets_folder_or_the_categorys(parts):
+    category = parts.rename(parts.with_name("bottle"))
+    both = [MvtecAd.read_raw(folder, "bottle") for folder in (category, category.parent)]
+    assert both[0].examples == both[1].examples
+    assert len(both[0].examples) == 8
+    with pytest.raises(UserError, match=r"no folder '.*/cable': expected.*mvtec"):
+        MvtecAd.raw_examples(category.parent, "cable")
+
+
+def test_brain_mri_as_published(shared):
+    raw = BrainMri.read_raw(shared / "data/brain_mri", None)
+    examples = verify(raw)
+    assert Counter((e.split, e.label, e.defect) for e in examples) == {
+        ("train", 0, "good"): 73,
+        ("test", 0, "good"): 25,
+        ("test", 1, "tumor"): 155,
+    }
+    names = sorted(f"no/{p.name}" for p in (shared / "data/brain_mri/no").iterdir())
+    train, test = train_test_split(names, test_size=0.25, random_state=42)
+    assert [e.path for e in examples if e.split == "train"] == sorted(train)
+    assert [e.path for e in examples if (e.split, e.label) == ("test", 0)] == sorted(test)
+
+
+def test_brain_mri_nested_as_in_the_archive(tmp_path):
+    for name in ("no/1.png", "no/2.png", "yes/1.png"):
+        write_image(tmp_path / "brain_tumor_dataset" / name)
+    paths = [e.path for e in BrainMri.raw_examples(tmp_path, None)]
+    assert paths == ["no/1.png", "no/2.png", "yes/1.png"]
+
+
+def test_elpv_as_published(shared):
+    examples = Elpv.raw_examples(shared / "data/elpv", None)
+    assert Counter(e.defect for e in examples) == {"good": 588 + 920, "mono": 313, "poly": 402}
+
+
+def test_elpv_is_fetched_with_the_checksum_of_its_files(shared):
+    (archive,) = Elpv.DOWNLOAD
+    assert archive.checksum == f"files:{files_checksum(shared / 'data/elpv')}"
+
+
+def test_elpv_leaves_out_the_uncertain_and_checks_its_table(tmp_path):
+    for i in range(4):
+        write_image(tmp_path / f"images/{i}.png")
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "images/0.png  0.0  mono\nimages/1.png 0.333 poly\n\nimages/2.png 1.0 poly\n"
+        "images/3.png 1.0 mono\n"
+    )
+    examples = Elpv.raw_examples(tmp_path, None)
+    assert [(e.path, e.label, e.defect) for e in examples] == [
+        ("images/0.png", 0, "good"),
+        ("images/2.png", 1, "poly"),
+        ("images/3.png", 1, "mono"),
+    ]
+    table.write_text("images/0.png 0.0 mono\nimages/9.png 1.0 mono\n")
+    with pytest.raises(UserError, match=r"labels\.csv', line 2: no file '.*9\.png'"):
+        Elpv.raw_examples(tmp_path, None)
+    table.write_text("images/0.png,0.0,mono\n")
+    with pytest.raises(UserError, match=r"labels\.csv', line 1: expected a path"):
+        Elpv.raw_examples(tmp_path, None)
+    table.unlink()
+    with pytest.raises(UserError, match=r"no file '.*labels\.csv'"):
+        Elpv.raw_examples(tmp_path, None)
+
+
+def test_a_quarter_of_unsplit_normals_is_held_out_and_train_comes_first(parts):
+    image = parts / "test/good/0.png"
+    raw = RawDataset(
+        "set",
+        [RawExample(f"n{i:02d}", 0, "good", image) for i in range(20)]
+        + [RawExample("a", 1, "crack", image)],
+        "",
+    )
+    examples = verify(raw)
+    assert [e.split for e in examples] == ["train"] * 15 + ["test"] * 6
+    for split in ("train", "test"):
+        paths = [e.path for e in examples if e.split == split and e.label == 0]
+        assert paths == sorted(paths)
+
+
+def test_files_that_are_no_images_are_skipped_and_counted(parts, caplog):
+    (parts / "train/good/notes.png").write_text("not an image")
+    (parts / "train/good/Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    with caplog.at_level("INFO"):
+        examples = verify(ImageFolder.read_raw(parts, None))
+    assert len(examples) == 8
+    assert "2 files skipped that are no images" in caplog.text
+    assert "Thumbs.db" not in caplog.text
+
+
+def test_equal_pixels_have_equal_digests_whatever_the_file(parts, tmp_path):
+    """A copy in another file type is found again; another size or value is not."""
+    files = {
+        "a": write_image(tmp_path / "1.png"),
+        "b": write_image(tmp_path / "2.bmp"),
+        "c": write_image(tmp_path / "3.png", size=(4, 6)),
+        "d": write_image(tmp_path / "four.png"),
+        "e": write_image(tmp_path / "5.png", mode="L"),
+    }
+    raw = RawDataset(
+        "set",
+        [RawExample(name, int(name == "a"), "good", file) for name, file in files.items()],
+        "",
+    )
+    digest = {e.path: e.digest for e in verify(raw)}
+    assert digest["a"] == digest["b"]
+    assert len(set(digest.values())) == 4
+
+
+def test_other_counts_than_the_published_are_reported_and_not_fatal(parts, caplog, monkeypatch):
+    counts = {None: {"good": 5, "scratch": 3, "dent": 1, "hole": 4}}
+    monkeypatch.setattr(ImageFolder, "PUBLISHED_COUNTS", counts)
+    assert len(verify(ImageFolder.read_raw(parts, None))) == 8
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert record.getMessage().endswith(
+        "not the published data set, or not all of it: 2 of class 'scratch' where 3 are published,"
+        " 0 of class 'hole' where 4 are published"
+    )
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "test/dent/0.png").write_bytes(b""), r"test/dent/0\.png' is empty"),
+        (lambda f: truncate(f / "test/dent/0.png"), r"test/dent/0\.png' is truncated"),
+        (
+            lambda f: write_image(f / "ground_truth/scratch/0_mask.bmp", size=(4, 6)),
+            r"mask '.*0_mask\.bmp' is 4×6 .* '.*test/scratch/0\.png' is 6×4",
+        ),
+        (
+            lambda f: (f / "ground_truth/scratch/0_mask.bmp").write_text("text"),
+            r"0_mask\.bmp' is no image",
+        ),
+        (
+            lambda f: (f / "test/dent/0.png").write_text("text"),
+            r"none of the files of class 'dent' in test is an image",
+        ),
+    ],
+)
+def test_verification_names_what_is_wrong(parts, spoil, message):
+    spoil(parts)
+    with pytest.raises(UserError, match=message) as error:
+        verify(ImageFolder.read_raw(parts, None))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        (lambda f: None, False),
+        (lambda f: (f / "readme.txt").write_text("not read"), False),
+        (lambda f: write_image(f / "train/good/9.png"), True),
+        (lambda f: (f / "train/good/0.png").unlink(), True),
+        (lambda f: (f / "train/good/0.png").touch(), True),
+        (lambda f: (f / "ground_truth/scratch/0_mask.bmp").touch(), True),
+        (lambda f: (f / "ground_truth/scratch/0_mask.bmp").unlink(), True),
+        (lambda f: (f / "test/dent").rename(f / "test/hole"), True),
+    ],
+)
+def test_fingerprint_follows_the_files_that_are_read(parts, change, changes):
+    before = ImageFolder.read_raw(parts, None).fingerprint
+    change(parts)
+    assert (ImageFolder.read_raw(parts, None).fingerprint != before) == changes
+
+
+def test_fingerprint_follows_tables_and_the_sources_of_produced_images(tmp_path):
+    strip = write_image(tmp_path / "strip.png")
+    table = tmp_path / "table.csv"
+    table.write_text("x")
+
+    class Strips(ImageFolder):
+        name = "strips"
+
+        @classmethod
+        def raw_examples(cls, folder, category):
+            return [RawExample("strip-0", 0, "good", Produced(strip.read_bytes, (strip,)))]
+
+        @classmethod
+        def index_files(cls, folder):
+            return [table]
+
+    seen = {Strips.read_raw(tmp_path, None).fingerprint}
+    for file in (strip, table):
+        file.touch()
+        seen.add(Strips.read_raw(tmp_path, None).fingerprint)
+    assert len(seen) == 3
+
+
+def test_produced_images_are_made_once(parts):
+    made = []
+
+    def make() -> bytes:
+        made.append(1)
+        return (parts / "test/good/0.png").read_bytes()
+
+    produced = Produced(make)
+    raw = RawDataset(
+        "set",
+        [RawExample(f"n{i}", 0, "good", produced) for i in range(4)]
+        + [RawExample("a", 1, "crack", produced, mask=produced)],
+        "",
+    )
+    examples = verify(raw)
+    assert len(made) == 6
+    assert all(isinstance(e.image, bytes) for e in examples)
+
+
+def test_shards_keep_the_order_and_their_size():
+    rng = np.random.default_rng(0)
+    examples = [RawExample(str(i), 0, "good", bytes(rng.integers(1, 60))) for i in range(50)]
+    shards = list(_shards(examples, 100))
+    assert [e for shard in shards for e in shard] == examples
+    assert all(len(s) == 1 or sum(len(e.image) for e in s) <= 100 for s in shards)
+    assert len(shards) < 30
+
+
+def test_every_builder_is_known_by_its_name_and_says_its_layout():
+    for name, builder in DATASETS.items():
+        assert builder.name == name
+        assert builder.LAYOUT or not builder.NEEDS_FOLDER
+        assert list(builder.CATEGORIES) == [c.name for c in builder.BUILDER_CONFIGS]
+    assert len(MvtecAd.CATEGORIES) == 15

@@ -1,0 +1,30 @@
+"""Metrics against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
+
+
+def test_by_hand() -> None:
+    labels = np.array([0, 0, 1, 0, 1])
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.9])
+    result = image_metrics(labels, scores)
+    # Of the 6 pairs of an anomaly and a normal, 5 are in order.
+    assert result["image_auroc"] == pytest.approx(5 / 6)
+    # Precision is 1 at the first anomaly, 2/3 at the second.
+    assert result["image_ap"] == pytest.approx((1 + 2 / 3) / 2)
+    # At 0.3: precision 2/3, recall 1, F1 0.8; at 0.9: 1, 1/2, 2/3.
+    assert result["image_f1_max"] == pytest.approx(0.8)
+    assert result["image_f1_max_threshold"] == pytest.approx(0.3)
+
+
+def test_alarm_rates_count_the_threshold_itself_as_an_alarm() -> None:
+    labels = np.array([0, 0, 0, 1, 1])
+    scores = np.array([0.0, 1.0, 2.0, 1.0, 0.5])
+    assert alarm_rates(labels, scores, 1.0) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
+
+
+def test_separable_scores_reach_a_perfect_f1() -> None:
+    result = image_metrics(np.array([0, 1, 1]), np.array([-1.0, 0.0, 3.0]))
+    assert (result["image_f1_max"], result["image_f1_max_threshold"]) == (1.0, 0.0)

@@ -1,0 +1,126 @@
+"""What people give to be scored, and what they get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from devnet_jax.config import LossConfig
+from devnet_jax.data.decode import load_image
+from devnet_jax.errors import UserError
+from devnet_jax.inference.overlay import lay_over
+from devnet_jax.inference.scorer import ImageScorer, as_batch
+from devnet_jax.inference.thresholds import Threshold
+
+
+class Brightness(ImageScorer):
+    """Scores an image by its mean, and explains it by its pixels."""
+
+    image_size = 16
+    thresholds = (Threshold("calibrated", 100.0, 0.05, 19),)
+    loss = LossConfig()
+    explanation = "gradient"
+
+    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps = images.mean(axis=-1, dtype=np.float32)
+        return maps.mean(axis=(1, 2)), maps
+
+    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+        return images.mean(axis=-1, dtype=np.float32) / 255
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(5).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held upright
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned)
+    return tmp_path / "a.png"
+
+
+def test_a_picture_is_the_same_however_it_is_given(picture: Path) -> None:
+    expected = load_image(picture.read_bytes(), "a.png", 16)
+    with Image.open(picture) as opened:
+        upright = np.rot90(np.asarray(opened), 3)
+        ways: list[Any] = [
+            picture, str(picture), opened, upright, [picture], [opened], (upright,),
+            upright[None], upright / 255, [upright.astype(np.uint16) * 257],
+        ]  # fmt: skip
+        for way in ways:
+            batch = as_batch(way, 16)
+            assert batch.dtype == np.uint8
+            np.testing.assert_array_equal(batch, expected[None])
+    mixed = as_batch([picture, upright], 16)
+    np.testing.assert_array_equal(mixed, np.stack([expected, expected]))
+    assert as_batch(mixed, 16) is mixed
+
+
+def test_grey_images_and_stacks_of_them() -> None:
+    grey = np.full((20, 20), 7, np.uint8)
+    assert np.unique(as_batch(grey, 8)).tolist() == [7]
+    assert as_batch(np.zeros((3, 20, 20, 1), np.uint8), 8).shape == (3, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([], "no image is given"),
+        (np.zeros((0, 16, 16, 3), np.uint8), "no image is given"),
+        (["absent.png"], r"'absent\.png' cannot be read: No such file"),
+        ([np.zeros((16, 16, 2), np.uint8)], r"'number 0' has the shape \(16, 16, 2\)"),
+        ([np.full((16, 16, 3), 200.0)], "outside 0 to 1"),
+        ([np.zeros((16, 16), np.uint8), 5], "number 1 is a int"),
+        (np.zeros((1, 16, 16, 3), np.int64), "is of type int64"),
+    ],
+)
+def test_what_is_no_image(images: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        as_batch(images, 16)
+
+
+def test_result() -> None:
+    dark, bright = np.full((16, 16, 3), 3, np.uint8), np.full((16, 16, 3), 100, np.uint8)
+    scorer = Brightness()
+    result = scorer.score([dark, bright])
+    assert result.scores.tolist() == [3, 100]
+    assert result.is_anomaly is not None
+    assert result.is_anomaly.tolist() == [False, True]
+    assert result.p_values is not None
+    assert result.p_values[0] == pytest.approx(0.00134990, rel=1e-5)  # of three deviations
+    assert result.maps.shape == (2, 16, 16)
+    explanation = scorer.explain(bright)
+    assert explanation.maps.shape == (1, 16, 16)
+    assert explanation.overlay.size == (16, 16)
+    with pytest.raises(ValueError, match="unpack"):
+        _ = scorer.explain([dark, bright]).overlay
+
+
+def test_colours_are_those_of_yellow_to_red() -> None:
+    heat = np.linspace(0, 1, 256)[None]
+    painted = lay_over(np.zeros((1, 256, 3), np.uint8), heat, 1.0)
+    expected = 255 * matplotlib.colormaps["YlOrRd"](np.arange(256))[None, :, :3] * heat[..., None]
+    np.testing.assert_allclose(painted, expected, atol=1.5)
+
+
+def test_scikit_learn_s_signs() -> None:
+    images = np.stack([np.full((16, 16, 3), v, np.uint8) for v in (40, 100, 130)])
+    detector = Brightness()
+    np.testing.assert_array_equal(detector.decision_function(images), [60, 0, -30])
+    assert detector.predict(images).tolist() == [1, -1, -1]  # the threshold itself is an alarm
+    assert (detector.predict(images) == -1).tolist() == detector.score(images).is_anomaly.tolist()
+
+
+def test_without_a_threshold_nothing_is_decided() -> None:
+    class Undecided(Brightness):
+        thresholds = ()
+        loss = LossConfig(name="focal")
+
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    assert Undecided().score(images).is_anomaly is None
+    with pytest.raises(UserError, match="'focal' knows no prior"):
+        Undecided().predict(images)

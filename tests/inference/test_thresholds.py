@@ -1,0 +1,100 @@
+"""Thresholds and p-values: against tables of the normal distribution, and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devnet_jax.config import LossConfig
+from devnet_jax.inference.thresholds import (
+    calibrated_threshold,
+    n_calibration_needed,
+    p_values,
+    prior_threshold,
+)
+
+
+def test_of_the_prior() -> None:
+    threshold = prior_threshold(LossConfig(), 0.95)
+    assert threshold is not None
+    # From any table of the normal distribution.
+    assert threshold.value == pytest.approx(1.6449, abs=1e-4)
+    assert threshold.false_alarm_rate == pytest.approx(0.05)
+    shifted = prior_threshold(LossConfig(prior_mean=2.0, prior_std=0.5), 0.975)
+    assert shifted is not None
+    assert shifted.value == pytest.approx(2 + 0.5 * 1.95996, abs=1e-4)
+    found = p_values(LossConfig(), np.float32([0, 1.6449, 5, 40]))
+    assert found is not None
+    # Far out, 1 - Φ would be 0 in floats: Φ(-5) = 2.8665e-7, and Φ(-40) = 3.656e-350 is 0 as well.
+    np.testing.assert_allclose(found, [0.5, 0.05, 2.8665e-7, 0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["focal", "bce"])
+def test_other_losses_know_no_prior(name: str) -> None:
+    loss = LossConfig(name=name)  # type: ignore[arg-type]
+    assert prior_threshold(loss, 0.95) is None
+    assert p_values(loss, np.zeros(3)) is None
+
+
+def test_calibrated_by_hand() -> None:
+    scores = np.arange(1, 20, dtype=np.float32)[::-1]  # 19 images: ⌊0.05 · 20⌋ = 1 may be above
+    threshold = calibrated_threshold(scores, 0.05)
+    assert threshold is not None
+    assert threshold.n_calibration == 19
+    assert 19 < threshold.value < 19.00001  # none of them raises an alarm
+    # The rate is a draw from Beta(1, 19), whose distribution function is 1 - (1 - x)^19.
+    assert threshold.likely_rate == pytest.approx(1 - 0.1 ** (1 / 19))
+    tenth = calibrated_threshold(scores, 0.1)  # ⌊0.1 · 20⌋ = 2
+    assert tenth is not None
+    assert 18 < tenth.value < 18.00001
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.3, 3)])
+def test_too_few_images_promise_nothing(rate: float, needed: int) -> None:
+    assert n_calibration_needed(rate) == needed
+    assert calibrated_threshold(np.zeros(needed - 1, np.float32), rate) is None
+    assert calibrated_threshold(np.zeros(needed, np.float32), rate) is not None
+
+
+@pytest.mark.parametrize("n", [19, 60, 333])
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+@pytest.mark.parametrize("scores_of", ["normal", "heavy-tailed", "with ties"])
+def test_keeps_its_promise_over_simulated_draws(n: int, rate: float, scores_of: str) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> np.ndarray:
+        if scores_of == "heavy-tailed":
+            return rng.standard_cauchy(count).astype(np.float32)
+        scores = rng.normal(size=count).astype(np.float32)
+        return np.round(scores, 1) if scores_of == "with ties" else scores
+
+    rates = []
+    for _ in range(200):
+        threshold = calibrated_threshold(draw(n), rate)
+        assert threshold is not None
+        rates.append(np.mean(draw(2000) >= threshold.value))
+    error = np.std(rates) / np.sqrt(200)
+    assert np.mean(rates) <= rate + 3 * error
+    if scores_of != "with ties":  # and gives nothing away: it is exact to 1 / (n + 1)
+        assert np.mean(rates) >= rate - 1 / (n + 1) - 3 * error
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+    st.floats(0.01, 0.5),
+)
+def test_the_share_of_calibration_images_above_it_is_within_the_promise(
+    scores: list[float], rate: float
+) -> None:
+    array = np.float32(scores)
+    threshold = calibrated_threshold(array, rate)
+    if threshold is None:
+        assert len(scores) < n_calibration_needed(rate)
+    else:
+        assert np.sum(threshold.alarms(array)) <= rate * (len(scores) + 1) + 1e-6
+        # However it is compared, as float32 or float64, and as the next score would be.
+        following = np.nextafter(array, np.float32(np.inf))
+        for values in (array, following):
+            np.testing.assert_array_equal(threshold.alarms(values), values >= threshold.value)

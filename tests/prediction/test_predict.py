@@ -1,0 +1,616 @@
+"""Prediction of any images: what is found, what is written, and what a kill leaves."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfig, ModelConfig
+from devnet_jax.data.decode import load_image
+from devnet_jax.errors import UserError
+from devnet_jax.inference.detector import Detector
+from devnet_jax.inference.scorer import Scores
+from devnet_jax.models.build import make_variables
+from devnet_jax.prediction import predict
+from devnet_jax.prediction.inputs import find_inputs
+from devnet_jax.prediction.output import COLUMNS
+from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.runtime.workdir import Workdir
+from tests.conftest import REPOSITORY, Main
+
+CONFIG = Config(
+    dataset=DatasetConfig(image_size=32),
+    model=ModelConfig(n_scales=1, pretrained="none"),
+    evaluation=EvaluationConfig(batch_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def detector(parts: Path) -> Detector:
+    """A network that has learnt nothing, and alarms at about half of the parts."""
+    detector = Detector(CONFIG, make_variables(CONFIG), step=0)
+    paths = sorted(parts.rglob("*.png"))
+    images = np.stack([load_image(path.read_bytes(), "", 32) for path in paths])
+    confidence = stats.norm.cdf(np.median(detector.score(images).scores))
+    return with_evaluation(detector, confidence=float(confidence))
+
+
+def with_evaluation(detector: Detector, **settings: Any) -> Detector:
+    evaluation = dataclasses.replace(detector.config.evaluation, **settings)
+    config = dataclasses.replace(detector.config, evaluation=evaluation)
+    return dataclasses.replace(detector, config=config)
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    return rows
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def write_images(folder: Path, names: Sequence[str | bytes]) -> list[Path]:
+    rng = np.random.default_rng(3)
+    paths = [folder / os.fsdecode(name) for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(file, "PNG")
+    return paths
+
+
+def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
+    """How many images the detector scores, call by call; after so many calls it is interrupted."""
+    counts: list[int] = []
+    score = Detector.score
+
+    def counting(detector: Detector, images: np.ndarray) -> Scores:
+        if len(counts) == stop_after:
+            raise KeyboardInterrupt
+        counts.append(len(images))
+        return score(detector, images)
+
+    monkeypatch.setattr(Detector, "score", counting)
+    return counts
+
+
+# What is written
+
+
+def test_the_table_says_what_the_detector_says(
+    detector: Detector, parts: Path, tmp_path: Path
+) -> None:
+    prediction = predict(detector, [str(parts)], str(tmp_path))
+    rows = read_table(tmp_path / "predictions.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, parts.rglob("*.png")))
+    images = np.stack([load_image(Path(row["path"]).read_bytes(), "", 32) for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    np.testing.assert_allclose(scores, detector.score(images).scores, rtol=1e-4, atol=1e-5)
+    p_values = [float(row["p_value"]) for row in rows]
+    np.testing.assert_allclose(p_values, stats.norm.sf(scores), rtol=1e-5)
+    threshold = stats.norm.ppf(detector.config.evaluation.confidence)
+    assert all(float(row["threshold"]) == pytest.approx(threshold) for row in rows)
+    alarms = [row["is_anomaly"] for row in rows]
+    assert alarms == ["1" if score >= threshold else "0" for score in scores]
+    assert 0 < alarms.count("1") < len(alarms)
+    described = f"{alarms.count('1')} of 22 scored ({alarms.count('1') / 22:.1%})"
+    assert described in str(prediction)
+    assert described in (tmp_path / "report.html").read_text()
+    assert not any(row["error"] for row in rows)
+    assert prediction.n_images == len(rows) == 22
+    assert prediction.n_alarms == alarms.count("1")
+    assert prediction.n_unreadable == 0
+    assert str(tmp_path / "report.html") in str(prediction)
+
+
+def test_the_threshold_cuts_the_numbers_of_the_table(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", ["1.png", "2.png"])
+    score = np.float32(0.1)
+    assert float(score) > 0.1  # what the float32 is, and what it is written as, lie apart
+    monkeypatch.setattr(
+        Detector,
+        "score",
+        lambda _, images: Scores(np.full(len(images), score), np.zeros((len(images), 1, 1))),
+    )
+    between = stats.norm.cdf((0.1 + float(score)) / 2)
+    cut = with_evaluation(detector, confidence=float(between), overlays="anomalous")
+    threshold = cut.thresholds[0].value
+    assert 0.1 < threshold < float(score)
+    prediction = predict(cut, [str(tmp_path / "in")], str(tmp_path / "out"))
+    for row in read_table(tmp_path / "out" / "predictions.csv"):
+        assert (row["score"], row["is_anomaly"]) == ("0.1", "0")
+        assert float(row["threshold"]) == threshold
+    assert (prediction.n_alarms, prediction.overlays) == (0, None)
+    assert "0 of 2 scored (0.0%)" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "overlaid"),
+    [
+        ({"overlays": "all"}, "01"),
+        ({"overlays": "anomalous"}, "1"),
+        ({"overlays": "none"}, ""),
+        ({"explanation": "none"}, ""),
+        ({"explanation": "none", "overlays": "anomalous"}, ""),
+    ],
+)
+def test_which_images_get_an_overlay(
+    detector: Detector, parts: Path, tmp_path: Path, settings: dict[str, str], overlaid: str
+) -> None:
+    predict(detector, [str(parts / "test")], str(tmp_path))
+    predict(with_evaluation(detector, **settings), [str(parts / "test")], str(tmp_path))
+    expected = {"predictions.csv", "report.html"}
+    for row in read_table(tmp_path / "predictions.csv"):
+        if row["is_anomaly"] in overlaid:
+            expected.add(f"overlays/{Path(row['path']).relative_to(parts / 'test')}.jpg")
+    assert files_in(tmp_path) == expected  # nothing else, and no overlay of the run before
+    for name in expected - {"predictions.csv", "report.html"}:
+        with Image.open(tmp_path / name) as overlay:
+            assert (overlay.format, overlay.size) == ("JPEG", (32, 32))
+
+
+def test_a_loss_without_a_prior_gives_scores_only(
+    detector: Detector, parts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dataclasses.replace(CONFIG.dataset, calibration=3)
+    config = dataclasses.replace(detector.config, loss=LossConfig(name="bce"), dataset=dataset)
+    without = dataclasses.replace(detector, config=config)
+    prediction = predict(without, [str(parts / "test" / "stain")], str(tmp_path))
+    assert prediction.n_alarms is None
+    for row in read_table(tmp_path / "predictions.csv"):
+        assert (row["p_value"], row["threshold"], row["is_anomaly"]) == ("", "", "")
+        assert np.isfinite(float(row["score"]))
+    report = (tmp_path / "report.html").read_text()
+    for warning in ("No threshold: ", "normal images held out, and there are 0"):
+        assert report.count(warning) == 1
+    assert [record.message[:13] for record in caplog.records] == ["no threshold:"]
+    with pytest.raises(UserError, match="overlays=anomalous: without a threshold"):
+        predict(with_evaluation(without, overlays="anomalous"), [str(parts)], str(tmp_path))
+    calibrated = dataclasses.replace(without, calibration_scores=np.full(19, -9, np.float32))
+    predict(calibrated, [str(parts / "test" / "stain")], str(tmp_path))
+    assert "o threshold: " not in (tmp_path / "report.html").read_text()
+    for row in read_table(tmp_path / "predictions.csv"):
+        assert (row["p_value"], row["is_anomaly"]) == ("", "1")
+        assert float(row["threshold"]) == pytest.approx(-9)
+
+
+NAMES = (
+    b"a b.png",
+    b"\"double\" and 'single', comma.png",
+    b"<script>alert(1)<\xe2\x81\x84script>.png",
+    b"&amp;.png",
+    b"new\nline.png",
+    b"carriage\rreturn.png",
+    b"not utf-8 \xff\x80.png",
+    b"=1+1.png",
+    b"~home.png",
+    b"part[1].png",
+    b"UPPER.PNG",
+    b"no suffix",
+    b"l" * 250 + b".png",
+)
+
+
+def test_any_file_name_is_harmless(detector: Detector, tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", NAMES)
+    prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+    assert (prediction.n_images, prediction.n_unreadable) == (len(NAMES), 0)
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert {row["path"] for row in rows} == set(map(str, paths))
+    assert len(files_in(tmp_path / "out" / "overlays")) == len(NAMES)
+    assert b"not utf-8 \xff\x80.png" in (tmp_path / "out" / "predictions.csv").read_bytes()
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in report
+    assert "&lt;script&gt;alert" in report
+
+
+def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    readable = write_images(folder, ["a.png", "z.png"])
+    Image.new("RGB", (1, 1)).save(folder / "one.png")
+    Image.new("L", (20000, 20000)).save(folder / "huge.png")
+    # Files with holes: they take no room.
+    np.lib.format.open_memmap(folder / "wide.npy", "w+", np.bool_, (14000, 14000))
+    (folder / "vast.png").touch()
+    os.truncate(folder / "vast.png", 2**40)
+    frames = [Image.new("L", (20, 20), value) for value in (0, 255)]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    (folder / "text.png").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "link.png").symlink_to("nowhere.png")
+    (folder / "truncated.png").write_bytes(readable[0].read_bytes()[:200])
+    prediction = predict(detector, [str(folder)], str(tmp_path / "out"))
+    rows = {Path(row["path"]).name: row for row in read_table(tmp_path / "out" / "predictions.csv")}
+    errors = {name: row["error"] for name, row in rows.items() if row["error"]}
+    too_large = {"huge.png", "wide.npy", "vast.png"}
+    assert set(errors) == too_large | {"text.png", "empty.png", "link.png", "truncated.png"}
+    assert all(name in error for name, error in errors.items())
+    assert all("make it smaller" in errors[name] for name in too_large)
+    for name, row in rows.items():
+        if name in errors:
+            assert [row[column] for column in COLUMNS[1:5]] == [""] * 4
+        else:
+            assert np.isfinite(float(row["score"]))
+    first = load_image((folder / "animated.gif").read_bytes(), "", 32)
+    assert first.max() == 0
+    expected = float(detector.score(first[None]).scores[0])
+    assert float(rows["animated.gif"]["score"]) == pytest.approx(expected, rel=1e-4)
+    assert (prediction.n_images, prediction.n_unreadable) == (11, 7)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert all(name in report for name in rows)
+
+
+def test_a_large_image_is_read_without_a_word(
+    detector: Detector, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("1", (10000, 10000)).save(tmp_path / "in" / "large.png")
+    prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+    assert prediction.n_unreadable == 0
+    assert not [warning for warning in recwarn if "Bomb" in warning.category.__name__]
+
+
+def test_nothing_readable_leaves_a_table(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.png").write_text("no image")
+    prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+    assert (prediction.n_images, prediction.n_unreadable, prediction.report) == (1, 1, None)
+    assert (prediction.n_alarms, prediction.overlays) == (None, None)
+    assert "alarms" not in str(prediction)
+    assert files_in(tmp_path / "out") == {"predictions.csv"}
+
+
+# What is found
+
+
+def found(folder: Path, *arguments: str | Path) -> list[str]:
+    inputs = find_inputs(list(map(str, arguments)), output=folder / "out")
+    return [str(path.relative_to(folder)) for path in inputs.paths]
+
+
+def test_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["b/2.png", "b/c/3.JPG", "a.tif", "b/.hidden.png", "b/.svn/4.png", "part[1].png"]
+    names += ["b/notes.txt", "b/print.pdf", "b/array.npy", "b/scan", "out/overlays/a.png.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    below = ["b/2.png", "b/array.npy", "b/c/3.JPG", "b/scan"]
+    assert found(tmp_path, tmp_path / "b") == below
+    assert found(tmp_path, tmp_path) == ["a.tif", *below, "part[1].png"]
+    assert found(tmp_path, tmp_path / "b" / "notes.txt") == ["b/notes.txt"]  # asked for by name
+    assert found(tmp_path, tmp_path / "b" / "*.png") == ["b/2.png"]
+    assert found(tmp_path, tmp_path / "**" / "*.JPG") == ["b/c/3.JPG"]
+    assert found(tmp_path, tmp_path / "?") == below
+    assert found(tmp_path, tmp_path / "part[1].png") == ["part[1].png"]
+    # Once each, however often and by whatever way they are found.
+    (tmp_path / "link.png").symlink_to("a.tif")
+    (tmp_path / "d").symlink_to("b")
+    (tmp_path / "b" / "loop").symlink_to("..")
+    assert found(tmp_path, tmp_path, tmp_path / "b", tmp_path / "*.tif") == [
+        "a.tif",
+        *below,
+        "part[1].png",
+    ]
+    monkeypatch.chdir(tmp_path / "b")
+    inputs = find_inputs(["../a.tif", "c"], output=tmp_path / "none")
+    assert list(map(str, inputs.paths)) == ["../a.tif", "c/3.JPG"]
+    assert [inputs.name(path) for path in inputs.paths] == ["a.tif", "b/c/3.JPG"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_inputs(["~/b/*.png"], output=tmp_path / "none").paths == [tmp_path / "b" / "2.png"]
+
+
+def test_no_such_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for argument, message in {
+        "nope": "nope: no such file or folder",
+        "nope*.png": r"nope\*\.png: nothing matches",
+        "empty": "empty: no image is there$",
+        "texts": r"texts: no image is there \(1 files there are of other types\)",
+        "pipe": "pipe: is neither a file nor a folder",
+        "texts/**.png": r"slashes, as in .*/texts/\*\*/\*\.png$",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            found(tmp_path, tmp_path / argument)
+    for arguments in ([], [""]):
+        with pytest.raises(UserError, match="--input is missing"):
+            find_inputs(arguments, output=tmp_path)
+
+
+def test_what_a_prediction_has_written_is_no_input(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_images(tmp_path, ["1.png", "overlays of mine/2.png", "mine/overlays/3.png"])
+    images = [str(tmp_path / name) for name in ("1.png", "mine/overlays/3.png")]
+    images.append(str(tmp_path / "overlays of mine/2.png"))
+    for _ in range(2):
+        predict(detector, [str(tmp_path)], str(tmp_path))
+        table = read_table(tmp_path / "predictions.csv")
+        assert [row["path"] for row in table] == images
+    assert not caplog.messages  # of its own files there is nothing to say
+    # Nor that of another prediction, unless it is asked for.
+    other = predict(detector, [str(tmp_path), str(tmp_path / "*")], str(tmp_path / "other"))
+    assert other.n_images == 3
+    assert "overlays of other predictions that were passed over: 3" in caplog.messages
+    asked = predict(detector, [str(tmp_path / "overlays")], str(tmp_path / "other"))
+    assert asked.n_images == 3
+    with pytest.raises(UserError, match="no image is there"):
+        predict(detector, [str(tmp_path / "overlays")], str(tmp_path))
+
+
+def test_strays_among_the_overlays_are_told(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    paths = write_images(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    for n_strays in (0, 2):
+        predict(detector, list(map(str, paths[n_strays:])), str(tmp_path / "out"))
+        told = [message for message in caplog.messages if "earlier prediction" in message]
+        assert [f"{n_strays} are of" in message for message in told] == [True] * (n_strays > 0)
+    assert len(files_in(tmp_path / "out" / "overlays")) == 3
+
+
+def test_overlays_have_places_of_their_own(detector: Detector, tmp_path: Path) -> None:
+    names = ["a.png", "a.png.jpg/b.png", "a.png.jpg_/b.png", "A.PNG.JPG/b.png", "b", "b.jpg/c"]
+    names.append(f"{'l' * 250}.jpg/a.png")
+    write_images(tmp_path / "in", names)
+    for _ in range(2):
+        predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+        assert len(files_in(tmp_path / "out" / "overlays")) == len(names)
+
+
+def test_the_folder_of_a_run_is_no_output(detector: Detector, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", ["1.png"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
+    assert files_in(tmp_path / "out") == {"config.json"}
+
+
+# Interruptions
+
+
+def test_an_interrupted_prediction_goes_on(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_images(tmp_path / "in", [f"{i:02}.png" for i in range(30)])
+    arguments = [str(tmp_path / "in")], str(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        count_scored(patch, stop_after=2)
+        with pytest.raises(KeyboardInterrupt):
+            predict(detector, *arguments)
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    # Meanwhile one of the 16 is changed, one only touched, one removed, and one appears.
+    shutil.copyfile(paths[20], paths[3])
+    os.utime(paths[4])
+    paths[5].unlink()
+    write_images(tmp_path / "in", ["00a.png"])
+    with monkeypatch.context() as patch:
+        counts = count_scored(patch)
+        predict(detector, *arguments)
+        assert sum(counts) == 30 - 16 + 3
+    resumed = read_table(tmp_path / "out" / "predictions.csv")
+    assert [row["path"] for row in resumed] == sorted(map(str, (tmp_path / "in").iterdir()))
+    # Run again it starts afresh, and finds the same.
+    with monkeypatch.context() as patch:
+        counts = count_scored(patch)
+        predict(detector, *arguments)
+        assert sum(counts) == 30
+    for row, other in zip(resumed, read_table(tmp_path / "out" / "predictions.csv"), strict=True):
+        assert row["path"] == other["path"]
+        assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-4)
+
+
+def test_another_detector_does_not_go_on(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", [f"{i:02}.png" for i in range(12)])
+    detector = with_evaluation(detector, explanation="none")
+    other_weights = make_variables(dataclasses.replace(CONFIG, seed=1))
+    others = {
+        "weights": dataclasses.replace(detector, variables=other_weights),
+        "threshold": with_evaluation(detector, confidence=0.99),
+        "overlays": with_evaluation(detector, overlays="anomalous"),
+        "same but for the batch": with_evaluation(detector, batch_size=3),
+    }
+    for what, other in others.items():
+        output = str(tmp_path / what)
+        with monkeypatch.context() as patch:
+            count_scored(patch, stop_after=1)
+            with pytest.raises(KeyboardInterrupt):
+                predict(detector, [str(tmp_path / "in")], output)
+        with monkeypatch.context() as patch:
+            counts = count_scored(patch)
+            predict(other, [str(tmp_path / "in")], output)
+        assert sum(counts) == (4 if "same" in what else 12), what
+
+
+def test_strict_stops_and_loses_nothing(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_images(tmp_path / "in", [f"{i:02}.png" for i in range(20)])
+    good = paths[9].read_bytes()
+    paths[9].write_text("no image")
+    paths[12].write_text("no image")
+    arguments = [str(tmp_path / "in")], str(tmp_path / "out")
+    with pytest.raises(UserError, match=r"09\.png"):
+        predict(detector, *arguments, strict=True)
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    paths[9].write_bytes(good)
+    counts = count_scored(monkeypatch)
+    assert predict(detector, *arguments).n_unreadable == 1
+    assert sum(counts) == 20 - 8 - 1
+
+
+def test_damaged_progress_is_begun_anew(detector: Detector, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", ["1.png"])
+    for content in (b"", b"no database", b"SQLite format 3\0" + bytes(5000)):
+        (tmp_path / "out" / ".progress").mkdir(parents=True)
+        (tmp_path / "out" / ".progress" / "results.sqlite").write_bytes(content)
+        assert predict(detector, [str(tmp_path / "in")], str(tmp_path / "out")).n_images == 1
+        assert not (tmp_path / "out" / ".progress").exists()
+
+
+def test_progress_damaged_in_its_depths_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "results.sqlite"
+    progress = Progress(place, "one")
+    results = [Result(f"{i:04}.png", 5, i, 1.25, None, "") for i in range(2000)]
+    progress.add(results)
+    progress.close()
+    content = place.read_bytes()
+    middle = len(content) // 2
+    place.write_bytes(content[:middle] + b"\xff" * 8192 + content[middle + 8192 :])
+    progress = Progress(place, "one")
+    assert not any(progress.get(result.name) for result in results)
+    progress.add(results)
+    assert progress.get("1999.png") == results[1999]
+    progress.remove()
+    assert [str(place) in message and "damaged" in message for message in caplog.messages] == [True]
+
+
+def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", ["1.png"])
+    arguments = [str(tmp_path / "in")], str(tmp_path / "out")
+    with (
+        Workdir(tmp_path / "out" / ".progress").lock(),
+        pytest.raises(UserError, match=rf"={tmp_path}/out: another process is at work there"),
+    ):
+        predict(detector, *arguments)
+    assert predict(detector, *arguments).n_images == 1
+
+
+def test_progress_keeps_what_it_is_given(tmp_path: Path) -> None:
+    results = [
+        Result("a.png", 5, 2**62, 1.25, None, ""),
+        Result("\udcff\n.png", 0, 0, None, None, "cannot read '\udcff\n.png'"),
+        Result("b.png", 5, 3, -0.1, 1e-300, ""),
+    ]
+    place = tmp_path / "a #?%\udcff.sqlite"
+    progress = Progress(place, "one")
+    progress.add([Result("b.png", 1, 1, None, None, "damaged")])
+    progress.add(results)
+    progress.close()
+    progress = Progress(place, "one")
+    assert [progress.get(result.name) for result in results] == results
+    assert progress.get("c.png") is None
+    progress.close()
+    progress = Progress(place, "two")
+    assert progress.get("a.png") is None
+    progress.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_any_number_of_processes_has_done_is_not_done_again(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", [f"{i:02}.png" for i in range(30)])
+    arguments = [str(tmp_path / "in")], str(tmp_path / "out")
+    progress = tmp_path / "out" / ".progress"
+    for index in (7, 2):  # as processes of these indices leave it that are killed
+        with monkeypatch.context() as patch:
+            count_scored(patch, stop_after=1)
+            with pytest.raises(KeyboardInterrupt):
+                predict(detector, *arguments)
+        (progress / "results-00000.sqlite").rename(progress / f"results-{index:05}.sqlite")
+    with monkeypatch.context() as patch:
+        counts = count_scored(patch)
+        predict(detector, *arguments)
+    assert sum(counts) == 30 - 2 * 8
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, (tmp_path / "in").iterdir()))
+    assert not progress.exists()
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def workdir(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished run; read it only."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    result = main(*tiny, f"--workdir={workdir}", "--config.train.epochs=1")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_the_command_line(main: Main, workdir: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "in", NAMES)
+    (tmp_path / "other.png").write_text("no image")
+    flags = ("--mode=predict", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
+    result = main(*flags, f"--input={tmp_path / 'in'}")
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "out" / "predictions.csv") in result.stdout
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    detector = Detector.restore(workdir)
+    pixels = np.stack([load_image(path.read_bytes(), "", 32) for path in images])
+    scores = dict(zip(map(str, images), detector.score(pixels).scores, strict=True))
+    for row in rows:
+        assert float(row["score"]) == pytest.approx(scores[row["path"]], rel=1e-4, abs=1e-5)
+
+    both = (f"--input={tmp_path / 'in'}", f"--input={tmp_path / 'other.png'}")
+    result = main(*flags, *both)
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"1 of {len(NAMES) + 1} images could not be read" in errors[0]
+    assert len(read_table(tmp_path / "out" / "predictions.csv")) == len(NAMES) + 1
+
+    strict = main(*flags, *both, "--strict")
+    assert strict.returncode == 1
+    assert "error: '" in strict.stderr
+    assert "other.png' is no image of a known type" in strict.stderr
+    assert "Traceback" not in strict.stderr + result.stderr
+
+
+def test_a_killed_prediction_goes_on(workdir: Path, tmp_path: Path) -> None:
+    names = [f"{i:03}.png" for i in range(200)]
+    write_images(tmp_path / "in", names)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "devnet_jax.main", "--mode=predict", f"--workdir={workdir}"]
+    command += [f"--input={tmp_path / 'in'}", f"--output={out}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("overlays/*.jpg"))) < 60:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "predictions.csv").exists()
+    for overlay in out.glob("overlays/*.jpg"):
+        with Image.open(overlay) as image:
+            image.load()  # whole
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "done before" in line]
+    done, _, total, *_ = line.split()
+    assert 60 - 8 <= int(done) < int(total) == 200
+    rows = read_table(out / "predictions.csv")
+    assert [Path(row["path"]).name for row in rows] == names
+    assert all(row["score"] for row in rows)
+    overlays = {f"overlays/{name}.jpg" for name in names}
+    assert files_in(out) == {"predictions.csv", "report.html"} | overlays

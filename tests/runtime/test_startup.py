@@ -1,0 +1,106 @@
+"""What is set before JAX starts: how a CPU is used, and what was compiled before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from devnet_jax.runtime.startup import knows_flags, n_cpu_devices, with_flags
+from tests.conftest import TINY, Main, make_parts
+
+EIGEN = "--xla_cpu_experimental_ynn_fusion_type=REDUCE"
+MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler"
+LOOPS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
+ALONE = "--xla_cpu_multi_thread_eigen=false"
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "devices"),
+    [(48, 2, 2), (48, 64, 24), (48, 5, 4), (9, 2, 1), (9, 8, 3), (2, 8, 1), (3, 8, 1), (16, 1, 1)],
+)
+def test_devices_share_the_batch(batch_size: int, cores: int, devices: int) -> None:
+    assert n_cpu_devices(batch_size, cores) == devices
+
+
+@pytest.mark.parametrize(
+    ("given", "a_device_a_core", "expected"),
+    [
+        ("", False, f"{EIGEN} {MEMORY}=false {LOOPS}"),
+        ("--xla_dump_to=a", True, f"--xla_dump_to=a {EIGEN} {MEMORY}=false {LOOPS} {ALONE}"),
+        (f"{MEMORY}=true", False, f"{MEMORY}=true {EIGEN} {LOOPS}"),
+    ],
+)
+def test_flags_that_the_user_has_set_stay(given: str, a_device_a_core: bool, expected: str) -> None:
+    assert with_flags(given, a_device_a_core) == expected
+
+
+@pytest.mark.parametrize(
+    ("jaxlib", "known"),
+    [("0.9.2", False), ("0.10.0", True), ("0.12.0.1", True), ("0.13.0.dev3", False)],
+)
+def test_versions_that_know_the_flags(jaxlib: str, known: bool) -> None:
+    assert knows_flags(jaxlib) == known
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "alone"),
+    [
+        ({}, min(4, CORES), 1 < min(4, CORES) == CORES),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 1, False),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 3, CORES == 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, False),
+    ],
+)
+def test_jax_has_a_device_a_core_unless_told_otherwise(
+    environment: dict[str, str], devices: int, alone: bool
+) -> None:
+    program = (
+        "import os, devnet_jax.runtime.startup as s; s.prepare(8);"
+        "import jax; print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    )
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, flags = result.stdout.split(maxsplit=1)
+    assert int(count) == devices
+    assert EIGEN in flags
+    assert (ALONE in flags) == alone
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing_whatever_the_number_of_images(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = tmp_path / "compiled"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    found = []
+    for name in ("first", "second"):
+        parts = make_parts(tmp_path / name / "parts")
+        if name == "second":
+            (parts / "train/good/000.png").unlink()
+        result = main(
+            "--config=configs/folder.py",
+            *TINY,
+            "--config.train.epochs=1",
+            f"--config.seed={len(found)}",
+            f"--config.dataset.manual_dir={parts}",
+            f"--config.dataset.data_dir={tmp_path / name / 'data'}",
+            f"--workdir={tmp_path / name / 'run'}",
+        )
+        assert result.returncode == 0, result.stderr
+        found.append({entry.name for entry in compiled.iterdir() if entry.name.endswith("-cache")})
+    assert found[0]
+    assert found[1] == found[0]
