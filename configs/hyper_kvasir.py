@@ -1,19 +1,23 @@
-"""HyperKvasir (upper gastrointestinal tract) with the paper's settings.
+"""HyperKvasir: endoscopy of the upper gastrointestinal tract, with the paper's settings.
+
+Images: 2695 normal and 757 anomalous, in four classes of anomalies, no masks. A quarter of the
+normal images tests.
+
+Command, where `manual_dir` holds `upper-gi-tract/`, unpacked from hyper-kvasir-labeled-images.zip
+of https://datasets.simula.no/hyper-kvasir (3.9 GB, fetched from there if `manual_dir` is not
+given):
 
     python -m devnet_jax.main --config=configs/hyper_kvasir.py \
         --config.dataset.manual_dir=~/data/labeled-images --workdir=runs/hyper_kvasir
 
-`manual_dir` is the folder that holds `upper-gi-tract/`, unpacked from
-hyper-kvasir-labeled-images.zip of https://datasets.simula.no/hyper-kvasir. Without it, that archive
-(3.9 GB) is fetched.
+Not run here. Published AUROC of DevNet with ten labelled anomalies: 0.822 ± 0.031 (arXiv
+2310.12790, table 1).
 """
 
 from ml_collections import ConfigDict
 
-from devnet_jax.config import get_config as default_config
+from devnet_jax.config import for_dataset
 
 
 def get_config() -> ConfigDict:
-    config = default_config()
-    config.dataset.name = "hyper_kvasir"
-    return config
+    return for_dataset("hyper_kvasir")

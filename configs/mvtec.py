@@ -1,19 +1,22 @@
-"""MVTec AD, one category, with the paper's settings.
+"""MVTec AD: industrial objects and textures, one of 15 categories, with the paper's settings.
+
+Images of all categories: 4096 normal and 1258 anomalous, with masks; of carpet, the default
+category: 308 normal and 89 anomalous in five classes of anomalies. The data set has its own split.
+
+Command, where `manual_dir` holds the category folders, unpacked from
+https://www.mvtec.com/company/research/datasets/mvtec-ad:
 
     python -m devnet_jax.main --config=configs/mvtec.py:carpet \
         --config.dataset.manual_dir=~/data/mvtec_anomaly_detection --workdir=runs/carpet
 
-`manual_dir` is the folder that holds the category folders, unpacked from
-https://www.mvtec.com/company/research/datasets/mvtec-ad.
+Not run here. Published AUROC of DevNet with ten labelled anomalies, mean over the categories:
+0.948 ± 0.005 (arXiv 2310.12790, table 1) and 0.945 (arXiv 2108.00462).
 """
 
 from ml_collections import ConfigDict
 
-from devnet_jax.config import get_config as default_config
+from devnet_jax.config import for_dataset
 
 
 def get_config(category: str = "carpet") -> ConfigDict:
-    config = default_config()
-    config.dataset.name = "mvtec_ad"
-    config.dataset.category = category
-    return config
+    return for_dataset("mvtec_ad", category)

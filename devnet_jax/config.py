@@ -262,6 +262,20 @@ def get_config() -> ConfigDict:
     return _to_config_dict(Config)
 
 
+def for_dataset(name: str, category: str | None = None) -> ConfigDict:
+    """Returns the paper's settings for a data set, as the files in `configs/` do.
+
+    Args:
+      name: name of the data set, a key of `devnet_jax.data.datasets.DATASETS`.
+      category: category of the data set, if it has several.
+    """
+    config = get_config()
+    config.dataset.name = name
+    if category is not None:
+        config.dataset.category = category
+    return config
+
+
 # The share of a folder's good pictures that the threshold is calibrated on: without others to
 # compare with, one's own detector needs a threshold more than the last picture to train with.
 FOLDER_CALIBRATION = 0.2

@@ -8,13 +8,17 @@ import pytest
 from devnet_jax.config import (
     Config,
     changed_settings,
+    for_dataset,
     get_config,
     get_setting,
     parse_setting,
     require_setting,
     with_settings,
 )
+from devnet_jax.data.datasets import DATASETS
+from devnet_jax.data.datasets.builder import GOOD
 from devnet_jax.errors import UserError
+from devnet_jax.sweep.published import published_values
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -25,6 +29,28 @@ def test_every_config_file_gives_valid_settings(path: Path) -> None:
     config = Config.from_dict(module["get_config"]())
     assert config.dataset.name
     assert f"configs/{path.name}" in module["__doc__"], "the command to run it is in its docstring"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_docstrings_of_config_files_state_the_published_figures(path: Path) -> None:
+    module = runpy.run_path(str(path))
+    dataset, text = module["get_config"]().dataset, " ".join(module["__doc__"].split())
+    for category, counts in DATASETS[dataset.name].PUBLISHED_COUNTS.items():
+        if category == dataset.category:
+            normal = counts[GOOD]
+            anomalous = sum(counts.values()) - normal
+            assert f"{normal} normal" in text
+            assert not anomalous or f"{normal} normal and {anomalous} anomalous" in text
+    for figure in published_values(dataset.name, setting="general", n_anomaly=10):
+        if (figure.source.name, figure.method) == ("AHL paper", "DevNet"):
+            assert f"{figure.mean:.3f} ± {figure.std:.3f}" in text
+
+
+def test_for_dataset_changes_the_name_and_the_category_alone() -> None:
+    config = get_config()
+    assert for_dataset("synthetic_textures") == config
+    config.dataset.name, config.dataset.category = "mvtec_ad", "carpet"
+    assert for_dataset("mvtec_ad", "carpet") == config
 
 
 def test_defaults_are_the_papers() -> None:
