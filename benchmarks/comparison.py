@@ -27,7 +27,7 @@ from in_turn import Line, Ratio, Seconds, in_rounds, in_slices, median_ratio, to
 from materials import OURS, OURS_BFLOAT16, Materials, Settings, write_materials
 
 from devnet_jax.runtime.host_devices import cpu_model, n_cores
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 
 # With what ends the names of the ratios: of ours by the type it computes in, to a peer.
 OF_OURS = {OURS: "", OURS_BFLOAT16: "_bfloat16"}
@@ -142,7 +142,7 @@ def circumstances(settings: Settings, n_rounds: int, command: str) -> dict[str, 
     return {
         "settings": {**dataclasses.asdict(settings), "rounds": n_rounds},
         "machine": {"cpu": cpu_model(), "cores": n_cores(), "system": platform.system()},
-        "versions": {**software(), "torch": version("torch")},
+        "versions": {**software_versions(), "torch": version("torch")},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": command,
     }

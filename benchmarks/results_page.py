@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from devnet_jax.runtime.host_devices import cpu_model, describe_devices
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 
 
 def page_parser(program: str, description: str | None) -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def page_parser(program: str, description: str | None) -> argparse.ArgumentParse
 
 def circumstances(command: str) -> str:
     """The date, the machine, the versions and the command, as a results page begins."""
-    versions = ", ".join(f"{name} {version}" for name, version in software().items())
+    versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
     today = datetime.datetime.now(datetime.UTC).date()
     machine = f"{describe_devices('cpu', 1, 'cpu')}, {cpu_model()}"
     return f"{today}, {machine}; {versions}.\n\n    {command}\n"

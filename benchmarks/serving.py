@@ -29,7 +29,7 @@ from devnet_jax.data.decode import load_image
 from devnet_jax.launchers.local import HOST, free_port
 from devnet_jax.runtime.host_devices import cpu_model, n_cores
 from devnet_jax.runtime.startup import prepare
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 
 BATCH = 32
 SERVICE = Path(__file__).parents[1] / "examples" / "serve.py"
@@ -145,7 +145,7 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
         "machine": {"cpu": cpu_model(), "cores": n_cores()},
-        "versions": software(),
+        "versions": software_versions(),
         "image_size": size,
         "clients": options.clients,
         "seconds": options.seconds,

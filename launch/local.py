@@ -24,15 +24,14 @@ from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import run_launcher
 from devnet_jax.launchers.local import (
     Command,
-    Environment,
+    cpu_slots,
     free_port,
-    places_on_cpu,
-    places_on_gpus,
+    gpu_slots,
     to_shell,
     worker_commands,
 )
 from devnet_jax.launchers.workers import run_with_restarts
-from devnet_jax.runtime.host_devices import find_devices
+from devnet_jax.runtime.host_devices import EnvVars, find_devices
 
 logger = logging.getLogger("devnet_jax.local")
 
@@ -75,10 +74,10 @@ def main(arguments: list[str]) -> int:
     """Runs the processes and returns the status that decides."""
     if _NUM_PROCESSES.value is None:
         raise UserError("--num_processes is missing: how many processes to run")
-    places = find_places(_NUM_PROCESSES.value, _DEVICES_PER_PROCESS.value)
+    slots = find_slots(_NUM_PROCESSES.value, _DEVICES_PER_PROCESS.value)
 
     def commands() -> Sequence[Command]:
-        return worker_commands(_PYTHON.value, arguments, places, free_port())
+        return worker_commands(_PYTHON.value, arguments, slots, free_port())
 
     if _DRY_RUN.value:
         print(to_shell(commands()), end="")
@@ -102,20 +101,20 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def find_places(processes: int, devices: int) -> list[Environment]:
+def find_slots(processes: int, devices: int) -> list[EnvVars]:
     """What each of the processes is given so that it sees `devices` devices of its own."""
     gpus: list[str] = []
     if _PLATFORM.value != "cpu":
         found = find_devices()
-        if any("TPU_VISIBLE_CHIPS" in place for place in found.places):
+        if any("TPU_VISIBLE_CHIPS" in slot for slot in found.slots):
             raise UserError(
                 f"{found.name}: one process uses all chips of a host; run devnet_jax.main itself"
             )
-        names = [place.get("CUDA_VISIBLE_DEVICES") for place in found.places]
+        names = [slot.get("CUDA_VISIBLE_DEVICES") for slot in found.slots]
         gpus = [name for name in names if name]
     if gpus or _PLATFORM.value == "gpu":
-        return places_on_gpus(gpus, processes, devices)
-    return places_on_cpu(processes, devices)
+        return gpu_slots(gpus, processes, devices)
+    return cpu_slots(processes, devices)
 
 
 if __name__ == "__main__":

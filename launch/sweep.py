@@ -159,7 +159,7 @@ def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
         "%d runs, %d of them finished; %d at a time on %s",
         total,
         done,
-        len(devices.places),
+        len(devices.slots),
         devices.name,
     )
     with tqdm(total=total, initial=done, unit="run", desc="sweep", disable=None) as bar:

@@ -29,7 +29,7 @@ def describe(status: int) -> str:
         return f"ended with status {status}"
 
 
-def decisive(statuses: Sequence[int]) -> int:
+def deciding_index(statuses: Sequence[int]) -> int:
     """The index of the status that says why a run has ended.
 
     Processes that were stopped, or have lost another, end in the wake of one that says more.

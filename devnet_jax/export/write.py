@@ -27,7 +27,7 @@ from devnet_jax.inference.explain import METHODS
 from devnet_jax.inference.forward import score_images
 from devnet_jax.models.pretrained import IMAGENET_REPOSITORIES
 from devnet_jax.runtime.io import read_json, write_bytes
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict
         "step": detector.step,
         "trained_classes": _trained_classes(workdir),
         **_evaluation(detector, workdir),
-        "software": software(),
+        "software": software_versions(),
         "platforms": list(PLATFORMS),
     }
 

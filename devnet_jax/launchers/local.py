@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import main_command
+from devnet_jax.runtime.host_devices import EnvVars
 
 HOST = "127.0.0.1"  # nothing outside of this host can reach the processes
-
-Environment = Mapping[str, str]
 
 
 class Command(NamedTuple):
     """A program with its arguments, and what is added to the environment for it."""
 
     arguments: list[str]
-    environment: Environment
+    environment: EnvVars
 
 
-def places_on_cpu(processes: int, devices: int) -> list[Environment]:
+def cpu_slots(processes: int, devices: int) -> list[EnvVars]:
     """What makes each process use `devices` devices on the CPU, and no GPU."""
     return [{"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}] * processes
 
 
-def places_on_gpus(gpus: Sequence[str], processes: int, devices: int) -> list[Environment]:
+def gpu_slots(gpus: Sequence[str], processes: int, devices: int) -> list[EnvVars]:
     """What makes each process see `devices` GPUs of its own.
 
     Args:
@@ -57,14 +56,14 @@ def free_port() -> int:
 
 
 def worker_commands(
-    python: str, arguments: Sequence[str], places: Sequence[Environment], port: int
+    python: str, arguments: Sequence[str], slots: Sequence[EnvVars], port: int
 ) -> list[Command]:
     """The command of each process.
 
     Args:
       python: the interpreter.
       arguments: of `devnet_jax.main`.
-      places: what each process is given so that it sees its devices.
+      slots: what each process is given so that it sees its devices.
       port: that the first process listens on, and the others find it at.
     """
     return [
@@ -73,14 +72,14 @@ def worker_commands(
                 python,
                 [
                     f"--coordinator={HOST}:{port}",
-                    f"--num_processes={len(places)}",
+                    f"--num_processes={len(slots)}",
                     f"--process_id={index}",
                 ],
                 arguments,
             ),
-            place,
+            slot,
         )
-        for index, place in enumerate(places)
+        for index, slot in enumerate(slots)
     ]
 
 

@@ -23,7 +23,7 @@ from devnet_jax.distributed.exit_status import (
     DONE,
     PEER_LOST,
     RESUME,
-    decisive,
+    deciding_index,
     describe,
     from_returncode,
     may_restart,
@@ -39,7 +39,7 @@ from devnet_jax.launchers.tpu_slice import (
     status_on_host,
     stop_shell,
 )
-from devnet_jax.launchers.workers import Orders, orders_heeded
+from devnet_jax.launchers.workers import ReceivedSignals, record_signals
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +173,13 @@ def prepare(tpu: TpuSlice, code: Code) -> None:
     do(tpu.on_all_hosts(install_shell(code.install, code.setup)))
 
 
-def run_once(tpu: TpuSlice, arguments: Sequence[str], orders: Orders) -> int:
+def run_once(tpu: TpuSlice, arguments: Sequence[str], signals: ReceivedSignals) -> int:
     """Runs a process on each host, and returns the status that decides.
 
     Args:
       tpu: which is ready, and has the code.
       arguments: of `devnet_jax.main`.
-      orders: they are passed on: the processes save and end.
+      signals: they are passed on: the processes save and end.
     """
     command = tpu.on_all_hosts(run_shell(arguments))
     logger.debug("%s", shlex.join(command))
@@ -191,12 +191,12 @@ def run_once(tpu: TpuSlice, arguments: Sequence[str], orders: Orders) -> int:
     told = False
     try:
         while process.poll() is None:
-            if orders.given and not told:
+            if signals.given and not told:
                 told = True
                 logger.info("telling the processes to save and end; Ctrl-C again leaves them")
                 with contextlib.suppress(UserError):  # has been shown
                     do(tpu.on_all_hosts(stop_shell()))
-            if orders.interrupts > 1:
+            if signals.interrupts > 1:
                 break
             time.sleep(POLL_SECONDS)
     finally:
@@ -208,7 +208,7 @@ def run_once(tpu: TpuSlice, arguments: Sequence[str], orders: Orders) -> int:
         return DONE
     failed = [status for status in statuses if status != DONE]
     if failed:
-        return failed[decisive(failed)]
+        return failed[deciding_index(failed)]
     status = from_returncode(returncode)
     if not told and not _is_ready(tpu):
         logger.error("the slice %s was taken away", tpu.name)
@@ -273,12 +273,12 @@ def run_on_slice(
             )
         prepare(tpu, code)
         logger.info("running on %d hosts", hosts)
-        with orders_heeded() as orders:
-            status = run_once(tpu, arguments, orders)
+        with record_signals() as signals:
+            status = run_once(tpu, arguments, signals)
         is_fetched = is_bucket(workdir) or fetch(tpu, workdir)
-        if orders.interrupts:
+        if signals.interrupts:
             raise KeyboardInterrupt
-        if orders.stop:
+        if signals.stop:
             return Outcome(RESUME if may_restart(status) else status, is_fetched)
         if status != DONE:
             logger.error("the run %s", describe(status))

@@ -21,7 +21,7 @@ from devnet_jax.distributed.exit_status import (
     DONE,
     INTERRUPTED,
     RESUME,
-    decisive,
+    deciding_index,
     describe,
     from_returncode,
     may_restart,
@@ -41,7 +41,7 @@ _FAILURE, _STOP, _INTERRUPT, _AT_ONCE = 1, 2, 3, 4
 
 
 @dataclasses.dataclass
-class Orders:
+class ReceivedSignals:
     """What signals have told this process."""
 
     stop: bool = False  # SIGTERM or SIGHUP: save, and end
@@ -53,15 +53,15 @@ class Orders:
 
 
 @contextlib.contextmanager
-def orders_heeded() -> Iterator[Orders]:
+def record_signals() -> Iterator[ReceivedSignals]:
     """Within it signals that would end this process are noted instead."""
-    orders = Orders()
+    signals = ReceivedSignals()
 
     def note(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            orders.interrupts += 1
+            signals.interrupts += 1
         else:
-            orders.stop = True
+            signals.stop = True
 
     numbers = [
         number
@@ -70,7 +70,7 @@ def orders_heeded() -> Iterator[Orders]:
     ]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield orders
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -91,7 +91,7 @@ class _Worker:
 
 
 def run_workers(
-    commands: Sequence[Command], logs: Path, orders: Orders, grace: float
+    commands: Sequence[Command], logs: Path, signals: ReceivedSignals, grace: float
 ) -> list[Ended]:
     """Runs processes side by side until all have ended, and gives them in the order of their end.
 
@@ -101,7 +101,7 @@ def run_workers(
     Args:
       commands: of the processes.
       logs: folder of files that the others write to, called by `log_name`.
-      orders: they are passed on.
+      signals: they are passed on.
       grace: seconds that the others have to end by themselves when one has failed, and all when
         they are told to stop.
 
@@ -114,7 +114,7 @@ def run_workers(
             workers.append(
                 _Worker(index, _start(command, logs / log_name(index) if index else None))
             )
-        return _watch(workers, orders, grace)
+        return _watch(workers, signals, grace)
     finally:
         for worker in workers:
             _kill(worker.process)
@@ -151,7 +151,7 @@ def _tied_to_this_process() -> Callable[[], None]:
     return tie
 
 
-def _watch(workers: Sequence[_Worker], orders: Orders, grace: float) -> list[Ended]:
+def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -> list[Ended]:
     # For each reason, the signals that end a worker and how long each is given to work.
     plans: dict[int, list[tuple[signal.Signals | None, float]]] = {
         _FAILURE: [(None, grace), (signal.SIGTERM, SHORT_GRACE_SECONDS), (signal.SIGKILL, 0.0)],
@@ -177,7 +177,7 @@ def _watch(workers: Sequence[_Worker], orders: Orders, grace: float) -> list[End
                 ended.append(Ended(worker.index, from_returncode(returncode), made_to))
         if not alive:
             return ended
-        reason = _reason_to_end(ended, orders)
+        reason = _reason_to_end(ended, signals)
         now = time.monotonic()
         if reason > urgency:
             urgency, steps, due = reason, deque(plans[reason]), now
@@ -190,12 +190,12 @@ def _watch(workers: Sequence[_Worker], orders: Orders, grace: float) -> list[End
         time.sleep(POLL_SECONDS)
 
 
-def _reason_to_end(ended: Sequence[Ended], orders: Orders) -> int:
-    if orders.interrupts > 1:
+def _reason_to_end(ended: Sequence[Ended], signals: ReceivedSignals) -> int:
+    if signals.interrupts > 1:
         return _AT_ONCE
-    if orders.interrupts:
+    if signals.interrupts:
         return _INTERRUPT
-    if orders.stop:
+    if signals.stop:
         return _STOP
     return _FAILURE if any(one.status != DONE for one in ended) else 0
 
@@ -237,13 +237,13 @@ def run_with_restarts(
       UserError: a process cannot be started.
     """
     restarts = 0
-    with orders_heeded() as orders:
+    with record_signals() as signals:
         while True:
-            ended = run_workers(commands(), logs, orders, grace)
-            if orders.interrupts:
+            ended = run_workers(commands(), logs, signals, grace)
+            if signals.interrupts:
                 raise KeyboardInterrupt
-            status = _status_when_stopped(ended) if orders.stop else _report(ended, logs)
-            if orders.given or restarts == max_restarts or not may_restart(status):
+            status = _status_when_stopped(ended) if signals.stop else _report(ended, logs)
+            if signals.given or restarts == max_restarts or not may_restart(status):
                 return status
             restarts += 1
             logger.info("all workers start again (%d of %d times)", restarts, max_restarts)
@@ -252,7 +252,7 @@ def run_with_restarts(
 def _report(ended: Sequence[Ended], logs: Path) -> int:
     """Says which worker has failed first, and how; returns its status."""
     by_themselves = [one for one in ended if not one.was_made_to]
-    first = by_themselves[decisive([one.status for one in by_themselves])]
+    first = by_themselves[deciding_index([one.status for one in by_themselves])]
     if first.status == DONE:
         return DONE
     logger.error("worker %d %s", first.worker, describe(first.status))
@@ -268,5 +268,5 @@ def _report(ended: Sequence[Ended], logs: Path) -> int:
 def _status_when_stopped(ended: Sequence[Ended]) -> int:
     """The status of workers that were told to stop: they go on, unless one has met an error."""
     statuses = [one.status for one in ended if not one.was_made_to] or [RESUME]
-    status = statuses[decisive(statuses)]
+    status = statuses[deciding_index(statuses)]
     return RESUME if may_restart(status) or status == INTERRUPTED else status

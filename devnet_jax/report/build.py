@@ -16,7 +16,7 @@ from devnet_jax.inference.detector import Detector
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.summary import describe_dataset, describe_run
 from devnet_jax.runtime.host_devices import describe_devices
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 
 
@@ -71,7 +71,7 @@ def about(detector: Detector) -> dict[str, Any]:
             (name, get_setting(config, name), get_setting(Config(), name))
             for name in setting_names()
         ],
-        "versions": list(software().items()),
+        "versions": list(software_versions().items()),
     }
 
 

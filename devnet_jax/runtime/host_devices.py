@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 from devnet_jax.errors import UserError
 
-Environment = Mapping[str, str]  # what a process is given so that it sees one device
+EnvVars = Mapping[str, str]  # what a process is given so that it sees one device
 
 
-class Devices(NamedTuple):
-    """What there is to run on: its name, for people, and a place for each job at a time."""
+class HostDevices(NamedTuple):
+    """What there is to run on: its name, for people, and a slot for each job at a time."""
 
     name: str
-    places: list[Environment]
+    slots: list[EnvVars]
 
 
-def find_devices(jobs_per_device: int = 1) -> Devices:
+def find_devices(jobs_per_device: int = 1) -> HostDevices:
     """The devices of this host; a CPU counts as one.
 
     JAX is asked in a process of its own: this one must not take a device's memory.
@@ -40,12 +40,12 @@ def find_devices(jobs_per_device: int = 1) -> Devices:
         raise UserError(f"JAX finds no device to run jobs on: {' '.join(reason)}")
     backend, count, kind = result.stdout.splitlines()[-1].split(maxsplit=2)
     name = describe_devices(backend, int(count), kind)
-    return Devices(name, places_of(backend, int(count), jobs_per_device, os.environ))
+    return HostDevices(name, device_slots(backend, int(count), jobs_per_device, os.environ))
 
 
-def places_of(
-    backend: str, count: int, jobs_per_device: int, environment: Environment
-) -> list[Environment]:
+def device_slots(
+    backend: str, count: int, jobs_per_device: int, environment: EnvVars
+) -> list[EnvVars]:
     """What each process is given so that it sees one device of a host: a device at a time.
 
     Args:
@@ -59,9 +59,9 @@ def places_of(
         shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_device:.2f}"
     if backend in ("gpu", "cuda", "rocm"):
         visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        places = [{"CUDA_VISIBLE_DEVICES": name, **shared} for name in visible.split(",")[:count]]
+        slots = [{"CUDA_VISIBLE_DEVICES": name, **shared} for name in visible.split(",")[:count]]
     elif backend == "tpu":
-        places = [
+        slots = [
             {
                 "TPU_VISIBLE_CHIPS": str(chip),
                 "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
@@ -70,8 +70,8 @@ def places_of(
             for chip in range(count)
         ]
     else:
-        places = [{}]
-    return [place for place in places for _ in range(jobs_per_device)]
+        slots = [{}]
+    return [slot for slot in slots for _ in range(jobs_per_device)]
 
 
 def describe_devices(backend: str, count: int, kind: str) -> str:

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 
 
-def software() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers, by name."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     return {"Python": platform.python_version()} | {

@@ -17,9 +17,9 @@ from pathlib import Path
 from etils import epath
 
 from devnet_jax.distributed.exit_status import RESUME
-from devnet_jax.runtime.host_devices import Devices, Environment
+from devnet_jax.runtime.host_devices import EnvVars, HostDevices
 from devnet_jax.runtime.io import write_json
-from devnet_jax.runtime.versions import software
+from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.sweep.grid import Job
 
@@ -35,7 +35,7 @@ GRACE_SECONDS = 10.0
 @dataclasses.dataclass
 class _Running:
     job: Job
-    place: Environment
+    slot: EnvVars
     process: subprocess.Popen[bytes]
 
 
@@ -68,13 +68,15 @@ class Scheduler:
     compiled is found by the others in JAX's persistent cache.
     """
 
-    def __init__(self, jobs: Sequence[Job], devices: Devices, folder: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], devices: HostDevices, folder: Path) -> None:
         self._pending = list(jobs)
-        self._free = list(devices.places)
+        self._free = list(devices.slots)
         self._record = {
             "started": str(datetime.date.today()),
             "device": devices.name,
-            "software": ", ".join(f"{name} {version}" for name, version in software().items()),
+            "software": ", ".join(
+                f"{name} {version}" for name, version in software_versions().items()
+            ),
         }
         self._folder = folder
         self._running: list[_Running] = []
@@ -112,7 +114,7 @@ class Scheduler:
             self._compiled.add(job.shape)
         return not alike or job.shape in self._compiled
 
-    def _start(self, job: Job, place: Environment) -> None:
+    def _start(self, job: Job, slot: EnvVars) -> None:
         workdir = self._folder / job.name
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(epath.Path(workdir / RECORD), self._record)
@@ -121,18 +123,18 @@ class Scheduler:
             fcntl.flock(log, fcntl.LOCK_EX)
             process = subprocess.Popen(
                 job.command(workdir),
-                env={**os.environ, **place},
+                env={**os.environ, **slot},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
         logger.debug("%s: started as process %d", job.name, process.pid)
-        self._running.append(_Running(job, place, process))
+        self._running.append(_Running(job, slot, process))
 
     def _end(self, running: _Running, finished: Callable[[Job, str | None], None]) -> None:
         self._running.remove(running)
-        self._free.append(running.place)
+        self._free.append(running.slot)
         job, status = running.job, running.process.returncode
         if status == 0:
             self._compiled.add(job.shape)

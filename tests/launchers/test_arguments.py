@@ -2,7 +2,12 @@
 
 import pytest
 
-from devnet_jax.distributed.exit_status import decisive, describe, from_returncode, may_restart
+from devnet_jax.distributed.exit_status import (
+    deciding_index,
+    describe,
+    from_returncode,
+    may_restart,
+)
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import require_arguments, split, workdir_of
 from tests.launchers.programs import NASTY, launch
@@ -47,7 +52,7 @@ def test_what_the_launcher_says_must_not_be_said_again(argument: str) -> None:
     ],
 )
 def test_the_first_cause_decides(statuses: list[int], status: int) -> None:
-    assert statuses[decisive(statuses)] == status
+    assert statuses[deciding_index(statuses)] == status
 
 
 def test_what_starts_again() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.errors import UserError
-from devnet_jax.launchers.local import places_on_cpu, places_on_gpus, to_shell, worker_commands
+from devnet_jax.launchers.local import cpu_slots, gpu_slots, to_shell, worker_commands
 from tests.conftest import REPOSITORY
 from tests.launchers.programs import DUMP, NASTY, fake_python, launch, require_golden
 
@@ -119,7 +119,7 @@ def launched(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
 
 def test_the_printed_commands() -> None:
     commands = worker_commands(
-        "python", ["--config=configs/quickstart.py", "--workdir=my runs"], places_on_cpu(2, 4), 4242
+        "python", ["--config=configs/quickstart.py", "--workdir=my runs"], cpu_slots(2, 4), 4242
     )
     require_golden("local.sh", to_shell(commands))
 
@@ -292,10 +292,10 @@ def test_starts_end(tmp_path: Path, environment: dict[str, str], end: str, start
 
 
 def test_gpus_are_divided() -> None:
-    places = places_on_gpus(["3", "1", "GPU-a", "0", "2"], 2, 2)
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["3,1", "GPU-a,0"]
+    slots = gpu_slots(["3", "1", "GPU-a", "0", "2"], 2, 2)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3,1", "GPU-a,0"]
     with pytest.raises(UserError, match="it takes 6 GPUs, of which 5 are visible"):
-        places_on_gpus(["0", "1", "2", "3", "4"], 3, 2)
+        gpu_slots(["0", "1", "2", "3", "4"], 3, 2)
 
 
 def test_without_a_gpu_the_devices_are_the_cpus() -> None:

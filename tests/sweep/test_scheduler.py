@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.config import Config
-from devnet_jax.runtime.host_devices import Devices, places_of
+from devnet_jax.runtime.host_devices import HostDevices, device_slots
 from devnet_jax.sweep.grid import Job
 from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, is_running, wait_for_earlier
 from tests.conftest import REPOSITORY
@@ -41,11 +41,11 @@ def scripts(*lines: str, shape: int | None = None) -> list[Script]:
     return jobs
 
 
-def run(jobs: list[Script], folder: Path, places: int = 1) -> dict[int, str | None]:
+def run(jobs: list[Script], folder: Path, slots: int = 1) -> dict[int, str | None]:
     """The seed of each finished job, in the order of their end, and why it failed if it has."""
     ended: dict[int, str | None] = {}
-    environments = [{"PLACE": str(i)} for i in range(places)]
-    Scheduler(jobs, Devices("somewhere", environments), folder).run(
+    environments = [{"PLACE": str(i)} for i in range(slots)]
+    Scheduler(jobs, HostDevices("somewhere", environments), folder).run(
         lambda job, failure: ended.update({job.config.seed: failure})
     )
     return ended
@@ -55,7 +55,7 @@ def test_jobs_run_side_by_side_each_in_its_place(tmp_path: Path) -> None:
     # Each waits for the other: one after the other would never end.
     meet = "touch $PLACE; while [ ! -e {} ]; do sleep 0.05; done; echo $PLACE >> places"
     jobs = scripts(meet.format(1), meet.format(0), "echo $PLACE >> third")
-    assert run(jobs, tmp_path, places=2) == {0: None, 1: None, 2: None}
+    assert run(jobs, tmp_path, slots=2) == {0: None, 1: None, 2: None}
     assert sorted((tmp_path / "places").read_text().split()) == ["0", "1"]
     assert (tmp_path / "third").read_text().strip() in ("0", "1")
 
@@ -71,7 +71,7 @@ def test_jobs_of_one_shape_wait_for_the_first_to_compile(tmp_path: Path) -> None
         "touch other",
     ]
     jobs = [dataclasses.replace(job, line=line) for job, line in zip(jobs, lines, strict=True)]
-    assert set(run(jobs, tmp_path, places=3).values()) == {None}
+    assert set(run(jobs, tmp_path, slots=3).values()) == {None}
 
 
 def test_a_killed_job_is_started_again(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplo
 
 
 def test_places() -> None:
-    gpus = places_of("gpu", 2, 1, {})
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in gpus] == ["0", "1"]
-    chosen = places_of("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in chosen] == ["3", "3", "5", "5"]
-    assert {place["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in chosen} == {"0.45"}
-    assert [place["TPU_VISIBLE_CHIPS"] for place in places_of("tpu", 4, 1, {})] == list("0123")
-    assert places_of("cpu", 8, 1, {}) == [{}]
-    assert places_of("cpu", 1, 2, {}) == [{}, {}]
+    gpus = device_slots("gpu", 2, 1, {})
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in gpus] == ["0", "1"]
+    chosen = device_slots("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in chosen] == ["3", "3", "5", "5"]
+    assert {slot["XLA_PYTHON_CLIENT_MEM_FRACTION"] for slot in chosen} == {"0.45"}
+    assert [slot["TPU_VISIBLE_CHIPS"] for slot in device_slots("tpu", 4, 1, {})] == list("0123")
+    assert device_slots("cpu", 8, 1, {}) == [{}]
+    assert device_slots("cpu", 1, 2, {}) == [{}, {}]
