@@ -98,9 +98,9 @@ def main() -> None:
     prepare(config.train.batch_size // _n_processes())
 
     # JAX and all that needs it is imported only now, so that flags are checked at once.
-    from devnet_jax.distributed.cluster import Membership, joined
+    from devnet_jax.distributed.cluster import ClusterSettings, join_cluster
 
-    membership = Membership(
+    settings = ClusterSettings(
         _CLUSTER.value,
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
@@ -110,7 +110,7 @@ def main() -> None:
     )
     modes = {"predict": _predict, "explain": _explain, "export": _export}
     work = modes.get(_MODE.value, _train_and_evaluate)
-    with joined(membership):
+    with join_cluster(settings):
         complaint = work(config, workdir)
     if complaint:  # only now: all processes have done their work
         raise UserError(complaint)
@@ -139,7 +139,7 @@ def _require_flags_that_fit() -> None:
 
 
 def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.distributed.cluster import is_rank_zero
     from devnet_jax.evaluation.evaluate import evaluate
     from devnet_jax.report.summary import summarise
     from devnet_jax.training.run import train
@@ -147,19 +147,19 @@ def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
     if _MODE.value == "train":
         train(config, workdir)
     results = evaluate(config, workdir)
-    if is_first():
+    if is_rank_zero():
         print(summarise(config, workdir, results))
 
 
 def _predict(config: Config, workdir: Workdir) -> str | None:
-    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.distributed.cluster import is_rank_zero
     from devnet_jax.inference.detector import Detector
     from devnet_jax.prediction import predict
 
     assert _OUTPUT.value is not None  # the flags have been checked
     detector = Detector.restore(workdir.path, config)
     prediction = predict(detector, _INPUT.value, _OUTPUT.value, strict=_STRICT.value)
-    if is_first():
+    if is_rank_zero():
         print(prediction)
     if not prediction.n_unreadable:
         return None
@@ -170,22 +170,22 @@ def _predict(config: Config, workdir: Workdir) -> str | None:
 
 
 def _explain(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.distributed.cluster import is_rank_zero
     from devnet_jax.evaluation.evaluate import explain
 
     explain(config, workdir)
-    if is_first():
+    if is_rank_zero():
         print(f"maps and overlays of the test images: {workdir.explanations}")
 
 
 def _export(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_first
+    from devnet_jax.distributed.cluster import is_rank_zero
     from devnet_jax.export.write import export_detector
     from devnet_jax.inference.detector import Detector
 
     assert _OUTPUT.value is not None  # the flags have been checked
     detector = Detector.restore(workdir.path, config)
-    if is_first():
+    if is_rank_zero():
         export_detector(detector, workdir, _OUTPUT.value)
         print(f"detector in one file: {_OUTPUT.value}")
 

@@ -29,7 +29,7 @@ from devnet_jax.checkpoints.orbax_io import (
     reason_of,
 )
 from devnet_jax.config import Config
-from devnet_jax.distributed.cluster import from_first, is_first
+from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Checkpoints:
         self._background = concurrent.futures.ThreadPoolExecutor(1, "save_checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
         self._saves = False  # whether anything was to be saved yet
-        if for_training and is_first():
+        if for_training and is_rank_zero():
             self._delete_temporaries()
 
     def __enter__(self) -> Checkpoints:
@@ -137,7 +137,7 @@ class Checkpoints:
             raise ValueError(f"metrics must be finite: {metrics}")
         self._saves = True
         latest = _agreed(self._confirm_and_look)
-        if (latest is not None and step <= latest) or not is_first():
+        if (latest is not None and step <= latest) or not is_rank_zero():
             return
         content = (*copied((variables, optimizer)), settings)
         self._saving = self._background.submit(self._save, step, content, metrics, latest)
@@ -303,14 +303,14 @@ class Checkpoints:
 def _agreed(decide: Callable[[], int | None]) -> int | None:
     """What the first process decides, in all of them; raises the same `UserError`, too."""
     decision: dict[str, Any] = {}
-    if is_first():
+    if is_rank_zero():
         try:
             decision["step"] = decide()
         except UserError as error:
             if jax.process_count() == 1:
                 raise
             decision["error"] = str(error)
-    decision = from_first(decision)
+    decision = broadcast(decision)
     if "error" in decision:
         raise UserError(decision["error"])
     return decision["step"]

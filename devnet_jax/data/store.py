@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.distributed.cluster import n_processes_here, require_agreement
+from devnet_jax.distributed.cluster import n_local_processes, require_agreement
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def make_store(
     size = len(reader) * image_bytes(reader)
     place, reason = settings.store, ""
     if place == "auto":
-        place, reason = _place(size, settings, host_memory() // n_processes_here())
+        place, reason = _place(size, settings, host_memory() // n_local_processes())
     require_agreement("the place of the training images", place)
     kept = {
         "device": "are kept in device memory",

@@ -25,8 +25,8 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from devnet_jax.distributed.exit_status import ERROR, PEER_LOST
-from devnet_jax.distributed.stopping import Stopped, stop_notice, stop_on_sigterm
-from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER, Peers
+from devnet_jax.distributed.stopping import Stopped, defer_sigterm, stop_on_sigterm
+from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER, Watchdog
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,11 @@ _JAX_TIMEOUT = 24 * 3600  # ours are shorter, and say more
 _LEAVING = 30  # seconds that a process which ends by an error waits for others to end
 
 _rounds = itertools.count()  # of barriers: each has a name of its own
-_peers: Peers | None = None
+_watchdog: Watchdog | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Membership:
+class ClusterSettings:
     """How this process finds the others of its run.
 
     Attributes:
@@ -111,7 +111,7 @@ class Membership:
 
 
 @contextlib.contextmanager
-def joined(membership: Membership) -> Iterator[None]:
+def join_cluster(settings: ClusterSettings) -> Iterator[None]:
     """Joins the processes of the run for as long as it lasts; before anything else of JAX.
 
     Leaving it waits for the others. One that leaves it by an exception tells them why, and they
@@ -120,23 +120,23 @@ def joined(membership: Membership) -> Iterator[None]:
     Raises:
       UserError: they cannot be found.
     """
-    global _peers
-    if membership.is_alone:
-        _say_if_others_are_near()
+    global _watchdog
+    if settings.is_alone:
+        _warn_if_one_of_several()
         yield
         return
-    _initialise(membership)
+    _initialise(settings)
     if jax.process_count() == 1:
         stop_on_sigterm()  # which JAX has taken over
-    _peers = Peers(
-        _store(),
+    _watchdog = Watchdog(
+        _kv_client(),
         str(distributed.global_state.coordinator_address),
         jax.process_index(),
         jax.process_count(),
-        membership.peer_timeout,
-        membership.stuck_after,
+        settings.peer_timeout,
+        settings.stuck_after,
     )
-    if not is_first():  # what all say the first one says
+    if not is_rank_zero():  # what all say the first one says
         logging.getLogger("devnet_jax").setLevel(logging.WARNING)
     else:
         logger.info("%d processes, %d devices", jax.process_count(), jax.device_count())
@@ -146,40 +146,40 @@ def joined(membership: Membership) -> Iterator[None]:
             yield
         except jax.errors.JaxRuntimeError:
             # Most likely what the collectives of XLA say when another process is gone.
-            _peers.wait_for_verdict()
+            _watchdog.wait_for_diagnosis()
             raise
         barrier("the end")
-        _peers.end()
+        _watchdog.stop()
     except Stopped:
         barrier("the end")
-        _peers.end()
+        _watchdog.stop()
         raise
     except (UserError, KeyboardInterrupt) as error:
-        _peers.announce(str(error) or "it was interrupted")
+        _watchdog.announce_end(str(error) or "it was interrupted")
         raise
     except BaseException as error:
         # Not left to Python's own end: JAX waits there for the others, and aborts as they end.
         traceback.print_exc()
-        _peers.announce(str(error).strip().partition("\n")[0] or type(error).__name__)
+        _watchdog.announce_end(str(error).strip().partition("\n")[0] or type(error).__name__)
         os._exit(ERROR)
     jax.distributed.shutdown()
-    _peers = None
+    _watchdog = None
 
 
-def _initialise(membership: Membership) -> None:
+def _initialise(settings: ClusterSettings) -> None:
     try:
         jax.distributed.initialize(
-            coordinator_address=membership.coordinator,
-            num_processes=membership.num_processes,
-            process_id=membership.process_id,
-            cluster_detection_method=membership.method,
+            coordinator_address=settings.coordinator,
+            num_processes=settings.num_processes,
+            process_id=settings.process_id,
+            cluster_detection_method=settings.method,
             heartbeat_timeout_seconds=_JAX_TIMEOUT,
             shutdown_timeout_seconds=_LEAVING,
         )
         jax.process_index()  # the devices of all are made known to all
     except (ValueError, KeyError) as error:  # not that cluster's environment
         raise UserError(
-            f"--cluster={membership.cluster}: the other processes cannot be found ({error}); is "
+            f"--cluster={settings.cluster}: the other processes cannot be found ({error}); is "
             "this one started by that cluster?"
         ) from error
     except RuntimeError as error:
@@ -188,7 +188,7 @@ def _initialise(membership: Membership) -> None:
         os._exit(PEER_LOST)
 
 
-def _say_if_others_are_near() -> None:
+def _warn_if_one_of_several() -> None:
     for name, sign in _SIGNS.items():
         count = os.environ.get(sign, "1")
         if count != "1":
@@ -201,19 +201,19 @@ def _say_if_others_are_near() -> None:
             )
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes logs, tables and reports for all."""
     return jax.process_index() == 0
 
 
-def beat() -> None:
+def report_progress() -> None:
     """Tells the others that this process has got on with its work."""
-    if _peers is not None:
-        _peers.beat()
+    if _watchdog is not None:
+        _watchdog.report_progress()
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Callable[[int], bool]]:
+def stop_agreement() -> Iterator[Callable[[int], bool]]:
     """Gives what tells, after a step, whether the run has been told to stop there.
 
     All processes ask at the same steps and are told the same, whichever of them got the signal.
@@ -223,11 +223,11 @@ def stopping() -> Iterator[Callable[[int], bool]]:
         questions = itertools.count(1)
         yield lambda step: multihost_utils.reached_preemption_sync_point(next(questions))
         return
-    with stop_notice() as is_noticed:
+    with defer_sigterm() as is_noticed:
         yield lambda step: is_noticed()
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def local_share(items: Sequence[T]) -> Sequence[T]:
     """This process's part of what all of them have to do: a block of neighbours.
 
     In the order of the processes the shares make up the whole.
@@ -236,7 +236,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[len(items) * index // n : len(items) * (index + 1) // n]
 
 
-def _store() -> Any:
+def _kv_client() -> Any:
     """JAX's connection to what the processes share."""
     return distributed.global_state.client
 
@@ -244,13 +244,13 @@ def _store() -> Any:
 def barrier(name: str) -> None:
     """Waits until all processes have come to this point."""
     if jax.process_count() > 1:
-        _store().wait_at_barrier(f"{name}, {next(_rounds)}", _FOREVER_MS)
+        _kv_client().wait_at_barrier(f"{name}, {next(_rounds)}", _FOREVER_MS)
 
 
 @contextlib.contextmanager
-def by_first(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+def locked_by_rank_zero(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
     """A lock that the first process holds until all have come to the end."""
-    with lock if is_first() else contextlib.nullcontext():
+    with lock if is_rank_zero() else contextlib.nullcontext():
         yield
         barrier("before the lock goes")
 
@@ -266,43 +266,44 @@ def gather(value: Any, *, to_all: bool = True) -> list[Any]:
         return [value]
     place = f"devnet_jax/gather/{next(_rounds)}"
     own = f"{place}/{jax.process_index()}"
-    _put(own, value)
+    _kv_set(own, value)
     barrier("given")
-    takes = to_all or is_first()
-    values = [_take(f"{place}/{i}") for i in range(jax.process_count() if takes else 0)]
+    takes = to_all or is_rank_zero()
+    values = [_kv_get(f"{place}/{i}") for i in range(jax.process_count() if takes else 0)]
     barrier("taken")
-    _store().key_value_delete(f"{own}/")
+    _kv_client().key_value_delete(f"{own}/")
     return values
 
 
-def from_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What the first process gives, in all of them; all must call it."""
     if jax.process_count() == 1:
         return value
     place = f"devnet_jax/from_first/{next(_rounds)}"
-    if is_first():
-        _put(place, value)
+    if is_rank_zero():
+        _kv_set(place, value)
     else:
-        value = _take(place)
+        value = _kv_get(place)
     barrier("taken")
-    if is_first():
-        _store().key_value_delete(f"{place}/")
+    if is_rank_zero():
+        _kv_client().key_value_delete(f"{place}/")
     return value
 
 
-def _put(place: str, value: Any) -> None:
+def _kv_set(place: str, value: Any) -> None:
     content = serialization.msgpack_serialize(value)
     starts = range(0, len(content), _CHUNK)
     for i, start in enumerate(starts):
-        _store().key_value_set_bytes(f"{place}/{i}", content[start : start + _CHUNK])
-    _store().key_value_set(f"{place}/chunks", str(len(starts)))
+        _kv_client().key_value_set_bytes(f"{place}/{i}", content[start : start + _CHUNK])
+    _kv_client().key_value_set(f"{place}/chunks", str(len(starts)))
 
 
-def _take(place: str) -> Any:
+def _kv_get(place: str) -> Any:
     """What another process puts there; waits for it."""
-    n_chunks = int(_store().blocking_key_value_get(f"{place}/chunks", _FOREVER_MS))
+    n_chunks = int(_kv_client().blocking_key_value_get(f"{place}/chunks", _FOREVER_MS))
     chunks = (
-        _store().blocking_key_value_get_bytes(f"{place}/{i}", _FOREVER_MS) for i in range(n_chunks)
+        _kv_client().blocking_key_value_get_bytes(f"{place}/{i}", _FOREVER_MS)
+        for i in range(n_chunks)
     )
     return serialization.msgpack_restore(b"".join(chunks))
 
@@ -318,7 +319,7 @@ def require_agreement(what: str, value: str) -> None:
             )
 
 
-def n_processes_here() -> int:
+def n_local_processes() -> int:
     """How many processes of the run are on this host, and share its memory."""
     here = socket.gethostname()
     return gather(here).count(here)

@@ -16,7 +16,7 @@ def n_devices() -> int:
     return jax.device_count()
 
 
-def own_devices() -> slice:
+def local_device_slice() -> slice:
     """Which of them, in the order of the device axis, are this process's.
 
     A process has a device's share of each batch at hand for each of its own.

@@ -39,7 +39,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 @contextlib.contextmanager
-def stop_notice() -> Iterator[Callable[[], bool]]:
+def defer_sigterm() -> Iterator[Callable[[], bool]]:
     """Within it SIGTERM is noticed rather than obeyed at once; gives what tells whether it was."""
     noticed = threading.Event()
 

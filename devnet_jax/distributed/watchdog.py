@@ -25,14 +25,14 @@ _called_by_c: list[Any] = []  # functions that must not be freed
 _ALIVE, _ENDED, _WHO = "devnet_jax/alive/", "devnet_jax/ended/", "devnet_jax/who/"
 
 
-class Peers:
+class Watchdog:
     """Tells the other processes that this one is alive, and ends it when one of them is not.
 
     Each process counts up a number of its own in the store that the processes share, and reads
     those of the others. A number that has stood still for `timeout` seconds is that of a process
     which is gone, or stopped. One that lives, but in which nothing gets on, holds up all others:
-    after `stuck_after` seconds without a `beat` in any of them, those that are furthest behind are
-    stuck (before the first beat no time is too long: data may be fetched). This process then ends
+    after `stuck_after` seconds without a `report_progress` in any of them, those that are furthest
+    behind are stuck (before the first no time is too long: data may be fetched). This process then ends
     with the status `PEER_LOST`, and a line that names them.
     """
 
@@ -74,27 +74,27 @@ class Peers:
         client.key_value_set(f"{_WHO}{index}", f"{socket.gethostname()}, process {os.getpid()}")
         self._threads = [
             threading.Thread(target=target, name=target.__name__, daemon=True)
-            for target in (self._talk, self._judge)
+            for target in (self._exchange_heartbeats, self._check_peers)
         ]
         for thread in self._threads:
             thread.start()
         # JAX aborts a process that has lost process 0, with words of its own.
-        on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
+        on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._on_sigabrt)
         _called_by_c.append(on_abort)
         if index != 0:
             ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
 
-    def beat(self) -> None:
+    def report_progress(self) -> None:
         """Says that this process has got on with its work."""
         self._beats += 1
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Ends the watch; to be called when all processes have done their work."""
         self._done.set()
         for thread in self._threads:
             thread.join()
 
-    def announce(self, reason: str) -> None:
+    def announce_end(self, reason: str) -> None:
         """Tells the others why this process ends before its work is done."""
         self._done.set()
         try:
@@ -104,24 +104,24 @@ class Peers:
         if self._index == 0:  # which keeps the store
             time.sleep(max(LINGER_SECONDS, 2 * self._poll))
 
-    def wait_for_verdict(self) -> None:
+    def wait_for_diagnosis(self) -> None:
         """Gives the watch the time to find out which process an error came from.
 
         It ends this process if it does.
         """
         time.sleep(self._timeout + 3 * self._poll)
 
-    def _abort(self, number: int) -> None:
+    def _on_sigabrt(self, number: int) -> None:
         """Called when something aborts this process."""
         signal.alarm(int(LINGER_SECONDS) + 1)  # should this hang, where much may be broken
         host, _, port = self._coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LINGER_SECONDS).close()
         except OSError:
-            self._leave(f"process 0 ({self._name(0)}), which coordinates the run, is gone")
+            self._exit_peer_lost(f"process 0 ({self._name(0)}), which coordinates the run, is gone")
         # It was something else: aborting goes on as this returns.
 
-    def _talk(self) -> None:
+    def _exchange_heartbeats(self) -> None:
         tick = 0
         names_known = False
         while not self._done.wait(self._poll):
@@ -148,28 +148,30 @@ class Peers:
                 if state != before:
                     self._states[i] = (state, now)
 
-    def _judge(self) -> None:
+    def _check_peers(self) -> None:
         while not self._done.wait(POLL_SECONDS / 2):
             now = time.monotonic()
             for i, reason in self._ended.items():
-                self._leave(f"process {i} ({self._name(i)}) has ended: {reason}")
+                self._exit_peer_lost(f"process {i} ({self._name(i)}) has ended: {reason}")
             if now - self._heard > self._timeout:
-                self._leave(
+                self._exit_peer_lost(
                     f"process 0 ({self._name(0)}), which coordinates the run, has not been heard "
                     f"of for {self._timeout:.0f} s"
                 )
             silent = [i for i, (_, since) in self._states.items() if now - since > self._timeout]
             if silent and silent != [self._index]:
-                self._leave(f"{self._names_of(silent)} not heard of for {self._timeout:.0f} s")
+                self._exit_peer_lost(
+                    f"{self._names_of(silent)} not heard of for {self._timeout:.0f} s"
+                )
             beats = {i: state[1] for i, (state, _) in self._states.items()}
             if any(beats.values()) and now - self._progress > self._stuck_after:
                 behind = [i for i, n in beats.items() if n == min(beats.values())]
-                self._leave(
+                self._exit_peer_lost(
                     f"nothing has got on for {self._stuck_after:.0f} s: "
                     f"{self._names_of(behind)} stuck"
                 )
 
-    def _leave(self, message: str) -> NoReturn:
+    def _exit_peer_lost(self, message: str) -> NoReturn:
         print(
             f"error: {message}; this process ends, too: start all of them again with the same "
             "command, and they go on from the last checkpoint",
@@ -177,7 +179,7 @@ class Peers:
             flush=True,
         )
         if self._index == 0:
-            self.announce(message)
+            self.announce_end(message)
         os._exit(PEER_LOST)
 
     def _name(self, index: int) -> str:

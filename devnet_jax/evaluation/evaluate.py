@@ -18,7 +18,14 @@ from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.source import Example
-from devnet_jax.distributed.cluster import beat, by_first, from_first, gather, is_first, share
+from devnet_jax.distributed.cluster import (
+    broadcast,
+    gather,
+    is_rank_zero,
+    local_share,
+    locked_by_rank_zero,
+    report_progress,
+)
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
@@ -71,7 +78,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """
     workdir.require_run()
     workdir.require_writable()
-    with by_first(workdir.lock()):
+    with locked_by_rank_zero(workdir.lock()):
         return _evaluate(config, workdir)
 
 
@@ -81,10 +88,10 @@ def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
     if examination is None:
-        return from_first(None)
+        return broadcast(None)
     results = measure(detector, dataset, examination)
     _write(workdir, detector, dataset, examination, results)
-    return from_first(results)
+    return broadcast(results)
 
 
 def _write(
@@ -114,11 +121,11 @@ def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> 
     """The detector with its scores of the normal images held out from training, and saves them."""
     if not detector.config.dataset.calibration:
         return detector
-    parts = decoded(dataset, share(dataset.calibration), detector.config, "calibrating")
+    parts = decoded(dataset, local_share(dataset.calibration), detector.config, "calibrating")
     of_parts = [detector.score(images).scores for _, images in parts]
     of_processes = gather(np.concatenate([np.empty(0, np.float32), *of_parts]))
     scores = np.concatenate(of_processes)
-    if is_first():
+    if is_rank_zero():
         write_calibration(workdir, detector.step, scores)
     detector = dataclasses.replace(detector, calibration_scores=scores)
     if detector.shortage:
@@ -132,7 +139,7 @@ def examine(detector: Detector, dataset: FewShotDataset) -> Examination | None:
     Of several processes, which share the images, the first is given what all have found.
     """
     size = detector.config.dataset.image_size
-    examples = share(dataset.test_examples)
+    examples = local_share(dataset.test_examples)
     side = side_for(len(dataset.test_examples))
     pixel_metrics = PixelMetrics()
     pixel_aurocs = np.full(len(examples), np.nan)
@@ -227,10 +234,10 @@ def explain(config: Config, workdir: Workdir) -> None:
         )
     workdir.require_run()
     workdir.require_writable()
-    with by_first(workdir.lock()):
+    with locked_by_rank_zero(workdir.lock()):
         dataset = open_dataset(config, workdir)
         detector = Detector.restore(workdir.path, config)
-        paths = share(dataset.split.test)
+        paths = local_share(dataset.split.test)
         for start, images in decoded(dataset, paths, config, "explaining"):
             part = paths[start : start + len(images)]
             _write_explanations(detector, workdir.explanations, part, images)
@@ -265,7 +272,7 @@ def decoded(
         for start, images in parts:
             yield start, images
             bar.update(len(images))
-            beat()
+            report_progress()
 
 
 def measure(

@@ -16,7 +16,7 @@ from etils import epath
 
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import Result
-from devnet_jax.runtime.io import written_whole
+from devnet_jax.runtime.io import atomic_write
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
 
@@ -92,7 +92,7 @@ def write_table(
     UTF-8, but for file names that are not: these stand there byte by byte.
     """
     with (
-        written_whole(epath.Path(place)) as temporary,
+        atomic_write(epath.Path(place)) as temporary,
         Path(temporary).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         # Quoted: a file name may hold any of the characters that end a line.

@@ -21,9 +21,9 @@ from etils import epath
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.distributed.cluster import (
     barrier,
-    by_first,
-    from_first,
-    is_first,
+    broadcast,
+    is_rank_zero,
+    locked_by_rank_zero,
     require_agreement,
 )
 from devnet_jax.errors import UserError
@@ -142,20 +142,20 @@ def predict(
     concluded: Prediction | None = None
     lock = Workdir(written.progress, flag="--output").lock(shown=written.folder)
     require_agreement("the detector or its settings", origin)
-    with by_first(lock), warnings.catch_warnings():
+    with locked_by_rank_zero(lock), warnings.catch_warnings():
         # What Pillow thinks of a file that can be read is nothing that its user need mend.
         warnings.filterwarnings("ignore", module="PIL")
-        if is_first():
+        if is_rank_zero():
             _merge_progress(written, origin).close()  # what earlier processes have done
         barrier("begun")
         _score_share(detector, found, written, origin, strict)
         barrier("scored")
-        if is_first():
+        if is_rank_zero():
             with contextlib.closing(_merge_progress(written, origin)) as progress:
                 concluded = _conclude(detector, found, written, progress)
                 progress.remove()
-        of_first = from_first(None if concluded is None else concluded.to_dict())
-    if is_first():
+        of_first = broadcast(None if concluded is None else concluded.to_dict())
+    if is_rank_zero():
         with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
             written.progress.rmdir()
     return concluded or Prediction.from_dict(of_first)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from devnet_jax.data.decode import load_image, map_in_threads
 from devnet_jax.data.paths import read_file
 from devnet_jax.data.prefetch import prefetch
-from devnet_jax.distributed.cluster import beat
+from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import Detector
 from devnet_jax.inference.scorer import as_written
@@ -90,7 +90,7 @@ def score_files(
                 raise UserError(errors[0])
             progress.add(_results(detector, inputs, part, output))
             bar.update(len(part))
-            beat()
+            report_progress()
 
 
 def read_image(path: Path, image_size: int) -> ReadImage:

@@ -23,12 +23,12 @@ def write_text(path: epath.Path, text: str) -> None:
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def written_whole(path: epath.Path) -> Iterator[epath.Path]:
+def atomic_write(path: epath.Path) -> Iterator[epath.Path]:
     """A place to write to, beside a file: it takes the file's place if nothing was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"  # one name: what a kill left is written over

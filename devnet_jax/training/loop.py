@@ -16,8 +16,13 @@ from devnet_jax.config import Config
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.data.store import ImageStore
-from devnet_jax.distributed.cluster import beat, stopping
-from devnet_jax.distributed.sharding import abstract_replicated, n_devices, own_devices, replicated
+from devnet_jax.distributed.cluster import report_progress, stop_agreement
+from devnet_jax.distributed.sharding import (
+    abstract_replicated,
+    local_device_slice,
+    n_devices,
+    replicated,
+)
 from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
 from devnet_jax.models.build import abstract_variables
@@ -70,7 +75,7 @@ def fit(
     log.resume(done)
     # What a call is given is made while the devices run the one before.
     inputs = prefetch(call_inputs(config, store, n_normal, done))
-    with contextlib.closing(inputs) as calls, stopping() as ends_after:
+    with contextlib.closing(inputs) as calls, stop_agreement() as ends_after:
         for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
             last_step = (epoch + 1) * config.train.steps_per_epoch
             stopped = False
@@ -82,7 +87,7 @@ def fit(
                 _require_finite(metrics, done, checkpoints)
                 done += len(labels)
                 log.call(done, metrics, time.perf_counter() - started)
-                beat()
+                report_progress()
                 stopped = ends_after(done)
             means = log.means() if done == last_step else None
             if done == last_step:
@@ -145,7 +150,7 @@ def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) ->
         )
         for step in steps
     ]
-    return np.stack(batches).reshape(len(steps), n_devices(), -1)[:, own_devices()]
+    return np.stack(batches).reshape(len(steps), n_devices(), -1)[:, local_device_slice()]
 
 
 def save_state(

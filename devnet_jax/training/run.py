@@ -12,7 +12,7 @@ from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.store import ImageStore, make_store
-from devnet_jax.distributed.cluster import by_first, is_first
+from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
 from devnet_jax.models import check_n_scales, load_pretrained
@@ -38,7 +38,7 @@ def train(config: Config, workdir: Workdir) -> None:
     """
     require_trainable(config)
     workdir.require_writable()
-    with by_first(workdir.lock()):
+    with locked_by_rank_zero(workdir.lock()):
         _train(config, workdir)
 
 
@@ -106,13 +106,13 @@ def fit_logged(
         epochs=config.train.epochs,
         steps_per_epoch=config.train.steps_per_epoch,
         batch_size=config.train.batch_size,
-        silent=not is_first(),
+        silent=not is_rank_zero(),
     ) as log:
         fit(config, store, n_normal, state, checkpoints, log)
 
 
 def _remember(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
-    if is_first():
+    if is_rank_zero():
         write_json(workdir.split, dataset.split.to_dict())
         write_json(workdir.config, config.to_dict())
         logger.info("%s", dataset)

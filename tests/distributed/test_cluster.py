@@ -22,7 +22,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from devnet_jax import Detector
-from devnet_jax.distributed.cluster import Membership, stopping
+from devnet_jax.distributed.cluster import ClusterSettings, stop_agreement
 from devnet_jax.distributed.exit_status import PEER_LOST, RESUME
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.local import free_port
@@ -213,7 +213,7 @@ def test_processes_count_their_calls_to_agree_where_to_stop(
     monkeypatch.setattr(
         multihost_utils, "reached_preemption_sync_point", lambda n: asked.append(n) or n == 3
     )
-    with stopping() as ends_after:
+    with stop_agreement() as ends_after:
         assert [ends_after(step) for step in (20, 40, 60)] == [False, False, True]
     assert asked == [1, 2, 3]
 
@@ -254,7 +254,7 @@ def test_a_stuck_process_is_noticed_and_named(tiny: tuple[str, ...], tmp_path: P
 
 STUCK = """
 import sys, threading, time
-from devnet_jax.distributed.watchdog import Peers
+from devnet_jax.distributed.watchdog import Watchdog
 
 class Store:
     # What the processes have told one another: the others are alive, and number 2 is behind.
@@ -267,8 +267,8 @@ class Store:
         self.told["devnet_jax/alive/2"] = f"[{tick}, 0]"
         return [(k, v) for k, v in self.told.items() if k.startswith(key)]
 
-peers = Peers(Store(), "localhost:1", 0, 3, timeout=30, stuck_after=4)
-peers.beat()
+peers = Watchdog(Store(), "localhost:1", 0, 3, timeout=30, stuck_after=4)
+peers.report_progress()
 time.sleep(60)
 """
 
@@ -285,7 +285,8 @@ def test_processes_that_get_on_no_more_are_named() -> None:
 
 FAULTY = """
 import sys
-from devnet_jax import main, run
+from devnet_jax import main
+from devnet_jax.training import run
 if f"--process_id={FAULTY}" in sys.argv:
     def make_store(*_):
         raise ZeroDivisionError("a fault of ours")
@@ -357,7 +358,7 @@ def test_processes_with_other_settings_are_refused(tiny: tuple[str, ...], tmp_pa
 )
 def test_flags_that_contradict_one_another(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Membership(**arguments)  # type: ignore[arg-type]
+        ClusterSettings(**arguments)  # type: ignore[arg-type]
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path, tiny: tuple[str, ...]) -> None:
