@@ -8,7 +8,6 @@ python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from ml_collections import config_flags
 from devnet_jax.cli import saved_config
 from devnet_jax.cli.flags import flag_names, run_program, with_absolute_paths
 from devnet_jax.config import Config
+from devnet_jax.distributed.job import n_announced_processes
 from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.startup import prepare
@@ -95,7 +95,8 @@ def main() -> None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))
     _require_flags_that_fit()
-    prepare(config.train.batch_size // _n_processes())
+    n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
+    prepare(config.train.batch_size // n_processes)
 
     # JAX and all that needs it is imported only now, so that flags are checked at once.
     from devnet_jax.distributed.cluster import ClusterSettings, join_cluster
@@ -114,12 +115,6 @@ def main() -> None:
         complaint = work(config, workdir)
     if complaint:  # only now: all processes have done their work
         raise UserError(complaint)
-
-
-def _n_processes() -> int:
-    """Those of the run, as far as it can be told before they are joined."""
-    told = {"slurm": "SLURM_NTASKS", "open_mpi": "OMPI_COMM_WORLD_SIZE"}.get(_CLUSTER.value or "")
-    return _NUM_PROCESSES.value or int(os.environ.get(told or "", "1"))
 
 
 def _require_flags_that_fit() -> None:

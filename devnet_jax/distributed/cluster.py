@@ -25,6 +25,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from devnet_jax.distributed.exit_status import ERROR, PEER_LOST
+from devnet_jax.distributed.job import PROCESS_COUNT, n_announced_processes
 from devnet_jax.distributed.stopping import Stopped, defer_sigterm, stop_on_sigterm
 from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER, Watchdog
 from devnet_jax.errors import UserError
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How a cluster tells a process that it is one of several.
-_SIGNS = {"slurm": "SLURM_STEP_NUM_TASKS", "open_mpi": "OMPI_COMM_WORLD_SIZE"}
 # What Kubernetes tells a pod with TPUs, and Compute Engine does not tell a virtual machine.
 _SIGNS_OF_GKE = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
@@ -189,15 +188,14 @@ def _initialise(settings: ClusterSettings) -> None:
 
 
 def _warn_if_one_of_several() -> None:
-    for name, sign in _SIGNS.items():
-        count = os.environ.get(sign, "1")
-        if count != "1":
+    for cluster, variable in PROCESS_COUNT.items():
+        # A batch script of Slurm, which is one process, has only the variable of the job.
+        if variable in os.environ and (count := n_announced_processes(cluster)) > 1:
             logger.warning(
-                "this is one of %s processes (%s), and works by itself; --cluster=%s lets them "
-                "work together",
+                "this is one of %d processes (%s), but runs alone; --cluster=%s runs them together",
                 count,
-                sign,
-                name,
+                variable,
+                cluster,
             )
 
 
