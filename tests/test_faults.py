@@ -175,5 +175,5 @@ def test_a_disk_without_room_costs_no_checkpoint(
     assert len(errors) == 1, result.stderr
     assert "could not be saved" in errors[0]
     assert "File too large" in errors[0]
-    assert f"that of step {last} is whole" in errors[0]
+    assert f"that of step {last} is intact" in errors[0]
     assert newest_whole(workdir) == last

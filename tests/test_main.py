@@ -504,7 +504,7 @@ def test_a_damaged_checkpoint_is_passed_over(main: Main, copy: Path) -> None:
     damage("4")
     result = main("--mode=eval", f"--workdir={copy}")
     assert result.returncode == 0, result.stderr
-    assert "checkpoints/4: this checkpoint is passed over" in result.stderr
+    assert "checkpoints/4: checkpoint skipped" in result.stderr
     assert json.loads((copy / "eval" / "metrics.json").read_text())["step"] == 2
     damage("2")
     refused(main("--mode=eval", f"--workdir={copy}"), "checkpoints/4: the checkpoint is damaged")

@@ -1,1 +1,1 @@
-"""Checkpoints of a run, on disk or in a bucket."""
+"""Checkpoints of a run, on a local disk or in a bucket."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which count, and saving the next one."""
+"""The checkpoints of a run: saves in the background, keeps the newest and the best, restores."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import jax
 from etils import epath
 
 from devnet_jax.checkpoints.checksums import (
-    UNCONFIRMED,
+    INCOMPLETE,
     Checksums,
     find_fault,
     read_checksums,
     write_checksums,
 )
 from devnet_jax.checkpoints.orbax_io import (
-    TEMPORARY,
+    TEMPORARY_MARKER,
     CheckpointFiles,
-    copied,
+    copy_to_host,
     delete_checkpoint,
-    reason_of,
+    system_error_message,
 )
 from devnet_jax.config import Config
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
@@ -36,13 +36,15 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a run, numbered by the steps done; saved in the background.
+    """The checkpoints of a run, numbered by training step and saved in a background thread.
 
-    A checkpoint counts once it is confirmed, by the checksums of its files, and as long as they
-    fit. Reading takes the newest that counts, warns of those it passes over, and deletes nothing.
+    A checkpoint is complete once the checksums of its files are written, and intact as long as its
+    files match them. Reading uses the newest intact checkpoint, logs a warning for each one that it
+    skips, and deletes nothing.
 
-    Use it as a context manager: leaving it waits for a save under way. Of several processes all
-    call the same methods; the first one saves, and decides for all which checkpoints count.
+    Use it as a context manager: on exit it waits for a save in progress. In a run of several
+    processes, all of them call the same methods. Only rank zero saves, and all use the checkpoint
+    that rank zero chooses.
     """
 
     def __init__(
@@ -53,26 +55,26 @@ class Checkpoints:
         keep_best: str | None = None,
         for_training: bool = False,
     ) -> None:
-        """Opens the folder, which need not be there.
+        """Opens the folder, which need not exist yet.
 
         Args:
-          folder: of all checkpoints; each is a folder in it.
-          keep: how many of the newest stay, at least one.
-          keep_best: the name of a metric; the checkpoint that has the lowest stays besides.
-          for_training: whether to delete at once what killed saves have left half-written.
+          folder: folder of all checkpoints; each is a subfolder, named by its step.
+          keep: number of newest checkpoints to keep, at least one.
+          keep_best: name of a metric; the checkpoint with its lowest value is kept, too.
+          for_training: if True, deletes at once the temporary folders of interrupted saves.
         """
         if keep < 1:
             raise ValueError(f"keep must be 1 or more: {keep}")
         self.folder = folder
         self._keep = keep
         self._keep_best = keep_best
-        self._faults: dict[int, str | None] = {}  # what is wrong with the checkpoints looked at
+        self._faults: dict[int, str | None] = {}  # by step, for the checkpoints verified so far
         self._files = CheckpointFiles()
         self._background = concurrent.futures.ThreadPoolExecutor(1, "save_checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
-        self._saves = False  # whether anything was to be saved yet
+        self._save_was_called = False
         if for_training and is_rank_zero():
-            self._delete_temporaries()
+            self._delete_temporary_folders()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -85,30 +87,34 @@ class Checkpoints:
     ) -> None:
         try:
             if error is None:
-                if self._saves:
+                if self._save_was_called:
                     self.wait()
             elif self._saving is not None and (failure := self._saving.exception()):
-                logger.error("%s", failure)  # the error under way goes on
+                logger.error("%s", failure)  # logged only: `error` is the one to raise
         finally:
             self._background.shutdown()
             self._files.close()
 
     def latest_step(self) -> int | None:
-        """Steps done in the newest checkpoint that counts, or `None` if none was confirmed yet.
+        """Returns the step of the newest intact checkpoint, `None` if none is complete.
 
         Raises:
-          UserError: some were, but all of them are damaged.
+          UserError: if there are complete checkpoints and all of them are damaged.
         """
-        return _agreed(self._latest)
+        return _decide_on_rank_zero(self._find_latest)
 
     def best_step(self) -> int | None:
-        """The step of the lowest `keep_best` among the checkpoints that count, or `None` if none
-        of them tells it."""
-        return _agreed(self._best)
+        """Returns the step of the intact checkpoint with the lowest `keep_best`, `None` if no
+        checkpoint has this metric."""
+        return _decide_on_rank_zero(self._find_best)
 
     def wait(self) -> None:
-        """Waits until the save under way, if any, is confirmed; raises `UserError` if it failed."""
-        _agreed(self._confirm)
+        """Waits until the save in progress, if any, is complete.
+
+        Raises:
+          UserError: if the save failed.
+        """
+        _decide_on_rank_zero(self._finish_save)
 
     def save(
         self,
@@ -118,47 +124,51 @@ class Checkpoints:
         settings: dict[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts to save the checkpoint of `step`, unless it or a later one is there.
+        """Starts to save a checkpoint, unless one of this step or a later one exists.
 
-        Waits for the save before. What was passed over as damaged or unconfirmed is deleted now.
+        Waits for the previous save first. Deletes incomplete and damaged checkpoints that are newer
+        than the newest intact one.
 
         Args:
-          step: training steps done.
-          variables: arrays, each whole on a device of this process.
-          optimizer: likewise.
-          settings: of the run.
-          metrics: finite values that it may be judged by.
+          step: number of training steps done.
+          variables: tree of arrays, each fully replicated on a device of this process.
+          optimizer: tree of arrays, replicated likewise.
+          settings: settings of the run.
+          metrics: finite values by name, such as the one of `keep_best`.
 
         Raises:
-          UserError: the save before could not be completed.
+          UserError: if the previous save failed.
         """
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         if not all(map(math.isfinite, metrics.values())):
             raise ValueError(f"metrics must be finite: {metrics}")
-        self._saves = True
-        latest = _agreed(self._confirm_and_look)
+        self._save_was_called = True
+        latest = _decide_on_rank_zero(self._finish_save_and_find_latest)
         if (latest is not None and step <= latest) or not is_rank_zero():
             return
-        content = (*copied((variables, optimizer)), settings)
+        content = (*copy_to_host((variables, optimizer)), settings)
         self._saving = self._background.submit(self._save, step, content, metrics, latest)
 
     def restore(self, config: Config, step: int | None = None, **abstract: Any) -> dict[str, Any]:
         """Restores trees of one checkpoint.
 
         Args:
-          config: the settings it must have been saved with, but for those that may change.
-          step: which one, such as the best; by default the newest that counts.
+          config: settings of the run; the checkpoint must have been saved with the same, except for
+            those that may change when a run is resumed.
+          step: step of the checkpoint, such as the best one; by default the newest intact one.
           **abstract: for `variables`, `optimizer` or both, a tree of `jax.ShapeDtypeStruct`
-            (with shardings where the arrays shall not lie on the default device).
+            (with shardings for arrays that shall not be on the default device).
 
         Returns:
           The named trees, as arrays of this process.
 
         Raises:
-          UserError: there is no checkpoint that counts, or it is of other settings or shapes.
+          UserError: if no checkpoint is intact, or its settings or shapes differ.
         """
-        chosen = _agreed(self._newest if step is None else lambda: self._whole(step))
-        assert chosen is not None  # neither returns None
+        chosen = _decide_on_rank_zero(
+            self._require_latest if step is None else lambda: self._require_intact(step)
+        )
+        assert chosen is not None  # neither function returns None
         path = self._path(chosen)
         trees = self._files.read(path, config, abstract)
         logger.info("restored checkpoint %s", path)
@@ -167,66 +177,70 @@ class Checkpoints:
     def _path(self, step: int) -> epath.Path:
         return self.folder / str(step)
 
-    # What follows is done in the first process only.
+    # The following methods run on rank zero only.
 
-    def _steps(self) -> list[int]:
-        """The steps of all checkpoints in the folder, whole or not, the newest first."""
+    def _list_steps(self) -> list[int]:
+        """Returns the steps of all checkpoints in the folder, damaged or not, newest first."""
         if not self.folder.exists():
             return []
         names = (path.name for path in self.folder.iterdir() if path.is_dir())
         return sorted((int(name) for name in names if re.fullmatch("[0-9]+", name)), reverse=True)
 
     def _fault(self, step: int) -> str | None:
-        """What is wrong with a checkpoint; looked for once, and told in a warning."""
+        """Returns what is wrong with a checkpoint, `None` if it is intact.
+
+        Verifies the files and logs the warning on the first call only.
+        """
         if step not in self._faults:
             fault = self._faults[step] = find_fault(self._path(step))
             if fault is not None:
-                logger.warning("%s: this checkpoint is passed over: %s", self._path(step), fault)
+                logger.warning("%s: checkpoint skipped: %s", self._path(step), fault)
         return self._faults[step]
 
-    def _first_whole(self, steps: Sequence[int]) -> int | None:
+    def _first_intact(self, steps: Sequence[int]) -> int | None:
         return next((step for step in steps if self._fault(step) is None), None)
 
-    def _latest(self) -> int | None:
-        self._settle()
-        steps = self._steps()
-        latest = self._first_whole(steps)
-        if latest is None and any(self._fault(step) != UNCONFIRMED for step in steps):
-            raise self._none_whole(steps[0])
+    def _find_latest(self) -> int | None:
+        self._wait_for_save()
+        steps = self._list_steps()
+        latest = self._first_intact(steps)
+        if latest is None and any(self._fault(step) != INCOMPLETE for step in steps):
+            raise self._none_intact(steps[0])
         return latest
 
-    def _newest(self) -> int:
-        latest = self._latest()
+    def _require_latest(self) -> int:
+        latest = self._find_latest()
         if latest is not None:
             return latest
-        if steps := self._steps():
-            raise self._none_whole(steps[0])
+        if steps := self._list_steps():
+            raise self._none_intact(steps[0])
         raise UserError(
-            f"{self.folder}: no checkpoint; the run ended before its first one, train again"
+            f"{self.folder}: no checkpoint: the run ended before its first one; train again"
         )
 
-    def _best(self) -> int | None:
-        self._settle()
-        checksums = {step: read_checksums(self._path(step)) for step in self._steps()}
-        return self._first_whole(_best_first(checksums, self._keep_best))
+    def _find_best(self) -> int | None:
+        self._wait_for_save()
+        checksums = {step: read_checksums(self._path(step)) for step in self._list_steps()}
+        return self._first_intact(_sort_by_metric(checksums, self._keep_best))
 
-    def _whole(self, step: int) -> int:
-        self._settle()
+    def _require_intact(self, step: int) -> int:
+        self._wait_for_save()
         if fault := self._fault(step):
             raise UserError(f"{self._path(step)}: the checkpoint is damaged ({fault})")
         return step
 
-    def _none_whole(self, newest: int) -> UserError:
+    def _none_intact(self, newest: int) -> UserError:
         return UserError(
-            f"{self._path(newest)}: the checkpoint is damaged ({self._fault(newest)}), and there "
-            f"is no whole one; put back a copy of it, or delete {self.folder} and train again"
+            f"{self._path(newest)}: the checkpoint is damaged ({self._fault(newest)}) and no other "
+            f"one is intact; restore it from a copy, or delete {self.folder} and train again"
         )
 
-    def _settle(self) -> None:
+    def _wait_for_save(self) -> None:
         if self._saving is not None:
             concurrent.futures.wait([self._saving])
 
-    def _confirm(self) -> None:
+    def _finish_save(self) -> None:
+        """Waits for the save in progress and raises its error."""
         if self._saving is None:
             return
         failure = self._saving.exception()
@@ -234,74 +248,76 @@ class Checkpoints:
         if failure is not None:
             raise failure
 
-    def _confirm_and_look(self) -> int | None:
-        self._confirm()
-        return self._latest()
+    def _finish_save_and_find_latest(self) -> int | None:
+        self._finish_save()
+        return self._find_latest()
 
-    # What follows is done in the background.
+    # The following methods run in the background thread (`_delete_temporary_folders` in both).
 
     def _save(
         self,
         step: int,
         content: tuple[Any, Any, dict[str, Any]],
         metrics: Mapping[str, float],
-        last: int | None,
+        latest: int | None,
     ) -> None:
         path = self._path(step)
         try:
-            self._make_way(last)
+            self._delete_unusable(latest)
             self._files.write(path, *content)
             write_checksums(path, metrics)
         except Exception as error:
-            for remains in (path, self.folder / f"{step}{TEMPORARY}"):
+            for leftover in (path, self.folder / f"{step}{TEMPORARY_MARKER}"):
                 with contextlib.suppress(OSError):
-                    delete_checkpoint(remains)
-            reason = reason_of(error)
+                    delete_checkpoint(leftover)
+            reason = system_error_message(error)
             if reason is None:
                 raise
-            kept = "none was saved before it" if last is None else f"that of step {last} is whole"
+            kept = "none was saved before" if latest is None else f"that of step {latest} is intact"
             raise UserError(
-                f"{path}: the checkpoint could not be saved ({reason}); {kept}; make room there, "
-                "or allow it, and run the same command again"
+                f"{path}: the checkpoint could not be saved ({reason}); {kept}; free disk space or "
+                "fix the permissions, then run the same command again"
             ) from error
         self._faults[step] = None
         try:
             self._delete_old()
         except OSError as error:
-            logger.warning("%s: old checkpoints could not be deleted (%s)", self.folder, error)
+            logger.warning("%s: cannot delete old checkpoints (%s)", self.folder, error)
 
-    def _make_way(self, last: int | None) -> None:
-        """Deletes what killed saves have left, and whatever lies after the last whole one."""
+    def _delete_unusable(self, latest: int | None) -> None:
+        """Deletes temporary folders, and all checkpoints after the newest intact one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._delete_temporaries()
-        for step in self._steps():
-            if last is None or step > last:
-                logger.warning("%s: deleted, as its steps are done again", self._path(step))
+        self._delete_temporary_folders()
+        for step in self._list_steps():
+            if latest is None or step > latest:
+                logger.warning(
+                    "%s: checkpoint deleted: its steps are trained again", self._path(step)
+                )
                 delete_checkpoint(self._path(step))
                 self._faults.pop(step, None)
 
-    def _delete_temporaries(self) -> None:
+    def _delete_temporary_folders(self) -> None:
         if self.folder.exists():
             for path in self.folder.iterdir():
-                if TEMPORARY in path.name and path.is_dir():
+                if TEMPORARY_MARKER in path.name and path.is_dir():
                     path.rmtree()
 
     def _delete_old(self) -> None:
-        """Deletes all but the newest and the best of those that are not known to be damaged."""
-        steps = self._steps()
+        """Deletes all checkpoints but the newest and the best of those not known to be damaged."""
+        steps = self._list_steps()
         checksums = {
             step: read_checksums(self._path(step))
             for step in steps
             if self._faults.get(step) is None
         }
         newest = [step for step in steps if checksums.get(step) is not None][: self._keep]
-        best = _best_first(checksums, self._keep_best)[:1]
+        best = _sort_by_metric(checksums, self._keep_best)[:1]
         for step in set(steps) - {*newest, *best}:
             delete_checkpoint(self._path(step))
 
 
-def _agreed(decide: Callable[[], int | None]) -> int | None:
-    """What the first process decides, in all of them; raises the same `UserError`, too."""
+def _decide_on_rank_zero(decide: Callable[[], int | None]) -> int | None:
+    """Calls `decide` on rank zero; in all processes, returns its step or raises its `UserError`."""
     decision: dict[str, Any] = {}
     if is_rank_zero():
         try:
@@ -316,8 +332,9 @@ def _agreed(decide: Callable[[], int | None]) -> int | None:
     return decision["step"]
 
 
-def _best_first(checksums: Mapping[int, Checksums | None], metric: str | None) -> list[int]:
-    """The steps whose metric is known, by its value and, where it is equal, the later first."""
+def _sort_by_metric(checksums: Mapping[int, Checksums | None], metric: str | None) -> list[int]:
+    """Returns the steps that have the metric, lowest value first; of equal values the later step
+    first."""
     if metric is None:
         return []
     values = {

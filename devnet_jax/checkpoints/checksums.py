@@ -1,7 +1,7 @@
-"""The checksums of a folder's files: written when the folder is whole, and held against it later.
+"""Checksums of a folder's files: written last, and verified before the folder is read.
 
-A folder counts as whole only with its checksums beside its files, and they are written last: one
-that a killed process has left half-written has none.
+A folder is complete only with its checksums. Because they are written last, a folder that an
+interrupted process left behind has none.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from etils import epath
 from devnet_jax.runtime.io import write_json
 
 FILENAME = "checksums.json"
-UNCONFIRMED = f"{FILENAME} is missing, as of one whose saving was cut short"
+INCOMPLETE = f"{FILENAME} is missing: the save was interrupted"
 
-_CHUNK = 1 << 20  # bytes read at once
+_CHUNK = 1 << 20  # bytes per read
 
 
 @dataclasses.dataclass(frozen=True)
 class Checksums:
-    """What a folder held when it was whole.
+    """Content of a checksums file.
 
     Attributes:
-      files: of each file, by its path in the folder, its size in bytes and its SHA-256.
-      metrics: what the folder's content is judged by.
+      files: size in bytes and SHA-256 of each file, by its path relative to the folder.
+      metrics: metrics of the checkpoint, by name.
     """
 
     files: Mapping[str, tuple[int, str]]
@@ -36,25 +36,25 @@ class Checksums:
 
 
 def write_checksums(folder: epath.Path, metrics: Mapping[str, float]) -> None:
-    """Reads a folder's files and writes their checksums beside them, whole or not at all.
+    """Writes the checksums of a folder's files atomically.
 
     Args:
-      folder: to which nothing is written any more.
-      metrics: finite values by their names, to be kept beside the checksums.
+      folder: folder whose files no longer change.
+      metrics: finite values by name, stored with the checksums.
     """
     files = {
-        name: {"bytes": path.stat().length, "sha256": _sha256(path)}
-        for name, path in sorted(_files(folder))
+        name: {"bytes": path.stat().length, "sha256": _sha256_of_file(path)}
+        for name, path in sorted(_list_files(folder))
     }
     content = {"metrics": dict(metrics), "files": files}
-    write_json(folder / FILENAME, {**content, "sha256": _sha256_of(content)})
+    write_json(folder / FILENAME, {**content, "sha256": _sha256_of_json(content)})
 
 
 def read_checksums(folder: epath.Path) -> Checksums | None:
-    """The checksums of a folder; `None` where they are absent or damaged."""
+    """Reads the checksums of a folder; `None` if they are missing or damaged."""
     try:
         content = json.loads((folder / FILENAME).read_bytes())
-        if content.pop("sha256") != _sha256_of(content):
+        if content.pop("sha256") != _sha256_of_json(content):
             return None
         files = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
         return Checksums(files, content["metrics"])
@@ -63,50 +63,50 @@ def read_checksums(folder: epath.Path) -> Checksums | None:
 
 
 def find_fault(folder: epath.Path) -> str | None:
-    """Says how a folder differs from what it was when it was whole; `None` if it does not.
+    """Verifies a folder's files against its checksums.
 
     Returns:
-      `UNCONFIRMED` if it never was; else the first file that is missing, changed or one too many,
-      and what is wrong with it.
+      `None` if all files match; `INCOMPLETE` if there are no checksums; otherwise the first file
+      that is missing, changed or unexpected, and what is wrong with it.
     """
     try:
         if not (folder / FILENAME).exists():
-            return UNCONFIRMED
+            return INCOMPLETE
         checksums = read_checksums(folder)
         if checksums is None:
-            return f"{FILENAME} cannot be made out"
-        found = dict(_files(folder))
+            return f"{FILENAME} cannot be parsed"
+        found = dict(_list_files(folder))
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     for name in sorted(found.keys() | checksums.files.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in checksums.files:
-            return f"{name} does not belong to it"
+            return f"{name} is not listed in {FILENAME}"
     for name, path in sorted(found.items()):
         size, sha256 = checksums.files[name]
         try:
             found_size = path.stat().length
             if found_size != size:
                 return f"{name} has {found_size} bytes instead of {size}"
-            if _sha256(path) != sha256:
+            if _sha256_of_file(path) != sha256:
                 return f"{name} has changed"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
-def _files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
-    """All files under a folder but its checksums, by their paths in it."""
+def _list_files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
+    """Yields the relative and the full path of all files in a folder except its checksums."""
     for path in folder.iterdir():
         if path.is_dir():
-            yield from _files(path, f"{prefix}{path.name}/")
+            yield from _list_files(path, f"{prefix}{path.name}/")
         elif prefix or path.name != FILENAME:
             yield f"{prefix}{path.name}", path
 
 
-def _sha256(path: epath.Path) -> str:
-    # Not by hashlib.file_digest: a file in a bucket need not be what it asks for.
+def _sha256_of_file(path: epath.Path) -> str:
+    # hashlib.file_digest does not accept every file object that epath opens in a bucket.
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -114,5 +114,5 @@ def _sha256(path: epath.Path) -> str:
     return digest.hexdigest()
 
 
-def _sha256_of(content: Mapping[str, Any]) -> str:
+def _sha256_of_json(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
