@@ -25,9 +25,9 @@ from typing import Any
 
 from results_page import circumstances, command_line, page_parser, spread, table
 
-from devnet_jax.runtime.heap import COMPILE_EVENT
 from devnet_jax.runtime.startup import prepare
 
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 FOUND = "/jax/compilation_cache/cache_hits"

@@ -1,78 +1,99 @@
-"""What a process sets before JAX starts: where compiled programs are kept, how CPUs are used."""
+"""Configures the process before JAX starts: compilation cache, CPU devices, XLA flags, malloc."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import platform
 from pathlib import Path
 
-from devnet_jax.runtime import heap
 from devnet_jax.runtime.host_devices import n_cores
 
 # XLA's flags for CPUs.
 _XLA_FLAGS = {
     # Convolutions and matrix products by Eigen instead of YNNPACK: fewer copies around them.
     "xla_cpu_experimental_ynn_fusion_type": "REDUCE",
-    # Half of the temporary memory, a sixth less to compile.
+    # Half of the temporary memory, a sixth less compile time.
     "xla_cpu_enable_concurrency_optimized_scheduler": "false",
-    # A quarter less to compile, and steps no slower.
+    # A quarter less compile time, and steps no slower.
     "xla_backend_extra_options": "xla_cpu_disable_loop_unrolling",
 }
-# Where every core is a device: they do not wait for each other in each operation.
-_XLA_FLAGS_OF_A_DEVICE_A_CORE = {"xla_cpu_multi_thread_eigen": "false"}
-# The versions of jaxlib, from one to before another, that know them all: XLA ends a program that
-# sets a flag it does not know.
-_KNOWN_FROM, _KNOWN_UNTIL = (0, 10), (0, 13)
+# With one device per core: devices do not wait for each other in each operation.
+_XLA_FLAGS_DEVICE_PER_CORE = {"xla_cpu_multi_thread_eigen": "false"}
+# Versions of jaxlib that support these flags, from the first to before the second. XLA aborts the
+# process if it finds an unknown flag.
+_SUPPORTED_FROM, _SUPPORTED_BEFORE = (0, 10), (0, 13)
+
+# Parameters of mallopt, by their numbers in glibc's malloc.h.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -4, -1, -8
 
 
 def prepare(batch_size: int) -> None:
-    """Prepares this process for JAX, which must not have been imported yet.
+    """Configures this process for JAX; call it before JAX is imported.
 
-    What the environment says already stays: where and what JAX's compilation cache keeps,
+    Settings that the environment already has are kept: JAX's compilation cache,
     JAX_NUM_CPU_DEVICES, and the flags in XLA_FLAGS.
 
     Args:
-      batch_size: of training, which the devices must divide.
+      batch_size: training batch size per process; the number of CPU devices divides it.
     """
-    # What was compiled once is found again by the next run.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
-    # The small programs, too: JAX keeps what took a second to compile, and many took less.
+    # By default JAX caches only programs that took a second to compile; many of ours take less.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    given = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in given:
-        # Each works on images of its own, which keeps all cores busier than to share one image.
+    user_flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in user_flags:
+        # Data parallelism keeps the cores busier than parallelism within one image.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(n_cpu_devices(batch_size, n_cores())))
-    # A TPU's library, whose release is not jaxlib's, reads XLA_FLAGS as well.
-    if knows_flags(importlib.metadata.version("jaxlib")) and not importlib.util.find_spec("libtpu"):
-        a_device_a_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
-        os.environ["XLA_FLAGS"] = with_flags(given, a_device_a_core)
-    # A first start compiles so much that sharing an arena would cost it more than it gains.
-    if _anything_in(os.environ["JAX_COMPILATION_CACHE_DIR"]):
-        heap.tune_for_jax()
+    # libtpu reads XLA_FLAGS, too, and may not know flags of this jaxlib.
+    jaxlib = importlib.metadata.version("jaxlib")
+    if supports_flags(jaxlib) and not importlib.util.find_spec("libtpu"):
+        device_per_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
+        os.environ["XLA_FLAGS"] = merge_flags(user_flags, device_per_core)
+    # With an empty cache so much is compiled that the shared arena costs more than it gains.
+    if _has_entries(os.environ["JAX_COMPILATION_CACHE_DIR"]):
+        keep_freed_memory()
 
 
-def _anything_in(folder: str) -> bool:
+def keep_freed_memory() -> None:
+    """Tunes glibc malloc: all threads use one arena, which keeps freed memory.
+
+    XLA frees a step's memory after each step. To get it back from the system, page by page, takes
+    a tenth of a step on a CPU. Call this before the process has threads. Does nothing with another
+    libc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_MAX, 0)  # no separate mappings for large blocks
+    mallopt(_M_TRIM_THRESHOLD, -1)  # never shrink the arena
+    mallopt(_M_ARENA_MAX, 1)
+
+
+def _has_entries(folder: str) -> bool:
     path = Path(folder)
     return path.is_dir() and any(path.iterdir())
 
 
 def n_cpu_devices(batch_size: int, cores: int) -> int:
-    """The most devices, at most one a core, that divide a batch into equal shares of two images
-    or more."""
+    """Returns the number of CPU devices: the largest that divides the batch.
+
+    There is at most one device per core, and each gets at least two images of a batch.
+    """
     at_most = max(1, min(cores, batch_size // 2))
     return max(n for n in range(1, at_most + 1) if batch_size % n == 0)
 
 
-def knows_flags(jaxlib: str) -> bool:
-    """Whether that version of jaxlib is known to know the flags that we set."""
+def supports_flags(jaxlib: str) -> bool:
+    """Returns True if this version of jaxlib is known to support the XLA flags set here."""
     major, minor = (int(part) for part in jaxlib.split(".")[:2])
-    return _KNOWN_FROM <= (major, minor) < _KNOWN_UNTIL
+    return _SUPPORTED_FROM <= (major, minor) < _SUPPORTED_BEFORE
 
 
-def with_flags(given: str, a_device_a_core: bool) -> str:
-    """What the environment variable XLA_FLAGS says, and ours of which it says nothing."""
-    ours = _XLA_FLAGS | (_XLA_FLAGS_OF_A_DEVICE_A_CORE if a_device_a_core else {})
-    added = [f"--{name}={value}" for name, value in ours.items() if name not in given]
-    return " ".join([*given.split(), *added])
+def merge_flags(user_flags: str, device_per_core: bool) -> str:
+    """Returns the value of XLA_FLAGS: the user's flags, then the flags above that they lack."""
+    ours = _XLA_FLAGS | (_XLA_FLAGS_DEVICE_PER_CORE if device_per_core else {})
+    added = [f"--{name}={value}" for name, value in ours.items() if name not in user_flags]
+    return " ".join([*user_flags.split(), *added])

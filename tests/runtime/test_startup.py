@@ -1,15 +1,16 @@
-"""What is set before JAX starts: how a CPU is used, and what was compiled before."""
+"""Configuration of the process before JAX starts: CPU devices, XLA flags, cache, malloc."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from devnet_jax.runtime.startup import knows_flags, n_cpu_devices, with_flags
+from devnet_jax.runtime.startup import merge_flags, n_cpu_devices, supports_flags
 from tests.conftest import TINY, Main, make_parts
 
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=REDUCE"
@@ -23,28 +24,30 @@ CORES = len(os.sched_getaffinity(0))
     ("batch_size", "cores", "devices"),
     [(48, 2, 2), (48, 64, 24), (48, 5, 4), (9, 2, 1), (9, 8, 3), (2, 8, 1), (3, 8, 1), (16, 1, 1)],
 )
-def test_devices_share_the_batch(batch_size: int, cores: int, devices: int) -> None:
+def test_the_number_of_cpu_devices_divides_the_batch(
+    batch_size: int, cores: int, devices: int
+) -> None:
     assert n_cpu_devices(batch_size, cores) == devices
 
 
 @pytest.mark.parametrize(
-    ("given", "a_device_a_core", "expected"),
+    ("user_flags", "device_per_core", "expected"),
     [
         ("", False, f"{EIGEN} {MEMORY}=false {LOOPS}"),
         ("--xla_dump_to=a", True, f"--xla_dump_to=a {EIGEN} {MEMORY}=false {LOOPS} {ALONE}"),
         (f"{MEMORY}=true", False, f"{MEMORY}=true {EIGEN} {LOOPS}"),
     ],
 )
-def test_flags_that_the_user_has_set_stay(given: str, a_device_a_core: bool, expected: str) -> None:
-    assert with_flags(given, a_device_a_core) == expected
+def test_flags_of_the_user_are_kept(user_flags: str, device_per_core: bool, expected: str) -> None:
+    assert merge_flags(user_flags, device_per_core) == expected
 
 
 @pytest.mark.parametrize(
-    ("jaxlib", "known"),
+    ("jaxlib", "supported"),
     [("0.9.2", False), ("0.10.0", True), ("0.12.0.1", True), ("0.13.0.dev3", False)],
 )
-def test_versions_that_know_the_flags(jaxlib: str, known: bool) -> None:
-    assert knows_flags(jaxlib) == known
+def test_versions_that_support_the_flags(jaxlib: str, supported: bool) -> None:
+    assert supports_flags(jaxlib) == supported
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_versions_that_know_the_flags(jaxlib: str, known: bool) -> None:
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, False),
     ],
 )
-def test_jax_has_a_device_a_core_unless_told_otherwise(
+def test_jax_has_device_per_core_unless_told_otherwise(
     environment: dict[str, str], devices: int, alone: bool
 ) -> None:
     program = (
@@ -79,8 +82,37 @@ def test_jax_has_a_device_a_core_unless_told_otherwise(
     assert (ALONE in flags) == alone
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt belongs to glibc")
+@pytest.mark.parametrize("has_compiled", [True, False])
+def test_freed_memory_is_kept_if_the_compilation_cache_has_entries(
+    has_compiled: bool, tmp_path: Path
+) -> None:
+    """Counts the page faults of the second use of 64 MiB."""
+    if has_compiled:
+        (tmp_path / "jit_step-cache").touch()
+    program = (
+        "import ctypes, resource\n"
+        "import devnet_jax.runtime.startup as s; s.prepare(8); n = 64 << 20\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p\n"
+        "libc.free.argtypes = [ctypes.c_void_p]\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(2):\n"
+        "    before = faults(); p = libc.malloc(n); ctypes.memset(p, 1, n); libc.free(p)\n"
+        "print(faults() - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (int(result.stdout) < 100) == has_compiled
+
+
 @pytest.mark.slow
-def test_a_second_start_compiles_nothing_whatever_the_number_of_images(
+def test_a_second_start_compiles_nothing_for_any_number_of_images(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = tmp_path / "compiled"
