@@ -1,1 +1,1 @@
-"""Several devices and processes that work as one."""
+"""Training and evaluation on several devices and in several processes."""

@@ -1,6 +1,6 @@
-"""The processes of one run, on one host or many: joining them, and what they do together.
+"""Processes of one run, on one or more hosts: joining, barriers, broadcast, gather.
 
-A process that has joined none is one by itself; every function here then does the obvious thing.
+All functions also work in a run of a single process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import jax
 from flax import serialization
 
-# What JAX's processes share besides devices is not in its public interface; Orbax uses it likewise.
+# The client of JAX's key-value store is not in JAX's public interface; Orbax imports it likewise.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -34,30 +34,30 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What Kubernetes tells a pod with TPUs, and Compute Engine does not tell a virtual machine.
-_SIGNS_OF_GKE = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+# Kubernetes sets these variables in a pod with TPUs; Compute Engine does not.
+_GKE_VARIABLES = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
-_CHUNK = 1 << 20  # bytes of what is gathered, in one message
-_FOREVER_MS = 7 * 24 * 3600 * 1000  # the watch over the peers ends what waits in vain
-_JAX_TIMEOUT = 24 * 3600  # ours are shorter, and say more
-_LEAVING = 30  # seconds that a process which ends by an error waits for others to end
+_CHUNK_BYTES = 1 << 20  # of a value in the key-value store, per message
+_NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000  # the watchdog ends processes that wait in vain
+_JAX_HEARTBEAT_TIMEOUT = 24 * 3600  # the watchdog's is shorter, and its message says more
+_SHUTDOWN_TIMEOUT = 30  # seconds
 
-_rounds = itertools.count()  # of barriers: each has a name of its own
+_round_numbers = itertools.count()  # make the names of barriers and keys unique
 _watchdog: Watchdog | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSettings:
-    """How this process finds the others of its run.
+    """Settings with which this process joins the other processes of its run.
 
     Attributes:
-      cluster: "slurm", "open_mpi" or "tpu", whose environment says the rest; `None` if the others
-        do.
+      cluster: "slurm", "open_mpi" or "tpu", whose environment has the next three settings; `None`
+        if they are given, or for a run of a single process.
       coordinator: "host:port" of process 0.
-      num_processes: of the run.
-      process_id: of this one, from 0.
-      peer_timeout: seconds after which a process that is not heard of is gone.
-      stuck_after: seconds without progress anywhere after which a process is stuck.
+      num_processes: number of processes of the run.
+      process_id: rank of this process, from 0.
+      peer_timeout: seconds without a heartbeat after which a process is lost.
+      stuck_after: seconds without progress of any process after which the run is stuck.
     """
 
     cluster: str | None = None
@@ -68,20 +68,22 @@ class ClusterSettings:
     stuck_after: float = STUCK_AFTER
 
     def __post_init__(self) -> None:
-        """Raises `UserError` where the attributes contradict one another."""
+        """Raises `UserError` if the attributes contradict each other."""
         given = [self.coordinator, self.num_processes, self.process_id]
         if self.cluster is not None:
             if any(value is not None for value in given):
                 raise UserError(
-                    f"--cluster={self.cluster} says the coordinator, the number of processes and "
-                    "the index of this one; leave out --coordinator, --num_processes and "
+                    f"--cluster={self.cluster} sets the coordinator, the number of processes and "
+                    "the rank of this one; leave out --coordinator, --num_processes and "
                     "--process_id"
                 )
             return
         if all(value is None for value in given):
             return
         if any(value is None for value in given):
-            raise UserError("--coordinator, --num_processes and --process_id go together")
+            raise UserError(
+                "--coordinator, --num_processes and --process_id: must be given together"
+            )
         assert self.coordinator is not None
         assert self.num_processes is not None
         assert self.process_id is not None
@@ -97,36 +99,36 @@ class ClusterSettings:
             )
 
     @property
-    def is_alone(self) -> bool:
+    def is_single_process(self) -> bool:
         return self.cluster is None and self.num_processes in (None, 1)
 
     @property
-    def method(self) -> str:
-        """JAX's name of the way to find the others."""
+    def detection_method(self) -> str:
+        """The name of the cluster in `jax.distributed.initialize`."""
         if self.cluster == "tpu":
-            return "gketpu" if any(sign in os.environ for sign in _SIGNS_OF_GKE) else "gcetpu"
+            return "gketpu" if any(name in os.environ for name in _GKE_VARIABLES) else "gcetpu"
         names = {None: "deactivate", "slurm": "slurm", "open_mpi": "ompi"}
         return names[self.cluster]
 
 
 @contextlib.contextmanager
 def join_cluster(settings: ClusterSettings) -> Iterator[None]:
-    """Joins the processes of the run for as long as it lasts; before anything else of JAX.
+    """Joins the processes of the run; a context that must be entered before JAX is used.
 
-    Leaving it waits for the others. One that leaves it by an exception tells them why, and they
-    end, too.
+    Its end is a barrier. If an exception leaves the context, the other processes are told the
+    reason, and end, too.
 
     Raises:
-      UserError: they cannot be found.
+      UserError: if the other processes cannot be found.
     """
     global _watchdog
-    if settings.is_alone:
+    if settings.is_single_process:
         _warn_if_one_of_several()
         yield
         return
     _initialise(settings)
     if jax.process_count() == 1:
-        stop_on_sigterm()  # which JAX has taken over
+        stop_on_sigterm()  # JAX has replaced the handler
     _watchdog = Watchdog(
         _kv_client(),
         str(distributed.global_state.coordinator_address),
@@ -135,7 +137,7 @@ def join_cluster(settings: ClusterSettings) -> Iterator[None]:
         settings.peer_timeout,
         settings.stuck_after,
     )
-    if not is_rank_zero():  # what all say the first one says
+    if not is_rank_zero():  # rank 0 logs for all
         logging.getLogger("devnet_jax").setLevel(logging.WARNING)
     else:
         logger.info("%d processes, %d devices", jax.process_count(), jax.device_count())
@@ -144,7 +146,7 @@ def join_cluster(settings: ClusterSettings) -> Iterator[None]:
             require_agreement("the number of devices", str(jax.local_device_count()))
             yield
         except jax.errors.JaxRuntimeError:
-            # Most likely what the collectives of XLA say when another process is gone.
+            # Most likely an XLA collective has failed because another process is gone.
             _watchdog.wait_for_diagnosis()
             raise
         barrier("the end")
@@ -157,7 +159,7 @@ def join_cluster(settings: ClusterSettings) -> Iterator[None]:
         _watchdog.announce_end(str(error) or "it was interrupted")
         raise
     except BaseException as error:
-        # Not left to Python's own end: JAX waits there for the others, and aborts as they end.
+        # A normal exit of Python would wait in JAX for the other processes, and abort as they end.
         traceback.print_exc()
         _watchdog.announce_end(str(error).strip().partition("\n")[0] or type(error).__name__)
         os._exit(ERROR)
@@ -171,15 +173,15 @@ def _initialise(settings: ClusterSettings) -> None:
             coordinator_address=settings.coordinator,
             num_processes=settings.num_processes,
             process_id=settings.process_id,
-            cluster_detection_method=settings.method,
-            heartbeat_timeout_seconds=_JAX_TIMEOUT,
-            shutdown_timeout_seconds=_LEAVING,
+            cluster_detection_method=settings.detection_method,
+            heartbeat_timeout_seconds=_JAX_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
         )
-        jax.process_index()  # the devices of all are made known to all
-    except (ValueError, KeyError) as error:  # not that cluster's environment
+        jax.process_index()  # the processes exchange their devices
+    except (ValueError, KeyError) as error:  # the environment lacks the cluster's variables
         raise UserError(
-            f"--cluster={settings.cluster}: the other processes cannot be found ({error}); is "
-            "this one started by that cluster?"
+            f"--cluster={settings.cluster}: the other processes cannot be found ({error}); start "
+            "this process on that cluster"
         ) from error
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
@@ -200,124 +202,126 @@ def _warn_if_one_of_several() -> None:
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that writes logs, tables and reports for all."""
+    """Returns True in process 0, which writes logs, tables and reports for all processes."""
     return jax.process_index() == 0
 
 
 def report_progress() -> None:
-    """Tells the others that this process has got on with its work."""
+    """Tells the watchdogs of all processes that this process makes progress."""
     if _watchdog is not None:
         _watchdog.report_progress()
 
 
 @contextlib.contextmanager
 def stop_agreement() -> Iterator[Callable[[int], bool]]:
-    """Gives what tells, after a step, whether the run has been told to stop there.
+    """Yields a function that returns True if the run is to stop after this step.
 
-    All processes ask at the same steps and are told the same, whichever of them got the signal.
+    A SIGTERM to any process stops all of them at the same step. All processes must call the
+    function after the same steps.
     """
-    if jax.process_count() > 1:  # JAX listens to SIGTERM then, and to clouds' own notices
-        # It agrees on one of these numbers, which must follow one another.
-        questions = itertools.count(1)
-        yield lambda step: multihost_utils.reached_preemption_sync_point(next(questions))
+    if jax.process_count() > 1:  # JAX handles SIGTERM then, and the preemption notices of clouds
+        # JAX agrees on one of these numbers, which must be consecutive.
+        numbers = itertools.count(1)
+        yield lambda step: multihost_utils.reached_preemption_sync_point(next(numbers))
         return
-    with defer_sigterm() as is_noticed:
-        yield lambda step: is_noticed()
+    with defer_sigterm() as was_received:
+        yield lambda step: was_received()
 
 
 def local_share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of what all of them have to do: a block of neighbours.
+    """Returns this process's share of the items: a contiguous block.
 
-    In the order of the processes the shares make up the whole.
+    The shares of all processes, in the order of their ranks, make up the items.
     """
     n, index = jax.process_count(), jax.process_index()
     return items[len(items) * index // n : len(items) * (index + 1) // n]
 
 
 def _kv_client() -> Any:
-    """JAX's connection to what the processes share."""
+    """Returns the client of JAX's key-value store, which all processes share."""
     return distributed.global_state.client
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes have come to this point."""
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
-        _kv_client().wait_at_barrier(f"{name}, {next(_rounds)}", _FOREVER_MS)
+        _kv_client().wait_at_barrier(f"{name}, {next(_round_numbers)}", _NO_TIMEOUT_MS)
 
 
 @contextlib.contextmanager
 def locked_by_rank_zero(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
-    """A lock that the first process holds until all have come to the end."""
+    """Holds a lock in process 0 until all processes have left the context."""
     with lock if is_rank_zero() else contextlib.nullcontext():
         yield
         barrier("before the lock goes")
 
 
 def gather(value: Any, *, to_all: bool = True) -> list[Any]:
-    """What each process gives, in their order; all must call it.
+    """Returns the values of all processes, in the order of their ranks; all must call it.
 
     Args:
-      value: a tree of dictionaries, lists, arrays, numbers, texts and bytes.
-      to_all: whether every process is given it; else only the first, the others nothing.
+      value: a tree of dictionaries, lists, arrays, numbers, strings and bytes.
+      to_all: if True, every process gets the values; else only process 0, and the others get an
+        empty list.
     """
     if jax.process_count() == 1:
         return [value]
-    place = f"devnet_jax/gather/{next(_rounds)}"
-    own = f"{place}/{jax.process_index()}"
-    _kv_set(own, value)
+    prefix = f"devnet_jax/gather/{next(_round_numbers)}"
+    own_key = f"{prefix}/{jax.process_index()}"
+    _kv_set(own_key, value)
     barrier("given")
-    takes = to_all or is_rank_zero()
-    values = [_kv_get(f"{place}/{i}") for i in range(jax.process_count() if takes else 0)]
+    receives = to_all or is_rank_zero()
+    values = [_kv_get(f"{prefix}/{i}") for i in range(jax.process_count() if receives else 0)]
     barrier("taken")
-    _kv_client().key_value_delete(f"{own}/")
+    _kv_client().key_value_delete(f"{own_key}/")
     return values
 
 
 def broadcast(value: Any) -> Any:
-    """What the first process gives, in all of them; all must call it."""
+    """Returns the value of process 0 in all processes; all must call it."""
     if jax.process_count() == 1:
         return value
-    place = f"devnet_jax/from_first/{next(_rounds)}"
+    key = f"devnet_jax/from_first/{next(_round_numbers)}"
     if is_rank_zero():
-        _kv_set(place, value)
+        _kv_set(key, value)
     else:
-        value = _kv_get(place)
+        value = _kv_get(key)
     barrier("taken")
     if is_rank_zero():
-        _kv_client().key_value_delete(f"{place}/")
+        _kv_client().key_value_delete(f"{key}/")
     return value
 
 
-def _kv_set(place: str, value: Any) -> None:
+def _kv_set(key: str, value: Any) -> None:
     content = serialization.msgpack_serialize(value)
-    starts = range(0, len(content), _CHUNK)
+    starts = range(0, len(content), _CHUNK_BYTES)
     for i, start in enumerate(starts):
-        _kv_client().key_value_set_bytes(f"{place}/{i}", content[start : start + _CHUNK])
-    _kv_client().key_value_set(f"{place}/chunks", str(len(starts)))
+        _kv_client().key_value_set_bytes(f"{key}/{i}", content[start : start + _CHUNK_BYTES])
+    _kv_client().key_value_set(f"{key}/chunks", str(len(starts)))
 
 
-def _kv_get(place: str) -> Any:
-    """What another process puts there; waits for it."""
-    n_chunks = int(_kv_client().blocking_key_value_get(f"{place}/chunks", _FOREVER_MS))
+def _kv_get(key: str) -> Any:
+    """Waits until another process has set the key, and returns its value."""
+    client = _kv_client()
+    n_chunks = int(client.blocking_key_value_get(f"{key}/chunks", _NO_TIMEOUT_MS))
     chunks = (
-        _kv_client().blocking_key_value_get_bytes(f"{place}/{i}", _FOREVER_MS)
-        for i in range(n_chunks)
+        client.blocking_key_value_get_bytes(f"{key}/{i}", _NO_TIMEOUT_MS) for i in range(n_chunks)
     )
     return serialization.msgpack_restore(b"".join(chunks))
 
 
 def require_agreement(what: str, value: str) -> None:
-    """Waits for the others, and raises `UserError` unless all have the same value."""
+    """Raises `UserError` unless the value is the same in all processes; all must call it."""
     digests = gather(hashlib.sha256(value.encode()).hexdigest())
     for index, digest in enumerate(digests):
         if digest != digests[0]:
             raise UserError(
                 f"{what} of process {index} and of process 0 differ: give all processes the same "
-                "settings, the same data and as many devices"
+                "settings, the same data and the same number of devices"
             )
 
 
 def n_local_processes() -> int:
-    """How many processes of the run are on this host, and share its memory."""
-    here = socket.gethostname()
-    return gather(here).count(here)
+    """Returns the number of processes of the run on this host; all must call it."""
+    hostname = socket.gethostname()
+    return gather(hostname).count(hostname)

@@ -1,4 +1,4 @@
-"""Exit statuses of the processes of a run, and what follows from them."""
+"""Exit statuses of the processes of a run, and decisions made from them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import signal
 from collections.abc import Sequence
 
 DONE = 0
-ERROR = 1  # a mistake to mend: starting again would meet it again
-RESUME = 75  # told to stop, and saved: the same command goes on (EX_TEMPFAIL of sysexits.h)
-PEER_LOST = 76  # another process of the run is gone or stuck: start all again, they go on
-INTERRUPTED = 130  # Ctrl-C, as shells have it
-SIGNALLED = 128  # and the signal's number: the status of a process that a signal has killed
+ERROR = 1  # the same command would fail again
+RESUME = 75  # stopped on request, and saved: the same command resumes (EX_TEMPFAIL of sysexits.h)
+PEER_LOST = 76  # another process of the run is gone or stuck: start all processes again
+INTERRUPTED = 130  # Ctrl-C, as in shells
+SIGNALLED = 128  # plus the signal's number: status of a process that a signal has killed
 _LAST_SIGNAL = 64
 
 
 def from_returncode(returncode: int) -> int:
-    """A status as shells have it, of a return code of `subprocess`."""
+    """Returns a shell's exit status for a return code of `subprocess`."""
     return SIGNALLED - returncode if returncode < 0 else returncode
 
 
 def describe(status: int) -> str:
-    """A status in words: "ended with status 1", "was killed by SIGKILL"."""
+    """Returns a status in words: "ended with status 1", "was killed by SIGKILL"."""
     if status <= SIGNALLED:
         return f"ended with status {status}"
     try:
@@ -30,9 +30,10 @@ def describe(status: int) -> str:
 
 
 def deciding_index(statuses: Sequence[int]) -> int:
-    """The index of the status that says why a run has ended.
+    """Returns the index of the status that explains the end of a run.
 
-    Processes that were stopped, or have lost another, end in the wake of one that says more.
+    This is the first failure that is neither `RESUME` nor `PEER_LOST`: with these two, processes
+    end after another has failed.
 
     Args:
       statuses: one or more, in the order in which the processes ended.
@@ -43,7 +44,7 @@ def deciding_index(statuses: Sequence[int]) -> int:
 
 
 def may_restart(status: int) -> bool:
-    """Whether the same command would go on; after an error it would meet the error again."""
+    """Returns True if the same command would resume; False after an error or Ctrl-C."""
     if status == INTERRUPTED:
         return False
     return status in (RESUME, PEER_LOST) or SIGNALLED < status <= SIGNALLED + _LAST_SIGNAL

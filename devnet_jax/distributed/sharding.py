@@ -1,4 +1,4 @@
-"""How arrays lie on the devices."""
+"""Shardings of arrays over the devices."""
 
 from __future__ import annotations
 
@@ -8,36 +8,32 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXIS = "devices"  # the one device axis: data parallelism
+AXIS = "devices"  # the only device axis: data parallelism
 
 
 def n_devices() -> int:
-    """How many devices, of all processes, share a training batch."""
+    """Returns the number of devices of all processes, which share a training batch."""
     return jax.device_count()
 
 
-def local_device_slice() -> slice:
-    """Which of them, in the order of the device axis, are this process's.
-
-    A process has a device's share of each batch at hand for each of its own.
-    """
-    n = jax.local_device_count()
+def local_batch_slice(batch_size: int) -> slice:
+    """Returns the slice of a batch over all devices that this process has to load."""
+    n = batch_size // jax.process_count()
     return slice(jax.process_index() * n, (jax.process_index() + 1) * n)
 
 
 def replicated() -> NamedSharding:
-    """The sharding of an array that every device of this process holds whole."""
+    """Returns the sharding of an array that is replicated on every device of this process."""
     return _sharding(PartitionSpec())
 
 
 def batch_sharded() -> NamedSharding:
-    """The sharding of a batch whose images are divided among the devices of this process."""
+    """Returns the sharding of a batch whose images are divided among this process's devices."""
     return _sharding(PartitionSpec(AXIS))
 
 
 def abstract_replicated(tree: Any) -> Any:
-    """The shapes and dtypes of a tree's leaves, each to be held whole by every device of this
-    process."""
+    """Returns the shapes and dtypes of a tree's leaves, with the sharding `replicated`."""
     sharding = replicated()
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree

@@ -1,4 +1,4 @@
-"""Being told to stop: by SIGTERM, or by the notice that a cluster gives through JAX."""
+"""SIGTERM handling: a run ends in order, or saves after the current step."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-IMPORT_PATIENCE = 0.05  # seconds after which a SIGTERM that met an import is sent again
+IMPORT_RETRY_SECONDS = 0.05  # a SIGTERM that arrives during an import is sent again after these
 
 
 class Stopped(BaseException):
-    """Told to stop, with everything saved; no `Exception`, so that nothing mistakes it for one."""
+    """A request to stop was followed, and everything is saved.
+
+    No `Exception`, so that handlers of errors do not catch it.
+    """
 
 
 def stop_on_sigterm() -> None:
-    """Lets SIGTERM end this process by `Stopped`: everything is closed on the way out."""
+    """Makes SIGTERM raise `Stopped` in the main thread, so that contexts are closed."""
     signal.signal(signal.SIGTERM, _raise_stopped)
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
-    if _importing(frame):
-        # A native module that meets an exception while it is made takes the process with it.
-        threading.Timer(IMPORT_PATIENCE, os.kill, (os.getpid(), number)).start()
+    if _is_importing(frame):
+        # An exception during the initialisation of a native module can crash the process.
+        threading.Timer(IMPORT_RETRY_SECONDS, os.kill, (os.getpid(), number)).start()
         return
-    raise Stopped("told to stop; what is on disk is whole, and the same command goes on")
+    raise Stopped("told to stop: saved files are complete; run the same command again to resume")
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
@@ -40,20 +43,23 @@ def _importing(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def defer_sigterm() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM is noticed rather than obeyed at once; gives what tells whether it was."""
-    noticed = threading.Event()
+    """Defers SIGTERM within the context; yields a function that returns True if it was received.
 
-    def notice(number: int, frame: FrameType | None) -> None:
-        noticed.set()
+    A SIGTERM that was received raises `Stopped` at the end of the context.
+    """
+    received = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.set()
         logger.info("told to stop: saving after this step")
 
-    if threading.current_thread() is not threading.main_thread():  # who alone hears signals
-        yield noticed.is_set
+    if threading.current_thread() is not threading.main_thread():  # it alone can set handlers
+        yield received.is_set
         return
-    before = signal.signal(signal.SIGTERM, notice)
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
-        yield noticed.is_set
+        yield received.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if noticed.is_set():  # after the last time that it was asked
+        signal.signal(signal.SIGTERM, previous)
+    if received.is_set():  # since the function was called last
         _raise_stopped(signal.SIGTERM, None)

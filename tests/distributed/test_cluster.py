@@ -1,4 +1,4 @@
-"""Several processes that work together, as real processes over loopback."""
+"""Runs of several processes, as real processes over loopback."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from devnet_jax.runtime.workdir import Workdir, read_config
 from tests.conftest import REPOSITORY
 from tests.saved_runs import newest_whole, parameters
 
-PEER_TIMEOUT = 8  # seconds, where a process is to be missed
-MISSED_SOON = f"--peer_timeout={PEER_TIMEOUT}"
+PEER_TIMEOUT = 8  # seconds, short: tests wait for it
+SHORT_PEER_TIMEOUT = f"--peer_timeout={PEER_TIMEOUT}"
 MAIN = (sys.executable, "-m", "devnet_jax.main")
 
 
 def start(
     arguments: Sequence[str], processes: int, devices: int, main: Sequence[str] = MAIN
 ) -> list[subprocess.Popen[str]]:
-    """The processes of one run."""
-    together = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+    """Starts the processes of one run."""
+    cluster = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
         subprocess.Popen(
             [
                 *main,
                 *arguments,
-                *([*together, f"--process_id={i}"] if processes > 1 else []),
+                *([*cluster, f"--process_id={i}"] if processes > 1 else []),
             ],
             cwd=REPOSITORY,
             env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
@@ -59,7 +59,7 @@ def start(
 
 
 def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Status, standard output and standard error of each."""
+    """Waits; returns the status, standard output and standard error of each process."""
     ended = []
     try:
         for process in processes:
@@ -93,9 +93,9 @@ def scores(workdir: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run of two processes with two devices each; read it only."""
-    workdir = tmp_path_factory.mktemp("together") / "run"
+def two_process_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of two processes with two devices each; read-only."""
+    workdir = tmp_path_factory.mktemp("two_processes") / "run"
     launch = ["launch/local.py", "--platform=cpu", "--num_processes=2", "--devices_per_process=2"]
     result = subprocess.run(
         [sys.executable, *launch, "--", *tiny, f"--workdir={workdir}"],
@@ -104,7 +104,7 @@ def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("AUROC") == 1  # the first process speaks for both
+    assert result.stdout.count("AUROC") == 1  # printed by process 0 only
     assert "2 processes, 4 devices" in result.stderr
     assert result.stderr.count("epoch 2/2") == 1
     return workdir
@@ -112,52 +112,56 @@ def together(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(
-    together: Path, tiny: tuple[str, ...], tmp_path: Path
+    two_process_run: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    # Of one device: in one process, any number train the same, as test_training.py shows.
+    # One device: that the number in one process does not matter is tested in test_training.py.
     workdir = tmp_path / "run"
-    # Their explanations are not compared here.
     unexplained = "--config.evaluation.explanation=none"
     run([*tiny, unexplained, f"--workdir={workdir}"], processes=1, devices=1)
     initial = make_variables(read_config(Workdir(workdir)))
     before = flat(initial["params"])
-    ours, theirs = (flat(Detector.restore(of).variables["params"]) for of in (together, workdir))
-    # Under Adam a gradient of about 0 may move a weight either way, by a whole step.
+    ours, theirs = (
+        flat(Detector.restore(path).variables["params"]) for path in (two_process_run, workdir)
+    )
+    # Adam: a gradient of about 0 may move a weight by a whole step in either direction.
     assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs - before)
-    assert scores(together).keys() == scores(workdir).keys()
+    assert scores(two_process_run).keys() == scores(workdir).keys()
     for path, score in scores(workdir).items():
-        assert scores(together)[path] == pytest.approx(score, rel=0.02, abs=0.02)
+        assert scores(two_process_run)[path] == pytest.approx(score, rel=0.02, abs=0.02)
     one, two = (
-        json.loads((folder / "eval" / "metrics.json").read_text()) for folder in (workdir, together)
+        json.loads((folder / "eval" / "metrics.json").read_text())
+        for folder in (workdir, two_process_run)
     )
     assert one.keys() == two.keys()
     for name in ("n_test_normal", "n_test_anomaly", "n_calibration"):
         assert one[name] == two[name]
 
 
-def test_evaluating_by_two_processes_is_evaluating_by_one(together: Path, tmp_path: Path) -> None:
+def test_evaluation_by_two_processes_equals_that_by_one(
+    two_process_run: Path, tmp_path: Path
+) -> None:
     def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
         return json.loads((workdir / "eval" / "metrics.json").read_text()), scores(workdir)
 
     def n_images(workdir: Path) -> int:
         return (workdir / "report.html").read_text().count("<img")
 
-    workdir = Path(shutil.copytree(together, tmp_path / "copy"))
+    workdir = Path(shutil.copytree(two_process_run, tmp_path / "copy"))
     (workdir / "eval" / "metrics.json").unlink()
     run(["--mode=eval", f"--workdir={workdir}"], processes=1, devices=2)
-    # An image has another place in its batch, which on some CPUs changes how sums are rounded.
-    for found, expected in zip(results(workdir), results(together), strict=True):
+    # The position of an image in its batch changes the rounding of sums on some CPUs.
+    for found, expected in zip(results(workdir), results(two_process_run), strict=True):
         assert found == pytest.approx(expected, abs=1e-6)
-    assert n_images(workdir) == n_images(together)
+    assert n_images(workdir) == n_images(two_process_run)
 
 
 def test_two_processes_predict_every_image_once(
-    together: Path, parts: Path, tmp_path: Path
+    two_process_run: Path, parts: Path, tmp_path: Path
 ) -> None:
     tables = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        predict = ["--mode=predict", f"--workdir={together}", f"--input={parts}"]
+        predict = ["--mode=predict", f"--workdir={two_process_run}", f"--input={parts}"]
         ended = run([*predict, f"--output={out}"], processes, devices=1)
         assert str(out / "predictions.csv") in ended[0][1]
         with (out / "predictions.csv").open() as file:
@@ -169,12 +173,12 @@ def test_two_processes_predict_every_image_once(
 
 
 @pytest.mark.faults
-def test_sigterm_to_one_process_stops_both_and_they_go_on(
+def test_sigterm_to_one_process_stops_both_and_they_resume(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    # Longer epochs, so that it is stopped within one, and the same decay after 20 steps: what is
-    # compiled stays the same.
+    # Epochs long enough to stop within one; the same decay after 20 steps, for the same compiled
+    # program.
     epochs_of_four = ("--config.train.steps_per_epoch=4", "--config.optimizer.decay_epochs=5")
     command = [*tiny, *epochs_of_four, f"--workdir={workdir}"]
     processes = start([*command, "--config.train.epochs=200"], processes=2, devices=2)
@@ -192,39 +196,37 @@ def test_sigterm_to_one_process_stops_both_and_they_go_on(
     assert not list(workdir.rglob("*tmp*"))
     assert not (workdir / "interrupted_epoch.json").exists()
 
-    straight = tmp_path / "straight"
+    uninterrupted = tmp_path / "uninterrupted"
     run(
-        [*tiny, *epochs_of_four, f"--config.train.epochs={epochs}", f"--workdir={straight}"],
+        [*tiny, *epochs_of_four, f"--config.train.epochs={epochs}", f"--workdir={uninterrupted}"],
         2,
         devices=2,
     )
-    for name, value in parameters(straight).items():
+    for name, value in parameters(uninterrupted).items():
         np.testing.assert_array_equal(parameters(workdir)[name], value)
-    for a, b in zip(lines, (straight / "metrics.jsonl").read_text().splitlines(), strict=True):
+    for a, b in zip(lines, (uninterrupted / "metrics.jsonl").read_text().splitlines(), strict=True):
         assert json.loads(a)["loss"] == json.loads(b)["loss"]
 
 
-def test_processes_count_their_calls_to_agree_where_to_stop(
+def test_processes_agree_where_to_stop_by_counting_their_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # JAX stops all at the next number after the one that the foremost has asked with.
-    asked = []
+    # JAX stops all at the number that follows the highest one of any process.
+    numbers = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        multihost_utils, "reached_preemption_sync_point", lambda n: asked.append(n) or n == 3
+        multihost_utils, "reached_preemption_sync_point", lambda n: numbers.append(n) or n == 3
     )
-    with stop_agreement() as ends_after:
-        assert [ends_after(step) for step in (20, 40, 60)] == [False, False, True]
-    assert asked == [1, 2, 3]
+    with stop_agreement() as should_stop:
+        assert [should_stop(step) for step in (20, 40, 60)] == [False, False, True]
+    assert numbers == [1, 2, 3]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_is_noticed_and_named(
-    tiny: tuple[str, ...], tmp_path: Path, killed: int
-) -> None:
+def test_a_killed_process_is_named(tiny: tuple[str, ...], tmp_path: Path, killed: int) -> None:
     workdir = tmp_path / "run"
-    command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", MISSED_SOON]
+    command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", SHORT_PEER_TIMEOUT]
     processes = start(command, processes=2, devices=2)
     wait_until_step(workdir, processes, 4)
     processes[killed].kill()
@@ -236,20 +238,20 @@ def test_a_killed_process_is_noticed_and_named(
     host = re.escape(socket.gethostname())
     pid = processes[killed].pid
     assert re.search(rf"error: .*process {killed} \({host}, process {pid}\)", err), err
-    assert "start all of them again with the same command" in err
+    assert "start all processes again with the same command" in err
 
 
 @pytest.mark.faults
-def test_a_stuck_process_is_noticed_and_named(tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_suspended_process_is_named(tiny: tuple[str, ...], tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", MISSED_SOON]
+    command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", SHORT_PEER_TIMEOUT]
     processes = start(command, processes=2, devices=2)
     wait_until_step(workdir, processes, 4)
     processes[1].send_signal(signal.SIGSTOP)
     status, _, err = finish(processes[:1])[0]
     processes[1].kill()
     assert status == PEER_LOST
-    assert re.search(rf"process 1 \(.*process {processes[1].pid}\) is not heard of for", err), err
+    assert re.search(rf"no heartbeat .* process 1 \(.*process {processes[1].pid}\)", err), err
 
 
 STUCK = """
@@ -257,61 +259,61 @@ import sys, threading, time
 from devnet_jax.distributed.watchdog import Watchdog
 
 class Store:
-    # What the processes have told one another: the others are alive, and number 2 is behind.
-    told = {f"devnet_jax/who/{i}": f"host{i}, process {i}" for i in range(3)}
+    # All processes are alive, and process 2 makes no progress.
+    values = {f"devnet_jax/who/{i}": f"host{i}, process {i}" for i in range(3)}
     def key_value_set(self, key, value, allow_overwrite=False):
-        self.told[key] = value
+        self.values[key] = value
     def key_value_dir_get(self, key):
-        tick = int(10 * time.monotonic())
-        self.told["devnet_jax/alive/1"] = f"[{tick}, 1]"
-        self.told["devnet_jax/alive/2"] = f"[{tick}, 0]"
-        return [(k, v) for k, v in self.told.items() if k.startswith(key)]
+        heartbeat = int(10 * time.monotonic())
+        self.values["devnet_jax/alive/1"] = f"[{heartbeat}, 1]"
+        self.values["devnet_jax/alive/2"] = f"[{heartbeat}, 0]"
+        return [(k, v) for k, v in self.values.items() if k.startswith(key)]
 
-peers = Watchdog(Store(), "localhost:1", 0, 3, timeout=30, stuck_after=4)
-peers.report_progress()
+watchdog = Watchdog(Store(), "localhost:1", 0, 3, timeout=30, stuck_after=4)
+watchdog.report_progress()
 time.sleep(60)
 """
 
 
-def test_processes_that_get_on_no_more_are_named() -> None:
+def test_processes_without_progress_are_named() -> None:
     started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", STUCK], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert result.returncode == PEER_LOST, result.stderr
-    assert "nothing has got on for 4 s: process 2 (host2, process 2) is stuck" in result.stderr
+    assert "no progress for 4 s; stuck: process 2 (host2, process 2)" in result.stderr
     assert 4 < time.monotonic() - started < 30
 
 
-FAULTY = """
+FAILING_MAIN = """
 import sys
 from devnet_jax import main
 from devnet_jax.training import run
-if f"--process_id={FAULTY}" in sys.argv:
+if "--process_id={FAILING}" in sys.argv:
     def make_store(*_):
-        raise ZeroDivisionError("a fault of ours")
+        raise ZeroDivisionError("a test error")
     run.make_store = make_store
 main.console()
 """
 
 
-@pytest.mark.parametrize("faulty", [0, 1])
-def test_a_fault_of_one_process_ends_both_and_is_no_reason_to_start_again(
-    tiny: tuple[str, ...], tmp_path: Path, faulty: int
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_exception_in_one_process_ends_both_without_a_restart(
+    tiny: tuple[str, ...], tmp_path: Path, failing: int
 ) -> None:
-    main = (sys.executable, "-c", FAULTY.replace("{FAULTY}", str(faulty)))
+    main = (sys.executable, "-c", FAILING_MAIN.replace("{FAILING}", str(failing)))
     ended = finish(start([*tiny, f"--workdir={tmp_path / 'run'}"], 2, devices=2, main=main))
-    assert ended[faulty][0] == 1, ended
-    assert "ZeroDivisionError: a fault of ours" in ended[faulty][2]
-    assert ended[1 - faulty][0] == PEER_LOST, ended
-    assert re.search(rf"process {faulty} .* has ended: a fault of ours", ended[1 - faulty][2])
+    assert ended[failing][0] == 1, ended
+    assert "ZeroDivisionError: a test error" in ended[failing][2]
+    assert ended[1 - failing][0] == PEER_LOST, ended
+    assert re.search(rf"process {failing} .* has ended: a test error", ended[1 - failing][2])
 
 
-def test_an_error_of_one_process_is_told_to_the_other(
+def test_an_error_in_one_process_is_reported_by_the_other(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     workdir = Workdir(tmp_path / "run")
-    with workdir.lock():  # which the first process takes for both
+    with workdir.lock():  # so that process 0 cannot lock it
         ended = finish(start([*tiny, f"--workdir={workdir.path}"], processes=2, devices=2))
     assert [status for status, *_ in ended] == [1, PEER_LOST], ended
     assert "error: --workdir=" in ended[0][2]
@@ -320,7 +322,9 @@ def test_an_error_of_one_process_is_told_to_the_other(
     )
 
 
-def test_processes_with_other_settings_are_refused(tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_processes_with_different_settings_are_refused(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
     port = free_port()
     processes = [
         subprocess.Popen(
@@ -350,18 +354,18 @@ def test_processes_with_other_settings_are_refused(tiny: tuple[str, ...], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coordinator": "host:1"}, "go together"),
-        ({"cluster": "slurm", "num_processes": 2}, "--cluster=slurm says"),
+        ({"coordinator": "host:1"}, "must be given together"),
+        ({"cluster": "slurm", "num_processes": 2}, "--cluster=slurm sets"),
         ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "must be host:port"),
         ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "--process_id=2: must be"),
     ],
 )
-def test_flags_that_contradict_one_another(arguments: dict[str, object], message: str) -> None:
+def test_contradictory_settings_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ClusterSettings(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_cluster_that_is_not_there(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+def test_the_environment_of_the_cluster_is_missing(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     (ended,) = finish(start([*tiny, f"--workdir={tmp_path}", "--cluster=slurm"], 1, 1))
     status, _, err = ended
     assert status == 1

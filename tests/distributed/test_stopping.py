@@ -1,4 +1,4 @@
-"""SIGTERM at awkward moments."""
+"""SIGTERM during an import."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from devnet_jax.distributed.stopping import Stopped, stop_on_sigterm
 stop_on_sigterm()
 try:
     import interrupted
-    print("imported to its end:", interrupted.end, flush=True)
+    print("import finished:", interrupted.end, flush=True)
     time.sleep(20)
 except Stopped:
     print("stopped")
 """
 
 
-def test_an_import_is_ended_before_sigterm_is_obeyed(tmp_path: Path) -> None:
-    # An exception in the midst of it makes native modules, such as JAX's, crash the process.
+def test_sigterm_is_handled_after_the_import(tmp_path: Path) -> None:
+    # An exception during the import of a native module, such as JAX's, crashes the process.
     (tmp_path / "interrupted.py").write_text(
         f"import os\nos.kill(os.getpid(), {int(signal.SIGTERM)})\nend = sum(range(1000))\n"
     )
@@ -36,4 +36,4 @@ def test_an_import_is_ended_before_sigterm_is_obeyed(tmp_path: Path) -> None:
         text=True,
         timeout=10,
     )
-    assert result.stdout.splitlines() == ["imported to its end: 499500", "stopped"], result.stderr
+    assert result.stdout.splitlines() == ["import finished: 499500", "stopped"], result.stderr
