@@ -1,1 +1,1 @@
-"""Command line: flags, logging, errors for people."""
+"""The command line: flags, logging, error messages."""

@@ -1,4 +1,4 @@
-"""What every program of this package does on the command line: flags, log, errors for people."""
+"""The command line of all programs: parses the flags, starts logging, reports errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devnet_jax.distributed.exit_status import ERROR, INTERRUPTED, RESUME
 from devnet_jax.distributed.stopping import Stopped, stop_on_sigterm
 from devnet_jax.errors import UserError
 
-FULL_OR_FORBIDDEN = (
+_FULL_OR_DENIED = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EACCES,
@@ -32,19 +32,22 @@ FULL_OR_FORBIDDEN = (
 
 
 def flag_names(argv: Sequence[str]) -> list[str]:
-    """The names of the flags on a command line, in the places of its arguments."""
+    """Returns the flag name of each argument of a command line."""
     return [argument.lstrip("-").split("=", 1)[0] for argument in argv]
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Parses the flags and runs the program; a user's mistake ends it with one line and status 1,
-    SIGTERM with status 75 (`devnet_jax.distributed.exit_status`).
+    """Parses the flags and runs the program.
 
-    The program has a flag `config`: a file of settings, or None.
+    A `UserError` ends it with a line on stderr and status 1; SIGTERM with status 75
+    (`devnet_jax.distributed.exit_status`).
+
+    Args:
+      main: function of the program, which must define the flag `config`: a config file, or `None`.
     """
     stop_on_sigterm()
 
-    def reported(argv: Sequence[str]) -> Any:
+    def check_and_run(argv: Sequence[str]) -> Any:
         if len(argv) > 1:
             raise UserError(
                 f"{argv[1]}: not a flag; settings are given as --config.name=value, patterns in "
@@ -54,35 +57,35 @@ def run_program(main: Callable[[], Any]) -> None:
         sys.stdout.flush()
         return result
 
-    with _errors_for_people():
-        app.run(reported, flags_parser=_parse_flags)
+    with _report_errors():
+        app.run(check_and_run, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
-def _errors_for_people() -> Iterator[None]:
+def _report_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _end(str(error))
-    except BrokenPipeError:  # whoever read our words has heard enough
+        _exit_with_error(str(error))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os._exit(ERROR)
     except OSError as error:
-        if error.errno not in FULL_OR_FORBIDDEN:
+        if error.errno not in _FULL_OR_DENIED:
             raise
-        place = error.filename or "writing the results"
-        _end(f"{place}: {error.strerror}; make room there, or allow it")
+        path = error.filename or "writing the results"
+        _exit_with_error(f"{path}: {error.strerror}; free disk space, or change the permissions")
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
+        print("\nstopped; run the same command again to resume", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(INTERRUPTED)  # JAX would wait for the other processes of the run
+        os._exit(INTERRUPTED)  # a normal exit would wait in JAX for the other processes of the run
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(RESUME)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with one readable line for what it and ml_collections refuse."""
+    """Parses the flags; exits with a line on stderr if absl or ml_collections refuses one."""
     try:
         for argument in argv[1:]:
             override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
@@ -90,20 +93,20 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
                 require_setting(override[1])
         remaining = flags.FLAGS(argv)
         if flags.FLAGS.config is not None:
-            flags.FLAGS.config.keys()  # ml_collections reports a missing file at the first use only
+            flags.FLAGS.config.keys()  # ml_collections opens the file at its first use
     except FileNotFoundError as error:
-        _end(f"{error.filename}: no such file")
+        _exit_with_error(f"{error.filename}: no such file")
     except OSError:
         given = [argument for argument in argv if re.match(r"--?config=", argument)]
-        _end(f"{given[-1] if given else '--config'}: no such file of settings")
+        _exit_with_error(f"{given[-1] if given else '--config'}: no such config file")
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _end(str(error).strip().splitlines()[-1])
+        _exit_with_error(str(error).strip().splitlines()[-1])
     _start_logging(verbose=flags.FLAGS.verbosity >= 1)
     return remaining
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The settings with paths that do not depend on where the command was run."""
+    """Returns the settings with absolute paths, so that they are valid in any folder."""
 
     def absolute(path: str | None) -> str | None:
         if path is None or "://" in path:
@@ -123,7 +126,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _start_logging(verbose: bool) -> None:
-    """Shows what the package says, plainly; of the libraries only errors."""
+    """Logs the package's messages without prefixes, and only the errors of the libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -133,10 +136,10 @@ def _start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
-def _end(message: str) -> NoReturn:
-    """Ends the program with one line and the status `ERROR`."""
+def _exit_with_error(message: str) -> NoReturn:
+    """Ends the process with a line on stderr and the status `ERROR`."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # Not sys.exit: all files are closed by now, and reader threads that a failed restore has left
-    # behind would print tracebacks of their own while Python shuts down.
+    # Not sys.exit: threads left by a failed restore would print tracebacks as Python shuts down.
+    # All files are closed by now.
     os._exit(ERROR)

@@ -1,6 +1,6 @@
-"""A config file like those in `configs/`, for a run that exists: its own settings.
+"""A config file with the settings of an existing run.
 
-`--config=…/saved_config.py:WORKDIR`; the command line puts it in where `--config` is left out.
+The command line uses `--config=…/saved_config.py:WORKDIR` where `--config` is left out.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from devnet_jax.runtime.workdir import Workdir, read_config
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """The settings in the config.json of a workdir."""
+    """Returns the settings in the config.json of a workdir."""
     config = default_config()
     config.update(read_config(Workdir(workdir)).to_dict())
     return config

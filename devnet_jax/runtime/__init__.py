@@ -1,1 +1,1 @@
-"""The machine that a run finds: process setup, devices, files."""
+"""The process and its environment: start-up, devices, files, the workdir."""

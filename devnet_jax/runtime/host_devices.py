@@ -1,4 +1,4 @@
-"""The devices of this host, and what a process is given so that it sees some of them."""
+"""Devices of this host, and the environment variables that give a process some of them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from typing import NamedTuple
 
 from devnet_jax.errors import UserError
 
-EnvVars = Mapping[str, str]  # what a process is given so that it sees one device
+EnvVars = Mapping[str, str]  # environment variables, by name
 
 
 class HostDevices(NamedTuple):
-    """What there is to run on: its name, for people, and a slot for each job at a time."""
+    """The devices of a host.
+
+    Attributes:
+      name: description, such as "8 × TPU v4".
+      slots: for each job that can run at a time, the environment variables that give it its device.
+    """
 
     name: str
     slots: list[EnvVars]
 
 
 def find_devices(jobs_per_device: int = 1) -> HostDevices:
-    """The devices of this host; a CPU counts as one.
+    """Returns the devices of this host; a CPU counts as one.
 
-    JAX is asked in a process of its own: this one must not take a device's memory.
+    JAX runs in a subprocess, because it would reserve the memory of the devices in this one.
+
+    Args:
+      jobs_per_device: number of jobs that run at a time on each device.
 
     Raises:
-      UserError: JAX cannot use the devices that it is told to.
+      UserError: if JAX fails to initialise its devices.
     """
     probe = (
         "import jax\n"
@@ -37,7 +45,7 @@ def find_devices(jobs_per_device: int = 1) -> HostDevices:
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1:]
-        raise UserError(f"JAX finds no device to run jobs on: {' '.join(reason)}")
+        raise UserError(f"JAX cannot initialise its devices: {' '.join(reason)}")
     backend, count, kind = result.stdout.splitlines()[-1].split(maxsplit=2)
     name = describe_devices(backend, int(count), kind)
     return HostDevices(name, device_slots(backend, int(count), jobs_per_device, os.environ))
@@ -46,20 +54,21 @@ def find_devices(jobs_per_device: int = 1) -> HostDevices:
 def device_slots(
     backend: str, count: int, jobs_per_device: int, environment: EnvVars
 ) -> list[EnvVars]:
-    """What each process is given so that it sees one device of a host: a device at a time.
+    """Returns the slots of a host: for each job, the environment variables that give it a device.
 
     Args:
-      backend: JAX's.
-      count: the devices that it sees.
-      jobs_per_device: processes on each.
-      environment: of this process, which may see some of the host's GPUs alone.
+      backend: name of JAX's backend.
+      count: number of JAX's devices.
+      jobs_per_device: number of jobs that run at a time on each device.
+      environment: environment variables of this process; CUDA_VISIBLE_DEVICES may restrict the
+        GPUs.
     """
-    shared = {}
-    if jobs_per_device > 1:  # JAX would give most of the memory to the first
-        shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_device:.2f}"
+    memory = {}
+    if jobs_per_device > 1:  # by default the first job would reserve most of the memory
+        memory["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / jobs_per_device:.2f}"
     if backend in ("gpu", "cuda", "rocm"):
         visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        slots = [{"CUDA_VISIBLE_DEVICES": name, **shared} for name in visible.split(",")[:count]]
+        slots = [{"CUDA_VISIBLE_DEVICES": name, **memory} for name in visible.split(",")[:count]]
     elif backend == "tpu":
         slots = [
             {
@@ -75,21 +84,21 @@ def device_slots(
 
 
 def describe_devices(backend: str, count: int, kind: str) -> str:
-    """JAX's devices in words: "8 × TPU v4"; of a CPU, which JAX calls just that, its cores."""
+    """Returns a description of JAX's devices: "8 × TPU v4", or the number of CPU cores."""
     if backend == "cpu":
         return f"{n_cores()} CPU cores ({platform.machine()})"
     return f"{count} × {kind}"
 
 
 def n_cores() -> int:
-    """How many cores this process may run on."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The name of the CPU, as the system has it."""
+    """Returns the model name of the CPU, as the system reports it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and reading of JSON."""
+"""Atomic writing of files, and reading of JSON."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from devnet_jax.errors import UserError
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
 def atomic_write(path: epath.Path) -> Iterator[epath.Path]:
-    """A place to write to, beside a file: it takes the file's place if nothing was raised."""
+    """Yields a temporary path, which replaces the file unless an exception is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.tmp"  # one name: what a kill left is written over
+    temporary = (
+        path.parent / f".{path.name}.tmp"
+    )  # a fixed name: overwrites a leftover of a killed process
     try:
         yield temporary
         temporary.replace(path)
@@ -41,26 +43,26 @@ def atomic_write(path: epath.Path) -> Iterator[epath.Path]:
 
 
 def write_npy(path: epath.Path, array: np.ndarray) -> None:
-    """Writes an array as an .npy file, whole or not at all."""
+    """Writes an array as an .npy file, atomically."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     write_bytes(path, file.getvalue())
 
 
 def write_jpeg(path: epath.Path, image: np.ndarray) -> None:
-    """Writes an image, uint8 [H, W, 3], as a JPEG file, whole or not at all."""
+    """Writes an image, uint8 [H, W, 3], as a JPEG file, atomically."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=90)
     write_bytes(path, file.getvalue())
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file, whole or not at all."""
+    """Writes a CSV file atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -69,13 +71,13 @@ def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[A
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """Reads a JSON object; raises `UserError` where the file is absent or damaged."""
+    """Returns the JSON object in a file; raises `UserError` if it is missing or damaged."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is this the folder of a trained run?") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it or train anew") from None
+        raise UserError(f"{path}: cannot be read ({error}); restore it or train again") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object; restore it or train anew")
+        raise UserError(f"{path}: not a JSON object; restore it or train again")
     return value

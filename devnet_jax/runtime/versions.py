@@ -1,4 +1,4 @@
-"""Versions of Python and of the libraries that decide the numbers."""
+"""Versions of Python and of the libraries that affect the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 
 
 def software_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide the numbers, by name."""
+    """Returns the versions of Python and of the libraries that affect the results, by name."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     return {"Python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in names

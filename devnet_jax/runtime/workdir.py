@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, and files that are written whole or not at all."""
+"""The workdir: paths of the files in a run's folder, and its lock."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from devnet_jax.runtime.io import read_json
 
 
 class Workdir:
-    """Names of the files in a run's folder, on a local disk or in a bucket."""
+    """Paths of the files in a run's folder, on a local disk or in a bucket."""
 
     def __init__(self, path: epath.PathLike, flag: str = "--workdir") -> None:
-        """Names them; writes nothing.
+        """Sets the paths; writes nothing.
 
         Args:
-          path: the folder, which need not be there.
-          flag: what its user calls it, for messages.
+          path: path of the folder, which may not exist.
+          flag: name of the flag that has set it, for messages.
         """
         text = os.fspath(path)
-        # Orbax wants absolute paths; a bucket's (gs://…) already is one.
+        # Orbax requires absolute paths; that of a bucket (gs://…) already is one.
         self.is_local = "://" not in text
         self._flag = flag
         self.path = epath.Path(Path(text).expanduser().resolve() if self.is_local else text)
@@ -34,7 +34,9 @@ class Workdir:
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
-        self.interrupted_epoch = self.path / "interrupted_epoch.json"  # until it is completed
+        self.interrupted_epoch = (
+            self.path / "interrupted_epoch.json"
+        )  # exists until the epoch is complete
         self.tensorboard = self.path / "tensorboard"
         self.calibration = self.path / "calibration.json"
         self.evaluation = self.path / "eval"
@@ -42,7 +44,7 @@ class Workdir:
         self.report = self.path / "report.html"
 
     def require_run(self) -> None:
-        """Raises `UserError` unless a run has left its settings here."""
+        """Raises `UserError` unless the folder has the settings of a run."""
         if not self.config.exists():
             raise UserError(
                 f"--workdir={self.path}: no run is there (no config.json); "
@@ -51,22 +53,21 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self, shown: epath.PathLike | None = None) -> Iterator[None]:
-        """Keeps other processes of this host from working here at the same time.
+        """Locks the folder against other processes of this host; a bucket is not locked.
 
-        Makes the folder, removes it again if nothing was written to it, and leaves nothing of its
-        own. A bucket is not locked.
+        Creates the folder; at the end removes the lock file, and the folder if it is empty.
 
         Args:
-          shown: the folder that the message names, where its user has given another.
+          shown: folder that the error message names instead of this one.
 
         Raises:
-          UserError: another process works here.
+          UserError: if another process has locked the folder.
         """
         if not self.is_local:
             yield
             return
         path = Path(self.path)
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        created = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path / ".lock")
         try:
@@ -79,15 +80,15 @@ class Workdir:
         try:
             yield
         finally:
-            # Before it is released: filelock takes no lock on a file that is gone.
+            # Removed before its release: filelock does not lock a file that was deleted.
             (path / ".lock").unlink(missing_ok=True)
             lock.release()
-            for folder in made:
-                with contextlib.suppress(OSError):  # it holds what the run has written
+            for folder in created:
+                with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
 
     def require_writable(self) -> None:
-        """Raises `UserError` if the folder can neither be written nor be made. Makes nothing."""
+        """Raises `UserError` if the folder cannot be written or created; creates nothing."""
         if not self.is_local:
             return
         existing = Path(self.path)
@@ -104,6 +105,6 @@ class Workdir:
 
 
 def read_config(workdir: Workdir) -> Config:
-    """The settings of the run in a workdir; raises `UserError` where they are absent or wrong."""
+    """Returns the settings of a workdir's run; raises `UserError` if they are missing or wrong."""
     workdir.require_run()
     return Config.from_dict(read_json(workdir.config), source=workdir.config)
