@@ -1,6 +1,6 @@
-"""The documentation holds: its commands run as they stand, its links and flags exist.
+"""Tests of the documentation: commands run as they stand; links, flags, settings and paths exist.
 
-How a command is run, and what is made small for it, is said in `tests/documented.py`.
+`tests/documented.py` runs the commands, with small settings.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from devnet_jax.config import require_setting
 from tests.conftest import REPOSITORY
 from tests.documented import Workplace
 
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in REPOSITORY.glob("docs/*.md"))]
-PROGRAMS = (
-    "devnet_jax/main.py", "devnet_jax/pods/*.py", "launch/*.py", "examples/*.py", "benchmarks/*.py"
-)  # fmt: skip
-# Of absl, which all our programs have; and of programs that are not ours.
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in REPOSITORY.glob("docs/*.md")),
+]
+PROGRAMS = ("devnet_jax/**/*.py", "launch/*.py", "examples/*.py", "benchmarks/*.py")
+# Flags of absl and of other projects' programs.
 OTHER_FLAGS = {
     "help", "verbosity",
     "no-deps", "no-index", "find-links", "dest",  # pip
@@ -32,13 +34,13 @@ def text(page: str) -> str:
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
-    """Language and content of each block of code."""
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL):
-        yield found[1], found[2]
+    """Yields the language and the content of each code block of a page."""
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL):
+        yield match[1], match[2]
 
 
 def prose(page: str) -> str:
-    """A page without its blocks of code."""
+    """Returns a page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -49,8 +51,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 @pytest.fixture(scope="module")
-def read_before(workplace: Workplace) -> Workplace:
-    """The workplace of somebody who has done what the README says: there is a run, and a file."""
+def after_readme(workplace: Workplace) -> Workplace:
+    """The workplace after the README's commands: it has a run and an exported file."""
     run_blocks(workplace, "README.md")
     return workplace
 
@@ -62,24 +64,24 @@ def run_blocks(workplace: Workplace, page: str) -> None:
         elif language == "python":
             workplace.python(content)
         else:
-            assert language == "text", f"{page}: a block of {language!r}, which nobody tests"
+            assert language == "text", f"{page}: no test for blocks of {language!r}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_run(read_before: Workplace, page: str) -> None:
+def test_the_commands_run(after_readme: Workplace, page: str) -> None:
     if page != "README.md":
-        run_blocks(read_before, page)
+        run_blocks(after_readme, page)
     else:
-        for place in ("runs/my_parts/report.html", "predicted/predictions.csv", "where.png"):
-            assert (read_before.folder / place).stat().st_size > 0
+        for path in ("runs/my_parts/report.html", "predicted/predictions.csv", "where.png"):
+            assert (after_readme.folder / path).stat().st_size > 0
 
 
 @pytest.mark.slow
-def test_the_first_detector_is_made_and_used(workplace: Workplace) -> None:
+def test_the_first_detector_runs(workplace: Workplace) -> None:
     workplace.shell(".venv/bin/python examples/first_detector.py --quick")
-    for place in ("detector.devnet", "where.png", "run/report.html"):
-        assert (workplace.folder / "runs/first_detector" / place).stat().st_size > 0
+    for path in ("detector.devnet", "where.png", "run/report.html"):
+        assert (workplace.folder / "runs/first_detector" / path).stat().st_size > 0
 
 
 def test_a_command_without_a_rule_fails(workplace: Workplace) -> None:
@@ -92,31 +94,31 @@ def test_a_command_without_a_rule_fails(workplace: Workplace) -> None:
 
 
 def slugs(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    found: dict[str, int] = {}
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    counts: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-        found[slug] = found.get(slug, 0) + 1
-    return {f"{slug}-{i}" if i else slug for slug, count in found.items() for i in range(count)}
+        counts[slug] = counts.get(slug, 0) + 1
+    return {f"{slug}-{i}" if i else slug for slug, count in counts.items() for i in range(count)}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    here = REPOSITORY / page
+def test_links_exist(page: str) -> None:
+    source = REPOSITORY / page
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page))):
         if target.startswith(("http://", "https://")):
             continue
         name, _, anchor = target.partition("#")
-        place = (here.parent / name).resolve() if name else here
-        assert place.exists(), f"{page}: {target}"
-        assert place.is_relative_to(REPOSITORY), f"{page}: {target}"
+        path = (source.parent / name).resolve() if name else source
+        assert path.exists(), f"{page}: {target}"
+        assert path.is_relative_to(REPOSITORY), f"{page}: {target}"
         if anchor:
-            assert anchor in slugs(place), f"{page}: {target}: no such heading"
+            assert anchor in slugs(path), f"{page}: {target}: no such heading"
 
 
-def test_every_page_is_found_from_the_front_door() -> None:
-    linked = set(re.findall(r"\]\((docs/[\w.]+\.md)\)", text("README.md")))
+def test_the_readme_links_every_page() -> None:
+    linked = set(re.findall(r"\]\(([\w./]+\.md)\)", text("README.md")))
     assert linked >= set(PAGES[1:])
 
 
@@ -141,6 +143,11 @@ def test_flags_and_settings_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_in_the_text_exist(page: str) -> None:
-    for path in re.findall(r"`((?:devnet_jax|configs|launch|examples|tests)/[\w./]*)", prose(page)):
-        if path != "devnet_jax/data/builders/castings.py":  # which is the reader's
-            assert (REPOSITORY / path).exists(), f"{page}: {path}"
+    """Checks paths relative to the repository, and, in libraries.md, to the package."""
+    paths = re.findall(r"`((?:devnet_jax|configs|launch|examples|tests)/[\w./]*)", prose(page))
+    if page == "docs/libraries.md":
+        paths += re.findall(r"`([a-z]\w*/[\w/]*(?:\.\w+)?)`", prose(page))
+    for path in paths:
+        if path != "devnet_jax/data/datasets/castings.py":  # the reader writes it
+            exists = any((root / path).exists() for root in (REPOSITORY, REPOSITORY / "devnet_jax"))
+            assert exists, f"{page}: {path}"
