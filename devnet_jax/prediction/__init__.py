@@ -1,4 +1,4 @@
-"""A trained detector over any images: a table of scores, overlays, and a report."""
+"""Prediction: scores any images with a trained detector; writes a table, overlays and a report."""
 
 from devnet_jax.prediction.predict import Prediction, predict
 

@@ -1,4 +1,4 @@
-"""The images that a user points at: files, folders, patterns."""
+"""Finds the input images of a prediction: files, folders and glob patterns."""
 
 from __future__ import annotations
 
@@ -21,89 +21,96 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Image files, and the folder that holds them all.
+    """The input images and their common folder.
 
     Attributes:
-      paths: sorted, each file once, as they were found from what the user has given.
-      folder: absolute.
+      paths: sorted paths, each file once; relative where the user's argument was relative.
+      folder: absolute path of the folder that contains all of them.
     """
 
     paths: Sequence[Path]
     folder: Path
 
     def name(self, path: Path) -> str:
-        """What tells a file from all others, wherever the program runs: its path in the folder."""
+        """Returns the unique name of a file: its path relative to `folder`."""
         return str(_absolute(path).relative_to(self.folder))
 
 
 def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
-    """Lists the images of `--input`; opens none.
+    """Lists the images of `--input` without opening them.
 
-    An argument is a file, whatever its suffix; a folder, for all images below it; or a pattern in
-    which `**` stands for any number of folders, for the images that match and those below matching
-    folders. What exists is taken as it is, though its name may look like a pattern. In folders and
-    patterns hidden files are left out, and so are, with a line in the log, those whose suffix is
-    of no image type; a file without a suffix may be an image. What a prediction has written is no
-    image: the output's own files, and in folders and patterns a folder "overlays" beside a
-    predictions.csv.
+    An argument is one of:
+
+    - a file, with any suffix;
+    - a folder: all images in it and its subfolders;
+    - a pattern, in which `**` matches any number of folders: all matching images, and all images
+      below matching folders. A path that exists is never a pattern.
+
+    In folders and patterns, hidden files are ignored. Files whose suffix is not of an image type
+    are ignored, too, and counted in the log; files without a suffix are listed. Output of
+    predictions is ignored: all files that this prediction writes, and in folders and patterns every
+    folder "overlays" next to a predictions.csv.
 
     Args:
-      arguments: at least one.
-      output: the folder that is written to; it need not be there.
+      arguments: at least one file, folder or pattern.
+      output: output folder of the prediction, which need not exist.
 
     Raises:
-      UserError: there is no such file or folder, or no image in it.
+      UserError: if an argument matches no file or folder, or no image.
     """
     if not arguments or "" in arguments:
-        raise UserError("--input is missing: the images to score, as a file, folder or pattern")
-    own = Output(output.resolve())
-    # Of a million files in a folder, the folder's own path need be resolved but once.
-    resolved = functools.cache(Path.resolve)
-    found: dict[Path, Path] = {}  # by where they really are: two links to one image are one image
-    others: dict[Path, str] = {}
+        raise UserError("--input is missing: give the images as a file, folder or pattern")
+    written = Output(output.resolve())
+    resolve_folder = functools.cache(Path.resolve)  # a folder may contain a million files
+    images: dict[Path, Path] = {}  # by resolved path: two links to one image are one image
+    other_types: dict[Path, str] = {}
     overlays: set[Path] = set()
     for argument in arguments:
-        holds_overlays = functools.cache(functools.partial(_holds_overlays, top=_folder(argument)))
+        is_overlays = functools.cache(
+            functools.partial(_is_overlays_folder, top=_containing_folder(argument))
+        )
         is_empty = True
         for file in _expand(argument):
-            real = file.resolve() if file.is_symlink() else resolved(file.parent) / file.name
-            if own.owns(real):
+            real = file.resolve() if file.is_symlink() else resolve_folder(file.parent) / file.name
+            if written.is_output(real):
                 continue
-            if not _may_be_image(file) and file != _given(argument):
-                others[real] = argument
-            elif holds_overlays(file.parent):
+            if not _may_be_image(file) and file != _to_path(argument):
+                other_types[real] = argument
+            elif is_overlays(file.parent):
                 overlays.add(real)
             else:
-                found.setdefault(real, file)
+                images.setdefault(real, file)
                 is_empty = False
         if is_empty:
-            n_others = list(others.values()).count(argument)
-            hint = f" ({n_others} files there are of other types)" if n_others else ""
-            raise UserError(f"--input={argument}: no image is there{hint}")
-    if others:
-        logger.info("files of no image type that were passed over: %d", len(others))
+            n_others = list(other_types.values()).count(argument)
+            hint = f" (files of other types: {n_others})" if n_others else ""
+            raise UserError(f"--input={argument}: contains no image{hint}")
+    if other_types:
+        logger.info("files ignored because they are not of an image type: %d", len(other_types))
     if overlays:
-        logger.info("overlays of other predictions that were passed over: %d", len(overlays))
-    folder = os.path.commonpath([_folder(argument) for argument in arguments])
-    return Inputs(sorted(found.values(), key=Path.as_posix), Path(folder))
+        logger.info("overlays of other predictions ignored: %d", len(overlays))
+    folder = os.path.commonpath([_containing_folder(argument) for argument in arguments])
+    return Inputs(sorted(images.values(), key=Path.as_posix), Path(folder))
 
 
-def _holds_overlays(folder: Path, top: Path) -> bool:
-    """Whether a folder below `top` is, or lies in, one that a prediction has laid overlays in."""
+def _is_overlays_folder(folder: Path, top: Path) -> bool:
+    """True if a folder is, or is in, the overlays folder of a prediction below `top`."""
     folder = _absolute(folder)
-    below = [one for one in (folder, *folder.parents) if one != top and one.is_relative_to(top)]
-    return any(one.name == "overlays" and any(one.parent.glob("predictions*.csv")) for one in below)
+    below = [part for part in (folder, *folder.parents) if part != top and part.is_relative_to(top)]
+    return any(
+        part.name == "overlays" and any(part.parent.glob("predictions*.csv")) for part in below
+    )
 
 
-def _given(argument: str) -> Path:
-    """An argument as a path; shells leave the ~ of --input=~/images to the program."""
+def _to_path(argument: str) -> Path:
+    """Returns an argument as a path, with ~ expanded: shells leave it in --input=~/images."""
     path = Path(argument)
     return path if os.path.lexists(path) else path.expanduser()
 
 
 def _expand(argument: str) -> list[Path]:
-    """The files that an argument stands for."""
-    path = _given(argument)
+    """Returns the files that match an argument."""
+    path = _to_path(argument)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -112,14 +119,12 @@ def _expand(argument: str) -> list[Path]:
         raise UserError(f"--input={argument}: is neither a file nor a folder")
     for part in path.parts:
         if "**" in part and part != "**":
-            mended = argument.replace(part, f"**/{part.replace('**', '*')}")
+            correct = argument.replace(part, f"**/{part.replace('**', '*')}")
             raise UserError(
-                f"--input={argument}: ** must stand alone between slashes, as in {mended}"
+                f"--input={argument}: ** must stand alone between slashes, as in {correct}"
             )
     files = [
-        file
-        for match in _matches(path)
-        for file in (list_files(match) if match.is_dir() else [match])
+        file for match in _glob(path) for file in (list_files(match) if match.is_dir() else [match])
     ]
     if not files:
         is_pattern = glob.has_magic(str(path))
@@ -128,24 +133,24 @@ def _expand(argument: str) -> list[Path]:
     return files
 
 
-def _matches(pattern: Path) -> Iterator[Path]:
-    """The files and folders that match a pattern."""
+def _glob(pattern: Path) -> Iterator[Path]:
+    """Yields the files and folders that match a pattern."""
     if "**" not in pattern.parts:
-        # Not pathlib's, which finds hidden files.
+        # Path.glob also matches hidden files.
         yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207
         return
-    place = pattern.parts.index("**")
-    for top in filter(Path.is_dir, _matches(Path(*pattern.parts[:place]))):
-        if pattern.parts[place + 1 :]:
+    index = pattern.parts.index("**")
+    for top in filter(Path.is_dir, _glob(Path(*pattern.parts[:index]))):
+        if pattern.parts[index + 1 :]:
             for folder, _ in walk(top):
-                yield from _matches(Path(glob.escape(str(folder)), *pattern.parts[place + 1 :]))
+                yield from _glob(Path(glob.escape(str(folder)), *pattern.parts[index + 1 :]))
         else:
             yield top
 
 
-def _folder(argument: str) -> Path:
-    """The folder that holds whatever an argument stands for, now or later."""
-    path = _given(argument)
+def _containing_folder(argument: str) -> Path:
+    """Returns the folder that contains all possible matches of an argument."""
+    path = _to_path(argument)
     if path.is_dir():
         return _absolute(path)
     is_pattern = not os.path.lexists(path)
@@ -156,17 +161,17 @@ def _folder(argument: str) -> Path:
 
 
 def _may_be_image(path: Path) -> bool:
-    """By its name; a link to nowhere may be one, and is an image that cannot be read."""
-    is_special = path.exists() and not path.is_file()  # a pipe would never end
-    return not is_special and path.suffix.lower() in _suffixes()
+    """True for a file with an image's suffix, or none; also for a broken link with such a name."""
+    is_special = path.exists() and not path.is_file()  # reading a pipe may never end
+    return not is_special and path.suffix.lower() in _image_suffixes()
 
 
 @functools.cache
-def _suffixes() -> frozenset[str]:
-    # Pillow writes PDF, and does not read it.
+def _image_suffixes() -> frozenset[str]:
+    # Pillow writes PDF files but cannot read them.
     return frozenset(Image.registered_extensions()) - {".pdf"} | {".npy", ""}
 
 
 def _absolute(path: Path) -> Path:
-    """Without "..", and with the names that the user knows: links are not resolved."""
+    """Returns an absolute path without ".."; links are not resolved."""
     return Path(os.path.normpath(path.absolute()))

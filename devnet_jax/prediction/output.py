@@ -1,4 +1,4 @@
-"""The folder of a prediction: what lies where, and the table."""
+"""The output folder of a prediction: the paths of its files, and the table of scores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Any
 from etils import epath
 
 from devnet_jax.inference.thresholds import Threshold
-from devnet_jax.prediction.progress import Result
+from devnet_jax.prediction.progress import FileResult
 from devnet_jax.runtime.io import atomic_write
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
 
-_OWN = ("overlays", "predictions.csv", "report.html", ".progress")
-_LONGEST_NAME = 240  # bytes; file systems allow 255, of which a temporary file's name needs some
+_OUTPUT_NAMES = ("overlays", "predictions.csv", "report.html", ".progress")
+_MAX_NAME_LENGTH = 240  # bytes; file systems allow 255, and temporary files have a longer name
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The files that a prediction writes.
+    """Paths of the files in the output folder of a prediction.
 
     Attributes:
-      folder: absolute.
+      folder: absolute path of the output folder.
     """
 
     folder: Path
@@ -44,64 +44,73 @@ class Output:
 
     @property
     def progress(self) -> Path:
-        """A folder, gone when all is done."""
+        """Folder of the databases; deleted when the prediction is complete."""
         return self.folder / ".progress"
 
     @property
     def database(self) -> Path:
-        """What has been done before, by all processes."""
+        """Database of the results of all processes from earlier runs."""
         return self.progress / "results.sqlite"
 
-    def database_of(self, process: str) -> Path:
-        """What one process does, until that is merged with the others'."""
+    def process_database(self, process: str) -> Path:
+        """Database of the results of one process, later merged into `database`."""
         return self.progress / f"results-{process}.sqlite"
 
     @property
     def overlays(self) -> Path:
-        """A folder."""
+        """Folder of the overlays."""
         return self.folder / "overlays"
 
     def overlay(self, name: str) -> Path:
-        """The overlay of an image by its name, its path in the folder of all images."""
-        *folders, file = Path(name).parts
-        # No folder ends in .jpg as the overlays do: beside a.png a folder a.png.jpg may lie.
-        marked = (re.sub(r"(\.jpg_*)\Z", r"\1_", folder, flags=re.IGNORECASE) for folder in folders)
-        return self.overlays.joinpath(*map(_shortened, marked), _shortened(f"{file}.jpg", ".jpg"))
+        """Returns the path of the overlay of an image.
 
-    def owns(self, path: Path) -> bool:
-        """Whether an absolute path is one that this or another prediction to the folder writes."""
+        Args:
+          name: name of the image, as `Inputs.name` returns it.
+        """
+        *folders, file = Path(name).parts
+        # The input may contain a folder a.png.jpg next to a.png, whose overlay is a.png.jpg. So
+        # "_" is appended to the names of folders that end in .jpg.
+        renamed = (
+            re.sub(r"(\.jpg_*)\Z", r"\1_", folder, flags=re.IGNORECASE) for folder in folders
+        )
+        return self.overlays.joinpath(
+            *map(_shorten_name, renamed), _shorten_name(f"{file}.jpg", ".jpg")
+        )
+
+    def is_output(self, path: Path) -> bool:
+        """True if a prediction to this folder may write to an absolute path."""
         if not path.is_relative_to(self.folder):
             return False
         top = path.relative_to(self.folder).parts[:1]
-        return any(fnmatch.fnmatchcase(name, pattern) for name in top for pattern in _OWN)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in top for pattern in _OUTPUT_NAMES)
 
 
-def _shortened(name: str, suffix: str = "") -> str:
-    """The name, or where it is too long one that takes its place."""
+def _shorten_name(name: str, suffix: str = "") -> str:
+    """Returns a file name, or if it is too long for a file system, its hash and a suffix."""
     encoded = os.fsencode(name)
-    if len(encoded) <= _LONGEST_NAME:
+    if len(encoded) <= _MAX_NAME_LENGTH:
         return name
     return hashlib.sha256(encoded).hexdigest() + suffix
 
 
 def write_table(
-    place: Path, results: Iterable[tuple[Path, Result]], threshold: Threshold | None
+    path: Path, results: Iterable[tuple[Path, FileResult]], threshold: Threshold | None
 ) -> None:
-    """Writes predictions.csv, whole or not at all, with no more than a row in memory.
+    """Writes predictions.csv atomically, row by row.
 
-    UTF-8, but for file names that are not: these stand there byte by byte.
+    The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
     """
     with (
-        atomic_write(epath.Path(place)) as temporary,
+        atomic_write(epath.Path(path)) as temporary,
         Path(temporary).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        # Quoted: a file name may hold any of the characters that end a line.
+        # Quoted, because a file name may contain any character that ends a line.
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(COLUMNS)
-        table.writerows(_row(path, result, threshold) for path, result in results)
+        table.writerows(_row(image, result, threshold) for image, result in results)
 
 
-def _row(path: Path, result: Result, threshold: Threshold | None) -> tuple[Any, ...]:
+def _row(path: Path, result: FileResult, threshold: Threshold | None) -> tuple[Any, ...]:
     if result.score is None:
         return path, "", "", "", "", result.error
     p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")

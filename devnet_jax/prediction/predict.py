@@ -1,4 +1,7 @@
-"""Any images → predictions.csv, overlays and report.html; resumed, and shared among processes."""
+"""Predicts the scores of images: writes predictions.csv, overlays and report.html.
+
+An interrupted prediction can be resumed, and several processes can share one.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,10 @@ from devnet_jax.distributed.cluster import (
     require_agreement,
 )
 from devnet_jax.errors import UserError
-from devnet_jax.inference.detector import Detector
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
-from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.prediction.score_files import read_image, score_files
 from devnet_jax.report.build import about, as_sentence, made_with
 from devnet_jax.report.content import Picture, Report, choose_pictures
@@ -43,22 +46,23 @@ from devnet_jax.runtime.workdir import Workdir
 logger = logging.getLogger(__name__)
 
 _NO_THRESHOLD = (
-    "no threshold: the loss knows no prior and nothing was calibrated; hold out normal images "
-    "(config.dataset.calibration) and train again, or move the slider of the report"
+    "no threshold: the loss has no prior and no threshold was calibrated; set "
+    "config.dataset.calibration and train again, or move the slider of the report"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a prediction has found, and where that was written.
+    """Counts of a prediction, and the paths of its files.
 
     Attributes:
-      n_images: images, readable or not.
-      n_unreadable: images that have no score.
-      n_alarms: images at or above the threshold; `None` where there is no threshold, or no score.
-      table: predictions.csv.
-      report: report.html; `None` if no image could be read.
-      overlays: their folder; `None` if no image has one.
+      n_images: number of images, readable or not.
+      n_unreadable: number of images that could not be read and have no score.
+      n_alarms: number of images with a score at or above the threshold; `None` without a threshold
+        or without any score.
+      table: path of predictions.csv.
+      report: path of report.html; `None` if no image could be read.
+      overlays: folder of the overlays; `None` if there are none.
     """
 
     n_images: int
@@ -69,129 +73,133 @@ class Prediction:
     overlays: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the fields as plain values."""
         fields = dataclasses.asdict(self).items()
         return {name: str(v) if isinstance(v, Path) else v for name, v in fields}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
-        """From what `to_dict` gives."""
+        """Creates a prediction from the values of `to_dict`."""
         paths = {name: Path(value) for name, value in values.items() if isinstance(value, str)}
         fields: dict[str, Any] = {**values, **paths}
         return cls(**fields)
 
     def __str__(self) -> str:
-        """The last words on the terminal."""
+        """Returns the summary that is printed on the terminal."""
         rows = [
             ("images", self.n_images),
             ("could not be read", self.n_unreadable or None),
-            ("alarms", _alarms(self.n_alarms, self.n_images - self.n_unreadable)),
+            ("alarms", _format_alarms(self.n_alarms, self.n_images - self.n_unreadable)),
             ("score of every image", self.table),
             ("overlays", self.overlays),
-            ("report, to look at", self.report),
+            ("report", self.report),
         ]
         return "\n".join(["", *aligned([row for row in rows if row[1] is not None])])
 
 
 def predict(
-    detector: Detector,
+    detector: TrainedDetector,
     inputs: Sequence[str],
     output: str,
     *,
     strict: bool = False,
 ) -> Prediction:
-    """Scores and explains images; goes on where a killed process has stopped.
+    """Scores and explains images; resumes an interrupted prediction.
 
-    Writes predictions.csv, overlays/<path in the folder that holds all images>.jpg and report.html.
-    The table has the columns path, score, p_value, threshold, is_anomaly and error, sorted by
-    path, in UTF-8; a file name that is not valid UTF-8 stands there byte by byte (in Python,
-    errors="surrogateescape" reads it back). Several processes share the images, in a folder that
-    all of them see; the first one writes the table and the report.
+    Writes predictions.csv, report.html and overlays/NAME.jpg, where NAME is the path of an image
+    relative to the common folder of all images. The table is sorted by path and has the columns
+    path, score, p_value, threshold, is_anomaly and error. It is UTF-8, except that file names that
+    are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape" reads them).
+
+    Several processes divide the images among themselves; they need a shared output folder. Rank
+    zero writes the table and the report.
 
     Args:
-      detector: what scores them.
-      inputs: files, folders and patterns, as `find_inputs` takes them.
-      output: the folder to write to.
-      strict: whether to stop at the first image that cannot be read.
+      detector: detector that scores the images.
+      inputs: files, folders and patterns, as for `find_inputs`.
+      output: output folder.
+      strict: if True, stops at the first image that cannot be read.
 
     Returns:
-      What all processes have found together.
+      Counts over the images of all processes, and the paths of the files.
 
     Raises:
-      UserError: there is nothing to predict, the folder cannot be written or is that of a run,
-        another process works there, overlays of the anomalous are asked for without a threshold,
-        scores are not finite, or, if `strict`, an image cannot be read.
+      UserError: if there is no image; the output folder cannot be written, belongs to a run, or is
+        in use by another process; overlays of anomalous images are requested without a threshold;
+        scores are not finite; or, with `strict`, an image cannot be read.
     """
     folder = Workdir(output, flag="--output")
     if not folder.is_local:
-        raise UserError(f"--output={output}: results are written to local disks only; choose one")
+        raise UserError(f"--output={output}: must be a folder on a local disk")
     folder.require_writable()
     if folder.config.exists():
         raise UserError(f"--output={output}: is the folder of a run; choose another")
     if detector.threshold is None:
         if detector.config.evaluation.overlays == "anomalous":
             raise UserError(
-                "config.evaluation.overlays=anomalous: without a threshold no image is; choose "
-                "'all' or 'none', or hold out normal images (config.dataset.calibration) and train "
-                "again"
+                "config.evaluation.overlays=anomalous: there is no threshold; choose 'all' or "
+                "'none', or set config.dataset.calibration and train again"
             )
         logger.warning(_NO_THRESHOLD)
-    written = Output(Path(folder.path))
-    found = find_inputs(inputs, written.folder)
-    origin = _origin(detector, found)
-    concluded: Prediction | None = None
-    lock = Workdir(written.progress, flag="--output").lock(shown=written.folder)
-    require_agreement("the detector or its settings", origin)
+    files = Output(Path(folder.path))
+    images = find_inputs(inputs, files.folder)
+    fingerprint = _fingerprint(detector, images)
+    prediction: Prediction | None = None
+    lock = Workdir(files.progress, flag="--output").lock(shown=files.folder)
+    require_agreement("the detector or its settings", fingerprint)
     with locked_by_rank_zero(lock), warnings.catch_warnings():
-        # What Pillow thinks of a file that can be read is nothing that its user need mend.
+        # Warnings of Pillow about readable files are of no use to the user.
         warnings.filterwarnings("ignore", module="PIL")
         if is_rank_zero():
-            _merge_progress(written, origin).close()  # what earlier processes have done
+            _merge_progress(files, fingerprint).close()  # results of an interrupted prediction
         barrier("begun")
-        _score_share(detector, found, written, origin, strict)
+        _score_local_images(detector, images, files, fingerprint, strict)
         barrier("scored")
         if is_rank_zero():
-            with contextlib.closing(_merge_progress(written, origin)) as progress:
-                concluded = _conclude(detector, found, written, progress)
+            with contextlib.closing(_merge_progress(files, fingerprint)) as progress:
+                prediction = _write_results(detector, images, files, progress)
                 progress.remove()
-        of_first = broadcast(None if concluded is None else concluded.to_dict())
+        of_rank_zero = broadcast(None if prediction is None else prediction.to_dict())
     if is_rank_zero():
-        with contextlib.suppress(OSError):  # the lock leaves what a killed process had made
-            written.progress.rmdir()
-    return concluded or Prediction.from_dict(of_first)
+        with contextlib.suppress(OSError):  # the lock does not delete a folder that existed before
+            files.progress.rmdir()
+    return prediction or Prediction.from_dict(of_rank_zero)
 
 
-def _merge_progress(output: Output, origin: str) -> Progress:
-    """All that processes have done, each in a database of its own, in one."""
-    progress = Progress(output.database, origin)
-    for part in sorted(output.progress.glob(output.database_of("*").name)):
-        progress.absorb(part, origin)
+def _merge_progress(output: Output, fingerprint: str) -> Progress:
+    """Merges the databases of all processes into one, and opens it."""
+    progress = Progress(output.database, fingerprint)
+    for path in sorted(output.progress.glob(output.process_database("*").name)):
+        progress.merge(path, fingerprint)
     return progress
 
 
-def _score_share(
-    detector: Detector, inputs: Inputs, output: Output, origin: str, strict: bool
+def _score_local_images(
+    detector: TrainedDetector, inputs: Inputs, output: Output, fingerprint: str, strict: bool
 ) -> None:
-    """Scores this process's part of the files, but for those that have been."""
-    index, count = jax.process_index(), jax.process_count()
-    # By name, not by place: each process lists the files by itself, and may find new ones.
-    paths = [path for path in inputs.paths if _share(inputs.name(path), count) == index]
+    """Scores the images of this process that have no score yet."""
+    index, n_processes = jax.process_index(), jax.process_count()
+    # Assigned by name, not by position: each process lists the files itself, and a file that
+    # appears meanwhile would shift the positions.
+    paths = [
+        path for path in inputs.paths if _process_of_image(inputs.name(path), n_processes) == index
+    ]
     with (
-        contextlib.closing(Progress(output.database, origin)) as earlier,
-        contextlib.closing(Progress(output.database_of(f"{index:05}"), origin)) as own,
+        contextlib.closing(Progress(output.database, fingerprint)) as earlier,
+        contextlib.closing(Progress(output.process_database(f"{index:05}"), fingerprint)) as new,
     ):
-        score_files(detector, inputs, paths, output, earlier, own, strict)
+        score_files(detector, inputs, paths, output, earlier, new, strict)
 
 
-def _share(name: str, count: int) -> int:
-    """Which of so many processes has the image of that name."""
-    return zlib.crc32(os.fsencode(name)) % count
+def _process_of_image(name: str, n_processes: int) -> int:
+    """Returns the index of the process that scores an image."""
+    return zlib.crc32(os.fsencode(name)) % n_processes
 
 
-def _origin(detector: Detector, inputs: Inputs) -> str:
-    """What scores and overlays depend on besides the images, as text."""
+def _fingerprint(detector: TrainedDetector, inputs: Inputs) -> str:
+    """Returns everything that scores and overlays depend on, except the images, as text."""
     config = detector.config.to_dict()
-    del config["evaluation"]["batch_size"]  # a smaller one may be what lets the work go on
+    del config["evaluation"]["batch_size"]  # may be reduced to resume after an out-of-memory error
     weights = hashlib.sha256()
     for leaf in jax.tree.leaves(detector.variables):
         weights.update(np.asarray(leaf).tobytes())
@@ -199,41 +207,50 @@ def _origin(detector: Detector, inputs: Inputs) -> str:
     return json.dumps([config, detector.step, weights.hexdigest(), thresholds, str(inputs.folder)])
 
 
-def _conclude(detector: Detector, inputs: Inputs, output: Output, progress: Progress) -> Prediction:
+def _write_results(
+    detector: TrainedDetector, inputs: Inputs, output: Output, progress: Progress
+) -> Prediction:
     """Writes the table and the report."""
 
-    def results() -> Iterator[tuple[Path, Result]]:
+    def results() -> Iterator[tuple[Path, FileResult]]:
         for path in inputs.paths:
             if (result := progress.get(inputs.name(path))) is not None:
                 yield path, result
 
     threshold = detector.threshold
     write_table(output.table, results(), threshold)
-    errors, scored, found = [], [], []
+    errors, scored, score_list = [], [], []
     for path, result in results():
         if result.score is None:
             errors.append((str(path), result.error))
         else:
             scored.append(path)
-            found.append(result.score)
+            score_list.append(result.score)
     n_images = len(scored) + len(errors)
-    if n_images < len(inputs.paths):  # their process had listed the files before
-        late = len(inputs.paths) - n_images
-        logger.warning("%d images came while others were scored: run the same again", late)
-    scores = np.array(found, np.float64)
+    if n_images < len(inputs.paths):  # created after another process had listed its images
+        n_missing = len(inputs.paths) - n_images
+        logger.warning(
+            "%d images were added during the prediction and have no score: run the same command "
+            "again",
+            n_missing,
+        )
+    scores = np.array(score_list, np.float64)
     n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
     if scored:
         chosen = [scored[i] for i in choose_pictures(scores)]
-        pictures = _pictures(detector, inputs, chosen, output, progress)
-        report = _report(detector, scores, n_alarms, errors, pictures)
+        pictures = _make_pictures(detector, inputs, chosen, output, progress)
+        report = _make_report(detector, scores, n_alarms, errors, pictures)
         write_text(epath.Path(output.report), to_html(report))
     else:
-        output.report.unlink(missing_ok=True)  # of an earlier prediction
+        output.report.unlink(missing_ok=True)  # an earlier prediction may have written it
     n_overlays = sum(output.overlay(inputs.name(path)).exists() for path in inputs.paths)
-    n_there = sum(len(files) for _, _, files in os.walk(output.overlays))
-    if n_there > n_overlays:
-        strays = n_there - n_overlays
-        logger.info("%s: %d are of an earlier prediction's images", output.overlays, strays)
+    n_files = sum(len(files) for _, _, files in os.walk(output.overlays))
+    if n_files > n_overlays:
+        logger.info(
+            "%s: contains overlays of an earlier prediction: %d",
+            output.overlays,
+            n_files - n_overlays,
+        )
     return Prediction(
         n_images=n_images,
         n_unreadable=len(errors),
@@ -244,19 +261,19 @@ def _conclude(detector: Detector, inputs: Inputs, output: Output, progress: Prog
     )
 
 
-def _pictures(
-    detector: Detector,
+def _make_pictures(
+    detector: TrainedDetector,
     inputs: Inputs,
     paths: Sequence[Path],
     output: Output,
     progress: Progress,
 ) -> list[Picture]:
-    """Thumbnails of images, which are read once more; what is gone meanwhile is left out."""
+    """Reads images again and makes their thumbnails; skips files that no longer exist."""
     size = detector.config.dataset.image_size
     side = side_for(len(paths))
 
-    def picture(result_of_path: tuple[Path, Result]) -> Picture | None:
-        path, result = result_of_path
+    def make_picture(path_and_result: tuple[Path, FileResult]) -> Picture | None:
+        path, result = path_and_result
         image = read_image(path, size).image
         if image is None or result.score is None:
             return None
@@ -272,12 +289,12 @@ def _pictures(
         )
 
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
-    pictures = map_in_threads(picture, results, "report")
-    return [one for one in pictures if one is not None]
+    pictures = map_in_threads(make_picture, results, "report")
+    return [picture for picture in pictures if picture is not None]
 
 
-def _report(
-    detector: Detector,
+def _make_report(
+    detector: TrainedDetector,
     scores: np.ndarray,
     n_alarms: int | None,
     errors: Sequence[tuple[str, str]],
@@ -285,7 +302,7 @@ def _report(
 ) -> Report:
     rows = [
         ("images", f"{len(scores) + len(errors)}"),
-        ("alarms", _alarms(n_alarms, len(scores))),
+        ("alarms", _format_alarms(n_alarms, len(scores))),
         ("could not be read", f"{len(errors)}" if errors else None),
     ]
     return Report(
@@ -294,19 +311,19 @@ def _report(
         f"{detector.step} steps; {made_with()}",
         scores=scores,
         numbers=[(name, value) for name, value in rows if value is not None],
-        notes=_notes(detector),
+        notes=_make_notes(detector),
         pictures=pictures,
         errors=errors,
         **about(detector),
     )
 
 
-def _alarms(n_alarms: int | None, n_scored: int) -> str | None:
+def _format_alarms(n_alarms: int | None, n_scored: int) -> str | None:
     if n_alarms is None:
         return None
     return f"{n_alarms} of {n_scored} scored ({n_alarms / n_scored:.1%})"
 
 
-def _notes(detector: Detector) -> list[str]:
+def _make_notes(detector: TrainedDetector) -> list[str]:
     notes = (detector.shortage, _NO_THRESHOLD if detector.threshold is None else None)
     return [as_sentence(note) for note in notes if note is not None]

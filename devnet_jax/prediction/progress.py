@@ -1,4 +1,4 @@
-"""What has been done so far, kept on disk: a killed process loses nothing that it has finished."""
+"""Stores the results of a prediction on disk, so that an interrupted prediction can be resumed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Part of the fingerprint of a database: a database with other tables is not used.
 _TABLES = (
     "CREATE TABLE origin (text TEXT)",
     "CREATE TABLE results (name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, score REAL, "
@@ -22,16 +23,16 @@ _TABLES = (
 )
 
 
-class Result(NamedTuple):
-    """What became of one image file.
+class FileResult(NamedTuple):
+    """The result of one image file.
 
     Attributes:
-      name: of the file.
-      size: its bytes when it was read.
-      mtime_ns: when it had been changed last, in nanoseconds.
-      score: the number that predictions.csv shows; `None` if it could not be read.
-      p_value: of the score, if there is one.
-      error: why it could not be read, else "".
+      name: name of the image, as `Inputs.name` returns it.
+      size: size of the file in bytes when it was read.
+      mtime_ns: modification time of the file when it was read, in nanoseconds.
+      score: anomaly score, as written to predictions.csv; `None` if the file could not be read.
+      p_value: p-value of the score; `None` if there is none.
+      error: error message if the file could not be read, else "".
     """
 
     name: str
@@ -43,69 +44,79 @@ class Result(NamedTuple):
 
 
 class Progress:
-    """Results by the names of their files, in an SQLite database.
+    """An SQLite database of results, by file name.
 
-    It does not keep other processes out.
+    It has no lock: only one process may use it at a time.
     """
 
-    def __init__(self, path: Path, origin: str) -> None:
-        """Opens a database, or makes it anew where it is absent, damaged or of another origin.
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """Opens a database; an absent, damaged or mismatching one is created anew.
 
         Args:
-          path: its file.
-          origin: what all results must have in common to stand side by side.
+          path: file of the database.
+          fingerprint: text that is the same for all results that may be in one table: detector,
+            settings and input folder.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: if the database cannot be written.
         """
         self.path = path
-        origin = f"{_TABLES}{origin}"
-        with self._errors_for_people():
+        fingerprint = f"{_TABLES}{fingerprint}"
+        with self._raise_user_errors():
             self._database = _connect(path)
-            known = self._origin()
-            if known != origin:
-                if known is not None:
-                    logger.warning("begun with another detector, settings or input: starting anew")
+            stored = self._read_fingerprint()
+            if stored != fingerprint:
+                if stored is not None:
+                    logger.warning(
+                        "the unfinished prediction there used another detector, other settings or "
+                        "another input: starting again"
+                    )
                 self.remove()
                 self._database = _connect(path)
                 with self._database:
                     for table in _TABLES:
                         self._database.execute(table)
-                    self._database.execute("INSERT INTO origin VALUES (?)", (origin,))
+                    self._database.execute("INSERT INTO origin VALUES (?)", (fingerprint,))
 
-    def add(self, results: Iterable[Result]) -> None:
-        """Keeps results, all or none of them; they replace earlier ones of the same names.
+    def add(self, results: Iterable[FileResult]) -> None:
+        """Stores results in one transaction; they replace earlier ones of the same names.
 
         Raises:
-          UserError: they cannot be written.
+          UserError: if the database cannot be written.
         """
-        with self._errors_for_people(), self._database:
+        with self._raise_user_errors(), self._database:
             self._database.executemany(
                 "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
-                # As bytes: neither file names nor messages with them need be valid text.
-                ((os.fsencode(one.name), *one[1:-1], os.fsencode(one.error)) for one in results),
+                # As bytes: file names, and errors that quote them, may not be valid text.
+                (
+                    (os.fsencode(result.name), *result[1:-1], os.fsencode(result.error))
+                    for result in results
+                ),
             )
 
-    def get(self, name: str) -> Result | None:
-        """The result of a file."""
+    def get(self, name: str) -> FileResult | None:
+        """Returns the result of a file; `None` if there is none."""
         query = "SELECT size, mtime_ns, score, p_value, error FROM results WHERE name = ?"
-        with self._errors_for_people():
-            found = self._database.execute(query, (os.fsencode(name),)).fetchone()
-        if found is None:
+        with self._raise_user_errors():
+            row = self._database.execute(query, (os.fsencode(name),)).fetchone()
+        if row is None:
             return None
-        size, mtime_ns, score, p_value, error = found
-        return Result(name, size, mtime_ns, score, p_value, os.fsdecode(error))
+        size, mtime_ns, score, p_value, error = row
+        return FileResult(name, size, mtime_ns, score, p_value, os.fsdecode(error))
 
-    def absorb(self, path: Path, origin: str) -> None:
-        """Adds the results of another database, and deletes it; they replace those of their names.
+    def merge(self, path: Path, fingerprint: str) -> None:
+        """Moves the results of another database to this one; they replace those of the same names.
 
-        One of another origin, or damaged, adds nothing.
+        Args:
+          path: file of the other database, which is deleted. If it is damaged, or its fingerprint
+            differs, its results are dropped.
+          fingerprint: as for the constructor.
 
         Raises:
-          UserError: they cannot be written.
+          UserError: if the database cannot be written.
         """
-        other = Progress(path, origin)
-        with self._errors_for_people():
+        other = Progress(path, fingerprint)
+        with self._raise_user_errors():
             rows = other._database.execute("SELECT * FROM results")
             with self._database:
                 self._database.executemany("REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -115,33 +126,36 @@ class Progress:
         self._database.close()
 
     def remove(self) -> None:
-        """Closes it and deletes its files."""
+        """Closes the database and deletes its files."""
         self.close()
-        for suffix in ("-journal", ""):  # an old journal would be applied to the next database
+        for suffix in ("-journal", ""):  # SQLite would apply an old journal to the next database
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
-    def _origin(self) -> str | None:
-        """That of the results that are there; `None` if there are none, or they are damaged."""
+    def _read_fingerprint(self) -> str | None:
+        """Returns the fingerprint of the database; `None` if it is new or damaged."""
         try:
-            origin = self._database.execute("SELECT text FROM origin").fetchone()[0]
+            fingerprint = self._database.execute("SELECT text FROM origin").fetchone()[0]
             (state,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
-        except (sqlite3.OperationalError, TypeError):  # new, or killed while it was made
+        except (sqlite3.OperationalError, TypeError):  # new, or its creation was interrupted
             return None
         except sqlite3.DatabaseError as error:
             state = str(error)
         if state == "ok":
-            return origin
-        logger.warning("%s is damaged (%s): starting anew", self.path, " ".join(state.split()))
+            return fingerprint
+        logger.warning("%s is damaged (%s): starting again", self.path, " ".join(state.split()))
         return None
 
     @contextlib.contextmanager
-    def _errors_for_people(self) -> Iterator[None]:
+    def _raise_user_errors(self) -> Iterator[None]:
+        """Raises errors of SQLite as `UserError`."""
         try:
             yield
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: {error}; make room there, or allow it") from error
+            raise UserError(
+                f"{self.path}: {error}; free disk space or fix the permissions"
+            ) from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Without SQLite's own locks, which some network disks do not have.
+    # nolock: some network file systems do not support SQLite's locks.
     return sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(path))}?nolock=1", uri=True)

@@ -1,4 +1,4 @@
-"""Image files → scores on disk and overlays, part by part in bounded memory."""
+"""Scores image files and writes their overlays, in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from devnet_jax.data.paths import read_file
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
-from devnet_jax.inference.detector import Detector
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import as_written
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
-from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.io import write_jpeg
 
 logger = logging.getLogger(__name__)
 
-LARGEST_FILE = 2**30  # bytes, which are read at once
-BATCHES_AT_ONCE = 2  # decoded together, and lost together when the process is killed
+MAX_FILE_SIZE = 2**30  # bytes; a file is read into memory at once
+BATCHES_PER_CHUNK = 2  # a chunk is decoded and stored at once; a killed process loses one chunk
 
 
 class ReadImage(NamedTuple):
-    """An image file.
+    """An image file that was read and decoded.
 
     Attributes:
-      path: of the file.
-      size: its bytes.
-      mtime_ns: when it was changed last, in nanoseconds.
-      image: uint8 [S, S, 3]; `None` if it cannot be read.
-      error: why not, else "".
+      path: path of the file.
+      size: size of the file in bytes.
+      mtime_ns: modification time of the file, in nanoseconds.
+      image: uint8 [S, S, 3]; `None` if the file could not be read.
+      error: error message if the file could not be read, else "".
     """
 
     path: Path
@@ -50,7 +50,7 @@ class ReadImage(NamedTuple):
 
 
 def score_files(
-    detector: Detector,
+    detector: TrainedDetector,
     inputs: Inputs,
     paths: Sequence[Path],
     output: Output,
@@ -58,49 +58,49 @@ def score_files(
     progress: Progress,
     strict: bool,
 ) -> None:
-    """Scores those of the inputs' paths that have no score yet, and writes their overlays.
+    """Scores the images that have no score yet, and writes their overlays.
 
     Args:
-      detector: what scores them.
-      inputs: all of them.
-      paths: those of this process.
-      output: where overlays go.
-      earlier: what has been done before.
-      progress: is given what is done now.
-      strict: whether to stop at the first image that cannot be read.
+      detector: detector that scores the images.
+      inputs: input images of all processes.
+      paths: paths of the images that this process scores.
+      output: output folder.
+      earlier: results of earlier runs.
+      progress: database that new results are added to.
+      strict: if True, stops at the first image that cannot be read.
 
     Raises:
-      UserError: scores are not finite, or, if `strict`, an image cannot be read.
+      UserError: if scores are not finite, or, with `strict`, an image cannot be read.
     """
-    todo = [path for path in paths if not _is_done(path, earlier.get(inputs.name(path)))]
+    todo = [path for path in paths if not _is_scored(path, earlier.get(inputs.name(path)))]
     n_done = len(paths) - len(todo)
     if n_done:
-        logger.info("%d of %d images were done before", n_done, len(paths))
-    # disable=None: shown on a terminal, silent in a log file.
+        logger.info("%d of %d images already have a score", n_done, len(paths))
+    # disable=None: no progress bar unless stderr is a terminal.
     bar = tqdm(total=len(paths), initial=n_done, unit="image", desc="predicting", disable=None)
-    parts = _read_in_parts(
+    chunks = _read_in_chunks(
         todo,
-        BATCHES_AT_ONCE * detector.config.evaluation.batch_size,
+        BATCHES_PER_CHUNK * detector.config.evaluation.batch_size,
         detector.config.dataset.image_size,
     )
-    with bar, contextlib.closing(parts):
-        for part in parts:
-            errors = [one.error for one in part if one.image is None]
+    with bar, contextlib.closing(chunks):
+        for chunk in chunks:
+            errors = [read.error for read in chunk if read.image is None]
             if strict and errors:
                 raise UserError(errors[0])
-            progress.add(_results(detector, inputs, part, output))
-            bar.update(len(part))
+            progress.add(_score_chunk(detector, inputs, chunk, output))
+            bar.update(len(chunk))
             report_progress()
 
 
 def read_image(path: Path, image_size: int) -> ReadImage:
-    """Reads and decodes a file to image_size × image_size pixels."""
+    """Reads a file and decodes it to image_size × image_size pixels."""
     try:
-        status = path.stat()  # before it is read: changed meanwhile, it is another file
-        if status.st_size > LARGEST_FILE:
+        status = path.stat()  # before reading: a file that changes meanwhile is scored again later
+        if status.st_size > MAX_FILE_SIZE:
             error = (
-                f"image '{path}' has {status.st_size:,} bytes, and no more than {LARGEST_FILE:,} "
-                "are read: make it smaller or cut it"
+                f"image '{path}' has {status.st_size:,} bytes, more than the maximum of "
+                f"{MAX_FILE_SIZE:,}: make it smaller or crop it"
             )
             return ReadImage(path, 0, 0, None, error)
         image = load_image(read_file(path), str(path), image_size)
@@ -111,8 +111,8 @@ def read_image(path: Path, image_size: int) -> ReadImage:
     return ReadImage(path, status.st_size, status.st_mtime_ns, image, "")
 
 
-def _is_done(path: Path, result: Result | None) -> bool:
-    """Whether a file has a score, and has not changed since."""
+def _is_scored(path: Path, result: FileResult | None) -> bool:
+    """True if a file has a score and has not changed since."""
     if result is None or result.score is None:
         return False
     with contextlib.suppress(OSError):
@@ -121,28 +121,28 @@ def _is_done(path: Path, result: Result | None) -> bool:
     return False
 
 
-def _read_in_parts(
-    paths: Sequence[Path], at_once: int, image_size: int
+def _read_in_chunks(
+    paths: Sequence[Path], chunk_size: int, image_size: int
 ) -> Generator[list[ReadImage], None, None]:
-    """Reads the files, so many at once; while they are worked with, a thread reads the next."""
+    """Yields the files in chunks; a thread reads the next chunk in advance."""
     read = functools.partial(read_image, image_size=image_size)
     return prefetch(
-        list(map_in_threads(read, paths[start : start + at_once], None))
-        for start in range(0, len(paths), at_once)
+        list(map_in_threads(read, paths[start : start + chunk_size], None))
+        for start in range(0, len(paths), chunk_size)
     )
 
 
-def _results(
-    detector: Detector, inputs: Inputs, part: Sequence[ReadImage], output: Output
-) -> list[Result]:
-    """The results of some images, whose overlays are on disk by then."""
-    names = [inputs.name(one.path) for one in part]
+def _score_chunk(
+    detector: TrainedDetector, inputs: Inputs, chunk: Sequence[ReadImage], output: Output
+) -> list[FileResult]:
+    """Scores a chunk of images and writes their overlays; returns the results."""
+    names = [inputs.name(read.path) for read in chunk]
     results = {
-        name: Result(name, one.size, one.mtime_ns, None, None, one.error)
-        for name, one in zip(names, part, strict=True)
+        name: FileResult(name, read.size, read.mtime_ns, None, None, read.error)
+        for name, read in zip(names, chunk, strict=True)
     }
-    images = [one.image for one in part if one.image is not None]
-    readable = [name for name, one in zip(names, part, strict=True) if one.image is not None]
+    images = [read.image for read in chunk if read.image is not None]
+    readable = [name for name, read in zip(names, chunk, strict=True) if read.image is not None]
     overlaid = []
     if readable:
         stacked = np.stack(images)
@@ -151,36 +151,36 @@ def _results(
         for i, name in enumerate(readable):
             p_value = None if p_values is None else float(p_values[i])
             results[name] = results[name]._replace(score=float(scores[i]), p_value=p_value)
-        chosen = _to_overlay(detector, scores)
+        chosen = _overlay_indices(detector, scores)
         overlaid = [readable[i] for i in chosen]
-        places = [output.overlay(name) for name in overlaid]
-        _write_overlays(detector, stacked[chosen], scores[chosen], places)
+        overlay_paths = [output.overlay(name) for name in overlaid]
+        _write_overlays(detector, stacked[chosen], scores[chosen], overlay_paths)
     for name in set(names) - set(overlaid):
-        output.overlay(name).unlink(missing_ok=True)  # of an earlier prediction
+        output.overlay(name).unlink(missing_ok=True)  # an earlier prediction may have written it
     return list(results.values())
 
 
-def _to_overlay(detector: Detector, scores: np.ndarray) -> np.ndarray:
-    """The indices of the images whose overlays the settings ask for."""
+def _overlay_indices(detector: TrainedDetector, scores: np.ndarray) -> np.ndarray:
+    """Returns the indices of the images that get an overlay, from `evaluation.overlays`."""
     settings = detector.config.evaluation
     if "none" in (settings.explanation, settings.overlays):
         return np.empty(0, int)
     if settings.overlays == "all":
         return np.arange(len(scores))
-    assert detector.threshold is not None  # predict has seen to that
+    assert detector.threshold is not None  # `predict` has checked it
     return np.flatnonzero(detector.threshold.alarms(scores))
 
 
 def _write_overlays(
-    detector: Detector, images: np.ndarray, scores: np.ndarray, places: Sequence[Path]
+    detector: TrainedDetector, images: np.ndarray, scores: np.ndarray, paths: Sequence[Path]
 ) -> None:
-    if not places:
+    if not paths:
         return
     maps = detector.explain(images).maps
 
     def write(i: int) -> None:
         overlay = detector.overlay(images[i], scores[i], maps[i])
-        write_jpeg(epath.Path(places[i]), overlay)
+        write_jpeg(epath.Path(paths[i]), overlay)
 
-    for _ in map_in_threads(write, range(len(places)), None):
+    for _ in map_in_threads(write, range(len(paths)), None):
         pass

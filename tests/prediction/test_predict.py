@@ -1,4 +1,4 @@
-"""Prediction of any images: what is found, what is written, and what a kill leaves."""
+"""Prediction: which images are found, which files are written, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from scipy import stats
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfig, ModelConfig
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from devnet_jax.inference.detector import Detector
+from devnet_jax import Detector
 from devnet_jax.inference.scorer import Scores
 from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
 from devnet_jax.prediction.output import COLUMNS
-from devnet_jax.prediction.progress import Progress, Result
+from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import REPOSITORY, Main
 
@@ -41,7 +41,7 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def detector(parts: Path) -> Detector:
-    """A network that has learnt nothing, and alarms at about half of the parts."""
+    """An untrained network that raises an alarm for about half of the parts."""
     detector = Detector(CONFIG, make_variables(CONFIG), step=0)
     paths = sorted(parts.rglob("*.png"))
     images = np.stack([load_image(path.read_bytes(), "", 32) for path in paths])
@@ -78,7 +78,15 @@ def write_images(folder: Path, names: Sequence[str | bytes]) -> list[Path]:
 
 
 def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
-    """How many images the detector scores, call by call; after so many calls it is interrupted."""
+    """Patches `Detector.score` to count its images.
+
+    Args:
+      monkeypatch: fixture.
+      stop_after: number of calls after which `KeyboardInterrupt` is raised; by default never.
+
+    Returns:
+      A list that grows by the number of images of each call.
+    """
     counts: list[int] = []
     score = Detector.score
 
@@ -92,12 +100,10 @@ def count_scored(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None)
     return counts
 
 
-# What is written
+# Output
 
 
-def test_the_table_says_what_the_detector_says(
-    detector: Detector, parts: Path, tmp_path: Path
-) -> None:
+def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_path: Path) -> None:
     prediction = predict(detector, [str(parts)], str(tmp_path))
     rows = read_table(tmp_path / "predictions.csv")
     assert [row["path"] for row in rows] == sorted(map(str, parts.rglob("*.png")))
@@ -121,12 +127,12 @@ def test_the_table_says_what_the_detector_says(
     assert str(tmp_path / "report.html") in str(prediction)
 
 
-def test_the_threshold_cuts_the_numbers_of_the_table(
+def test_alarms_are_decided_by_the_scores_as_written(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "in", ["1.png", "2.png"])
     score = np.float32(0.1)
-    assert float(score) > 0.1  # what the float32 is, and what it is written as, lie apart
+    assert float(score) > 0.1  # the float32 value differs from its decimal form "0.1"
     monkeypatch.setattr(
         Detector,
         "score",
@@ -163,7 +169,7 @@ def test_which_images_get_an_overlay(
     for row in read_table(tmp_path / "predictions.csv"):
         if row["is_anomaly"] in overlaid:
             expected.add(f"overlays/{Path(row['path']).relative_to(parts / 'test')}.jpg")
-    assert files_in(tmp_path) == expected  # nothing else, and no overlay of the run before
+    assert files_in(tmp_path) == expected  # overlays of the first prediction are deleted
     for name in expected - {"predictions.csv", "report.html"}:
         with Image.open(tmp_path / name) as overlay:
             assert (overlay.format, overlay.size) == ("JPEG", (32, 32))
@@ -184,7 +190,7 @@ def test_a_loss_without_a_prior_gives_scores_only(
     for warning in ("No threshold: ", "normal images held out, and there are 0"):
         assert report.count(warning) == 1
     assert [record.message[:13] for record in caplog.records] == ["no threshold:"]
-    with pytest.raises(UserError, match="overlays=anomalous: without a threshold"):
+    with pytest.raises(UserError, match="overlays=anomalous: there is no threshold"):
         predict(with_evaluation(without, overlays="anomalous"), [str(parts)], str(tmp_path))
     calibrated = dataclasses.replace(without, calibration_scores=np.full(19, -9, np.float32))
     predict(calibrated, [str(parts / "test" / "stain")], str(tmp_path))
@@ -211,7 +217,7 @@ NAMES = (
 )
 
 
-def test_any_file_name_is_harmless(detector: Detector, tmp_path: Path) -> None:
+def test_unusual_file_names(detector: Detector, tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", NAMES)
     prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
     assert (prediction.n_images, prediction.n_unreadable) == (len(NAMES), 0)
@@ -224,12 +230,12 @@ def test_any_file_name_is_harmless(detector: Detector, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in report
 
 
-def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> None:
+def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     readable = write_images(folder, ["a.png", "z.png"])
     Image.new("RGB", (1, 1)).save(folder / "one.png")
     Image.new("L", (20000, 20000)).save(folder / "huge.png")
-    # Files with holes: they take no room.
+    # Sparse files, which take no disk space.
     np.lib.format.open_memmap(folder / "wide.npy", "w+", np.bool_, (14000, 14000))
     (folder / "vast.png").touch()
     os.truncate(folder / "vast.png", 2**40)
@@ -260,7 +266,7 @@ def test_an_unreadable_image_is_a_row(detector: Detector, tmp_path: Path) -> Non
     assert all(name in report for name in rows)
 
 
-def test_a_large_image_is_read_without_a_word(
+def test_a_large_image_is_read_without_a_warning(
     detector: Detector, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -270,7 +276,9 @@ def test_a_large_image_is_read_without_a_word(
     assert not [warning for warning in recwarn if "Bomb" in warning.category.__name__]
 
 
-def test_nothing_readable_leaves_a_table(detector: Detector, tmp_path: Path) -> None:
+def test_without_readable_images_only_the_table_is_written(
+    detector: Detector, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "text.png").write_text("no image")
     prediction = predict(detector, [str(tmp_path / "in")], str(tmp_path / "out"))
@@ -280,10 +288,10 @@ def test_nothing_readable_leaves_a_table(detector: Detector, tmp_path: Path) -> 
     assert files_in(tmp_path / "out") == {"predictions.csv"}
 
 
-# What is found
+# Inputs
 
 
-def found(folder: Path, *arguments: str | Path) -> list[str]:
+def find(folder: Path, *arguments: str | Path) -> list[str]:
     inputs = find_inputs(list(map(str, arguments)), output=folder / "out")
     return [str(path.relative_to(folder)) for path in inputs.paths]
 
@@ -295,18 +303,20 @@ def test_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     below = ["b/2.png", "b/array.npy", "b/c/3.JPG", "b/scan"]
-    assert found(tmp_path, tmp_path / "b") == below
-    assert found(tmp_path, tmp_path) == ["a.tif", *below, "part[1].png"]
-    assert found(tmp_path, tmp_path / "b" / "notes.txt") == ["b/notes.txt"]  # asked for by name
-    assert found(tmp_path, tmp_path / "b" / "*.png") == ["b/2.png"]
-    assert found(tmp_path, tmp_path / "**" / "*.JPG") == ["b/c/3.JPG"]
-    assert found(tmp_path, tmp_path / "?") == below
-    assert found(tmp_path, tmp_path / "part[1].png") == ["part[1].png"]
-    # Once each, however often and by whatever way they are found.
+    assert find(tmp_path, tmp_path / "b") == below
+    assert find(tmp_path, tmp_path) == ["a.tif", *below, "part[1].png"]
+    assert find(tmp_path, tmp_path / "b" / "notes.txt") == [
+        "b/notes.txt"
+    ]  # a file given by its name
+    assert find(tmp_path, tmp_path / "b" / "*.png") == ["b/2.png"]
+    assert find(tmp_path, tmp_path / "**" / "*.JPG") == ["b/c/3.JPG"]
+    assert find(tmp_path, tmp_path / "?") == below
+    assert find(tmp_path, tmp_path / "part[1].png") == ["part[1].png"]
+    # Each image is listed once, even if it is found several times and through links.
     (tmp_path / "link.png").symlink_to("a.tif")
     (tmp_path / "d").symlink_to("b")
     (tmp_path / "b" / "loop").symlink_to("..")
-    assert found(tmp_path, tmp_path, tmp_path / "b", tmp_path / "*.tif") == [
+    assert find(tmp_path, tmp_path, tmp_path / "b", tmp_path / "*.tif") == [
         "a.tif",
         *below,
         "part[1].png",
@@ -327,19 +337,19 @@ def test_no_such_input_is_refused(tmp_path: Path) -> None:
     for argument, message in {
         "nope": "nope: no such file or folder",
         "nope*.png": r"nope\*\.png: nothing matches",
-        "empty": "empty: no image is there$",
-        "texts": r"texts: no image is there \(1 files there are of other types\)",
+        "empty": "empty: contains no image$",
+        "texts": r"texts: contains no image \(files of other types: 1\)",
         "pipe": "pipe: is neither a file nor a folder",
         "texts/**.png": r"slashes, as in .*/texts/\*\*/\*\.png$",
     }.items():
         with pytest.raises(UserError, match=message):
-            found(tmp_path, tmp_path / argument)
+            find(tmp_path, tmp_path / argument)
     for arguments in ([], [""]):
         with pytest.raises(UserError, match="--input is missing"):
             find_inputs(arguments, output=tmp_path)
 
 
-def test_what_a_prediction_has_written_is_no_input(
+def test_output_of_predictions_is_not_an_input(
     detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -350,30 +360,31 @@ def test_what_a_prediction_has_written_is_no_input(
         predict(detector, [str(tmp_path)], str(tmp_path))
         table = read_table(tmp_path / "predictions.csv")
         assert [row["path"] for row in table] == images
-    assert not caplog.messages  # of its own files there is nothing to say
-    # Nor that of another prediction, unless it is asked for.
+    assert not caplog.messages  # the prediction's own output is ignored silently
+    # Output of another prediction is ignored, too, unless its folder is given.
     other = predict(detector, [str(tmp_path), str(tmp_path / "*")], str(tmp_path / "other"))
     assert other.n_images == 3
-    assert "overlays of other predictions that were passed over: 3" in caplog.messages
+    assert "overlays of other predictions ignored: 3" in caplog.messages
     asked = predict(detector, [str(tmp_path / "overlays")], str(tmp_path / "other"))
     assert asked.n_images == 3
-    with pytest.raises(UserError, match="no image is there"):
+    with pytest.raises(UserError, match="contains no image"):
         predict(detector, [str(tmp_path / "overlays")], str(tmp_path))
 
 
-def test_strays_among_the_overlays_are_told(
+def test_overlays_of_an_earlier_prediction_are_logged(
     detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     paths = write_images(tmp_path / "in", ["1.png", "2.png", "3.png"])
-    for n_strays in (0, 2):
-        predict(detector, list(map(str, paths[n_strays:])), str(tmp_path / "out"))
-        told = [message for message in caplog.messages if "earlier prediction" in message]
-        assert [f"{n_strays} are of" in message for message in told] == [True] * (n_strays > 0)
+    for n_earlier in (0, 2):
+        predict(detector, list(map(str, paths[n_earlier:])), str(tmp_path / "out"))
+        messages = [message for message in caplog.messages if "earlier prediction" in message]
+        endings = [message.endswith(f"earlier prediction: {n_earlier}") for message in messages]
+        assert endings == [True] * (n_earlier > 0)
     assert len(files_in(tmp_path / "out" / "overlays")) == 3
 
 
-def test_overlays_have_places_of_their_own(detector: Detector, tmp_path: Path) -> None:
+def test_each_overlay_has_its_own_path(detector: Detector, tmp_path: Path) -> None:
     names = ["a.png", "a.png.jpg/b.png", "a.png.jpg_/b.png", "A.PNG.JPG/b.png", "b", "b.jpg/c"]
     names.append(f"{'l' * 250}.jpg/a.png")
     write_images(tmp_path / "in", names)
@@ -382,7 +393,7 @@ def test_overlays_have_places_of_their_own(detector: Detector, tmp_path: Path) -
         assert len(files_in(tmp_path / "out" / "overlays")) == len(names)
 
 
-def test_the_folder_of_a_run_is_no_output(detector: Detector, tmp_path: Path) -> None:
+def test_the_folder_of_a_run_is_refused_as_output(detector: Detector, tmp_path: Path) -> None:
     write_images(tmp_path / "in", ["1.png"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
@@ -394,7 +405,7 @@ def test_the_folder_of_a_run_is_no_output(detector: Detector, tmp_path: Path) ->
 # Interruptions
 
 
-def test_an_interrupted_prediction_goes_on(
+def test_an_interrupted_prediction_is_resumed(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = write_images(tmp_path / "in", [f"{i:02}.png" for i in range(30)])
@@ -404,7 +415,8 @@ def test_an_interrupted_prediction_goes_on(
         with pytest.raises(KeyboardInterrupt):
             predict(detector, *arguments)
     assert not (tmp_path / "out" / "predictions.csv").exists()
-    # Meanwhile one of the 16 is changed, one only touched, one removed, and one appears.
+    # Meanwhile, of the 16 scored images one is changed, one is touched and one is removed; a new
+    # image is added.
     shutil.copyfile(paths[20], paths[3])
     os.utime(paths[4])
     paths[5].unlink()
@@ -415,7 +427,7 @@ def test_an_interrupted_prediction_goes_on(
         assert sum(counts) == 30 - 16 + 3
     resumed = read_table(tmp_path / "out" / "predictions.csv")
     assert [row["path"] for row in resumed] == sorted(map(str, (tmp_path / "in").iterdir()))
-    # Run again it starts afresh, and finds the same.
+    # A further run starts again and gives the same scores.
     with monkeypatch.context() as patch:
         counts = count_scored(patch)
         predict(detector, *arguments)
@@ -425,7 +437,7 @@ def test_an_interrupted_prediction_goes_on(
         assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-4)
 
 
-def test_another_detector_does_not_go_on(
+def test_a_prediction_is_not_resumed_with_another_detector(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "in", [f"{i:02}.png" for i in range(12)])
@@ -437,8 +449,8 @@ def test_another_detector_does_not_go_on(
         "overlays": with_evaluation(detector, overlays="anomalous"),
         "same but for the batch": with_evaluation(detector, batch_size=3),
     }
-    for what, other in others.items():
-        output = str(tmp_path / what)
+    for change, other in others.items():
+        output = str(tmp_path / change)
         with monkeypatch.context() as patch:
             count_scored(patch, stop_after=1)
             with pytest.raises(KeyboardInterrupt):
@@ -446,10 +458,10 @@ def test_another_detector_does_not_go_on(
         with monkeypatch.context() as patch:
             counts = count_scored(patch)
             predict(other, [str(tmp_path / "in")], output)
-        assert sum(counts) == (4 if "same" in what else 12), what
+        assert sum(counts) == (4 if "same" in change else 12), change
 
 
-def test_strict_stops_and_loses_nothing(
+def test_strict_stops_and_keeps_earlier_results(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = write_images(tmp_path / "in", [f"{i:02}.png" for i in range(20)])
@@ -466,7 +478,7 @@ def test_strict_stops_and_loses_nothing(
     assert sum(counts) == 20 - 8 - 1
 
 
-def test_damaged_progress_is_begun_anew(detector: Detector, tmp_path: Path) -> None:
+def test_a_damaged_database_is_replaced(detector: Detector, tmp_path: Path) -> None:
     write_images(tmp_path / "in", ["1.png"])
     for content in (b"", b"no database", b"SQLite format 3\0" + bytes(5000)):
         (tmp_path / "out" / ".progress").mkdir(parents=True)
@@ -475,23 +487,23 @@ def test_damaged_progress_is_begun_anew(detector: Detector, tmp_path: Path) -> N
         assert not (tmp_path / "out" / ".progress").exists()
 
 
-def test_progress_damaged_in_its_depths_is_begun_anew(
+def test_a_database_damaged_in_the_middle_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = tmp_path / "results.sqlite"
-    progress = Progress(place, "one")
-    results = [Result(f"{i:04}.png", 5, i, 1.25, None, "") for i in range(2000)]
+    path = tmp_path / "results.sqlite"
+    progress = Progress(path, "one")
+    results = [FileResult(f"{i:04}.png", 5, i, 1.25, None, "") for i in range(2000)]
     progress.add(results)
     progress.close()
-    content = place.read_bytes()
+    content = path.read_bytes()
     middle = len(content) // 2
-    place.write_bytes(content[:middle] + b"\xff" * 8192 + content[middle + 8192 :])
-    progress = Progress(place, "one")
+    path.write_bytes(content[:middle] + b"\xff" * 8192 + content[middle + 8192 :])
+    progress = Progress(path, "one")
     assert not any(progress.get(result.name) for result in results)
     progress.add(results)
     assert progress.get("1999.png") == results[1999]
     progress.remove()
-    assert [str(place) in message and "damaged" in message for message in caplog.messages] == [True]
+    assert [str(path) in message and "damaged" in message for message in caplog.messages] == [True]
 
 
 def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None:
@@ -505,34 +517,34 @@ def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None
     assert predict(detector, *arguments).n_images == 1
 
 
-def test_progress_keeps_what_it_is_given(tmp_path: Path) -> None:
+def test_progress_returns_the_stored_results(tmp_path: Path) -> None:
     results = [
-        Result("a.png", 5, 2**62, 1.25, None, ""),
-        Result("\udcff\n.png", 0, 0, None, None, "cannot read '\udcff\n.png'"),
-        Result("b.png", 5, 3, -0.1, 1e-300, ""),
+        FileResult("a.png", 5, 2**62, 1.25, None, ""),
+        FileResult("\udcff\n.png", 0, 0, None, None, "cannot read '\udcff\n.png'"),
+        FileResult("b.png", 5, 3, -0.1, 1e-300, ""),
     ]
-    place = tmp_path / "a #?%\udcff.sqlite"
-    progress = Progress(place, "one")
-    progress.add([Result("b.png", 1, 1, None, None, "damaged")])
+    path = tmp_path / "a #?%\udcff.sqlite"
+    progress = Progress(path, "one")
+    progress.add([FileResult("b.png", 1, 1, None, None, "damaged")])
     progress.add(results)
     progress.close()
-    progress = Progress(place, "one")
+    progress = Progress(path, "one")
     assert [progress.get(result.name) for result in results] == results
     assert progress.get("c.png") is None
     progress.close()
-    progress = Progress(place, "two")
+    progress = Progress(path, "two")
     assert progress.get("a.png") is None
     progress.remove()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_any_number_of_processes_has_done_is_not_done_again(
+def test_results_of_any_number_of_processes_are_reused(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "in", [f"{i:02}.png" for i in range(30)])
     arguments = [str(tmp_path / "in")], str(tmp_path / "out")
     progress = tmp_path / "out" / ".progress"
-    for index in (7, 2):  # as processes of these indices leave it that are killed
+    for index in (7, 2):  # databases as left by killed processes of these ranks
         with monkeypatch.context() as patch:
             count_scored(patch, stop_after=1)
             with pytest.raises(KeyboardInterrupt):
@@ -552,7 +564,7 @@ def test_what_any_number_of_processes_has_done_is_not_done_again(
 
 @pytest.fixture(scope="module")
 def workdir(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished run; read it only."""
+    """The workdir of a finished run; do not write to it."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     result = main(*tiny, f"--workdir={workdir}", "--config.train.epochs=1")
     assert result.returncode == 0, result.stderr
@@ -584,11 +596,11 @@ def test_the_command_line(main: Main, workdir: Path, tmp_path: Path) -> None:
     strict = main(*flags, *both, "--strict")
     assert strict.returncode == 1
     assert "error: '" in strict.stderr
-    assert "other.png' is no image of a known type" in strict.stderr
+    assert "other.png' is not an image of a known type" in strict.stderr
     assert "Traceback" not in strict.stderr + result.stderr
 
 
-def test_a_killed_prediction_goes_on(workdir: Path, tmp_path: Path) -> None:
+def test_a_killed_prediction_is_resumed(workdir: Path, tmp_path: Path) -> None:
     names = [f"{i:03}.png" for i in range(200)]
     write_images(tmp_path / "in", names)
     out = tmp_path / "out"
@@ -603,10 +615,10 @@ def test_a_killed_prediction_goes_on(workdir: Path, tmp_path: Path) -> None:
     assert not (out / "predictions.csv").exists()
     for overlay in out.glob("overlays/*.jpg"):
         with Image.open(overlay) as image:
-            image.load()  # whole
+            image.load()  # raises if the file is incomplete
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    (line,) = [line for line in result.stderr.splitlines() if "done before" in line]
+    (line,) = [line for line in result.stderr.splitlines() if "already have a score" in line]
     done, _, total, *_ = line.split()
     assert 60 - 8 <= int(done) < int(total) == 200
     rows = read_table(out / "predictions.csv")
