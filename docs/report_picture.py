@@ -1,4 +1,4 @@
-"""Draws docs/report.jpg out of a run's report: its head, its charts and its first images.
+"""Writes docs/report.jpg, a picture of a run's report: its head, its charts and its first images.
 
 pip install playwright && python docs/report_picture.py runs/quickstart/report.html
 """
@@ -21,6 +21,11 @@ PARTS = ("header", "dl.numbers", "#control", ".charts", "#gallery")
 
 
 def main(report: str) -> None:
+    """Writes the picture of a report.
+
+    Args:
+      report: path of a run's report.html.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]

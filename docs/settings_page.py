@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, every setting with its default and its meaning, from the settings.
+"""Writes docs/settings.md, the page of all settings, from devnet_jax/config.py.
 
 python docs/settings_page.py
 """
@@ -16,16 +16,16 @@ from devnet_jax.config import Config
 PAGE = Path(__file__).parent / "settings.md"
 _HEAD = """# Settings
 
-Each is set on the command line as `--config.NAME=VALUE`, or in a file like those in `configs/`
-(`config.NAME = VALUE`). The defaults are the paper's where it has one. Those marked ↻ may change
-when a run goes on; with another value of any other, a workdir's run is refused.
+This page lists every setting. Set one on the command line with `--config.NAME=VALUE`, or in a file
+like those in `configs/` (`config.NAME = VALUE`). The defaults are the paper's where it has one. A
+setting marked ↻ may change when a run resumes; a run refuses to resume if another setting changed.
 
-This page is written by `python docs/settings_page.py` from `devnet_jax/config.py`.
+`python docs/settings_page.py` writes this page from `devnet_jax/config.py`.
 """
 
 
 def page() -> str:
-    """The page, as Markdown."""
+    """Returns the page as Markdown."""
     hints = typing.get_type_hints(Config)
     parts = [_HEAD]
     top = [field for field in dataclasses.fields(Config) if hints[field.name] is int]

@@ -1,17 +1,17 @@
-"""A first detector: from a folder of pictures to a file that scores new ones, in about a minute.
+"""A first detector: trains on a folder of pictures, exports a file and scores new pictures with it.
 
 python examples/first_detector.py
 
-Read it from top to bottom, or open it as a notebook: VS Code and Jupyter (with Jupytext) take each
-`# %%` for a cell. It writes to runs/first_detector. `--quick` does the least of everything, to see
-that it runs; what that finds means nothing.
+It takes about a minute on a CPU and writes to runs/first_detector. Read it from top to bottom, or
+open it as a notebook: VS Code and Jupyter (with Jupytext) treat each `# %%` as a cell. `--quick`
+only checks that it runs; its results mean nothing.
 """
 
 # %% [markdown]
 # # A first detector
 #
-# You have pictures of good parts, and a few of bad ones. What you will have at the end: a score for
-# each new picture, a threshold whose false alarms are bounded, and a picture of *where*.
+# You have pictures of good parts and a few of bad ones. At the end you have a score for each new
+# picture, a threshold with a bounded rate of false alarms, and a map of *where* the defect is.
 
 # %%
 from __future__ import annotations
@@ -32,7 +32,7 @@ FOLDER = Path("runs/first_detector")
 PARTS, RUN, FILE = FOLDER / "parts", FOLDER / "run", FOLDER / "detector.devnet"
 BATCH = 8 if QUICK else 16
 
-prepare(BATCH)  # before JAX is imported: all cores of a CPU, and a cache of what is compiled
+prepare(BATCH)  # before JAX is imported: uses all CPU cores and a compilation cache
 
 from devnet_jax import Detector  # noqa: E402
 from devnet_jax.data.datasets.drawing.defects import draw_defect  # noqa: E402
@@ -44,16 +44,16 @@ from devnet_jax.runtime.workdir import Workdir  # noqa: E402
 # %% [markdown]
 # ## A folder of pictures
 #
-# Yours goes here: set `PARTS` to it, and leave this cell out. So that this runs anywhere, we draw
-# perforated plates, and scratches, stains and threads on some of them. What matters is the layout:
-# `train/good`, `test/good`, `test/<defect>`, and masks in `ground_truth/<defect>` if there are any.
+# Set `PARTS` to your own folder and skip this cell. Here we draw perforated plates, some with
+# scratches, stains and threads. The layout is `train/good`, `test/good`, `test/<defect>`, and
+# optional masks in `ground_truth/<defect>`.
 
 # %%
 N_TRAIN, N_TEST, N_DEFECTS = (12, 4, 4) if QUICK else (60, 16, 10)
 
 
 def draw_parts(kind: str, count: int) -> None:
-    """Draws pictures of one kind, test/scratch for example, and masks of their defects."""
+    """Draws pictures of one kind, such as test/scratch, and masks of their defects."""
     defect = kind.partition("/")[2]
     for i in range(count):
         rng = np.random.default_rng([i, *kind.encode()])
@@ -65,7 +65,7 @@ def draw_parts(kind: str, count: int) -> None:
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
-    """Writes a picture, and the folder that it lies in."""
+    """Writes a picture and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
@@ -80,10 +80,10 @@ print(*sorted(folder.relative_to(PARTS) for folder in PARTS.glob("*/*")), sep="\
 # %% [markdown]
 # ## Training
 #
-# Some of the pictures in `test/<defect>` are drawn to train with their label; the others test. A
-# third of the good parts does not train: the threshold will rest on them. All else is as in the
-# paper, but for size and length: small images and few steps, from random weights. For real parts
-# leave `pretrained`, `image_size` and the rest at their defaults, or see docs/choosing.md.
+# Some pictures in `test/<defect>` train with their label; the others test. A third of the good
+# parts does not train: it calibrates the threshold. To be quick, this trains on small images, for
+# few steps, from random weights; everything else is as in the paper. For real parts keep the
+# defaults of `pretrained`, `image_size` and the others, or see docs/choosing.md.
 
 # %%
 settings: dict[str, Any] = {
@@ -102,8 +102,8 @@ if QUICK:
 detector = Detector.train(PARTS, workdir=RUN, **settings)
 
 # %% [markdown]
-# Run it again and nothing is trained twice. `report.html` in the workdir shows all that follows,
-# and lets you move the threshold; here are the main figures.
+# A second run of this cell does not train again. `report.html` in the workdir shows all results,
+# with a movable threshold. The main figures:
 
 # %%
 results = json.loads((RUN / "eval" / "metrics.json").read_text())
@@ -113,8 +113,8 @@ print(f"AUROC {results['image_auroc']:.3f}, of the maps' pixels {results['pixel_
 # %% [markdown]
 # ## Scores and the threshold
 #
-# Good parts were pulled to 0, labelled anomalies pushed past 5: a score counts standard deviations
-# from normal. The threshold comes with its promise about good parts.
+# Training pulls good parts to 0 and pushes labelled anomalies past 5: a score counts standard
+# deviations from normal. The threshold bounds the rate of false alarms.
 
 # %%
 good = sorted((PARTS / "test" / "good").iterdir())
@@ -123,15 +123,15 @@ print("good  ", detector.score(good).scores.round(2))
 print("thread", detector.score(bad).scores.round(2), "(some of these have trained)")
 
 threshold = detector.threshold
-assert threshold is not None  # the deviation loss always knows one
+assert threshold is not None  # the deviation loss always has one
 print(f"{threshold.kind} threshold {threshold.value:.2f}:", end=" ")
 print(f"alarms on at most {threshold.false_alarm_rate:.0%} of good parts, on average")
 
 # %% [markdown]
 # ## Where
 #
-# A map says which pixels moved the score. Overlays of parts below the threshold are faint, as a map
-# has a hottest place on a good part, too.
+# A map shows which pixels changed the score. A good part has a hottest spot too, so overlays of
+# parts below the threshold are faint.
 
 # %%
 shown = [good[0], *(sorted((PARTS / "test" / d).iterdir())[-1] for d in ("scratch", "thread"))]
@@ -148,23 +148,24 @@ figure.savefig(FOLDER / "where.png")
 # %% [markdown]
 # ## One file
 #
-# It holds weights, programs and thresholds, and is read with jax, numpy, Pillow and flatbuffers
-# alone. Its card says what it is, for whoever finds it in a year.
+# The file contains weights, programs and thresholds. Reading it needs jax, numpy, Pillow and
+# flatbuffers alone. Its card describes the detector.
 
 # %%
 export_detector(detector, Workdir(RUN), FILE)
 exported = ExportedDetector.load(FILE)
 print(f"{FILE.stat().st_size / 1e6:.0f} MB")
-print(f"labelled anomalies that it has seen: {exported.card['trained_classes']}")
+print(f"labelled anomalies in training: {exported.card['trained_classes']}")
 
 # %% [markdown]
 # ## New parts
 #
-# 1 is a good part, -1 an anomaly, as in scikit-learn. The file scores what the detector scored.
+# 1 is a good part, -1 an anomaly, as in scikit-learn. The file and the detector give the same
+# scores.
 
 # %%
 new = [good[-1], bad[-1]]
 for path, verdict in zip(new, exported.predict(new), strict=True):
     print(f"{path.relative_to(PARTS)}: {'good' if verdict == 1 else 'an anomaly'}")
 np.testing.assert_allclose(exported.score(new).scores, detector.score(new).scores, rtol=1e-3)
-print(f"the pictures: {FOLDER / 'where.png'}; all about the run: {RUN / 'report.html'}")
+print(f"maps: {FOLDER / 'where.png'}; report: {RUN / 'report.html'}")

@@ -1,4 +1,4 @@
-"""A detector behind HTTP: post an image, get its score. An example of how one file is put to use.
+"""An HTTP service for an exported detector: post an image, get its score. An example to copy.
 
 pip install -e ".[serve]" && python examples/serve.py --model=model.devnet --port=8000
 
@@ -6,9 +6,9 @@ curl --data-binary @part.png http://127.0.0.1:8000/score
 curl --data-binary @part.png "http://127.0.0.1:8000/score?maps=true"
 curl http://127.0.0.1:8000/card http://127.0.0.1:8000/health
 
-Requests that wait at the same time are scored as one batch. Whatever a client does, the memory in
-use stays bounded. It knows no users and no encryption: others than this host are let in by a proxy
-that does, and that limits how slowly headers may arrive.
+Requests that wait at the same time are scored as one batch. Memory use is bounded whatever clients
+do. There is no authentication and no encryption: put a proxy with both in front of it, which also
+limits how slowly headers may arrive.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ MIB = 2**20
 LINGER_SECONDS = 2.0
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "the file that --mode=export has written", required=True)
-flags.DEFINE_string("host", "127.0.0.1", "the address to listen at")
-flags.DEFINE_integer("port", 8000, "the port to listen at", 0, 65535)
-flags.DEFINE_integer("max_batch", 32, "images scored at once, at most", 1)
-flags.DEFINE_integer("max_waiting", 256, "requests at once; further ones get 503", 1)
-flags.DEFINE_float("max_upload_mib", 20, "size of one upload; larger ones get 413", 0.001)
-flags.DEFINE_float("max_uploads_mib", 512, "size of all uploads held at once; then 503", 0.001)
-flags.DEFINE_float("max_megapixels", 50, "pixels of one image; larger ones get 400", 0.001)
-flags.DEFINE_float("upload_seconds", 10, "duration of one upload; slower ones get 408", 0.1)
+flags.DEFINE_string("model", None, "file written by --mode=export", required=True)
+flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
+flags.DEFINE_integer("port", 8000, "port to listen on; 0 chooses a free one", 0, 65535)
+flags.DEFINE_integer("max_batch", 32, "maximum number of images scored as one batch", 1)
+flags.DEFINE_integer("max_waiting", 256, "maximum number of requests at once; then 503", 1)
+flags.DEFINE_float("max_upload_mib", 20, "maximum size of an upload in MiB; then 413", 0.001)
+flags.DEFINE_float("max_uploads_mib", 512, "maximum size of all uploads at once; then 503", 0.001)
+flags.DEFINE_float("max_megapixels", 50, "maximum number of pixels of an image; then 400", 0.001)
+flags.DEFINE_float("upload_seconds", 10, "maximum duration of an upload; then 408", 0.1)
 
 
 class Job(NamedTuple):
-    """A decoded image, uint8 [S, S, 3], that waits for its answer."""
+    """A decoded image, uint8 [S, S, 3], with a future for its result."""
 
     image: np.ndarray
     with_map: bool
@@ -66,18 +66,18 @@ class Job(NamedTuple):
 
 
 class Service:
-    """The endpoints, and what waits between them: uploads in progress, images to be scored."""
+    """The HTTP endpoints and their queue: decodes uploads, scores waiting images in batches."""
 
     def __init__(self, detector: ImageScorer, card: dict[str, Any]) -> None:
         self._detector, self._card = detector, card
         self._decoders = ThreadPoolExecutor(n_cores())
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        # One batch is scored while another is decoded; more decoded images would only take memory.
+        # One batch is scored while the next is decoded; more decoded images only take memory.
         self._room = asyncio.Semaphore(2 * FLAGS.max_batch)
         self._n_waiting = 0
-        self._n_uploaded = 0  # bytes, of all uploads that are not decoded yet
+        self._n_uploaded = 0  # bytes of all uploads that are not decoded yet
         self._has_maps = detector.explanation != "none"
-        for exponent in range(FLAGS.max_batch.bit_length()):  # compiles all that will be needed
+        for exponent in range(FLAGS.max_batch.bit_length()):  # compiles every batch size
             images = np.zeros(
                 (1 << exponent, detector.image_size, detector.image_size, 3), np.uint8
             )
@@ -86,27 +86,27 @@ class Service:
                 detector.explain(images)
 
     def application(self) -> Starlette:
-        """The ASGI application."""
+        """Returns the ASGI application."""
         routes = [
             Route("/health", self._health),
-            Route("/card", self._tell_card),
+            Route("/card", self._get_card),
             Route("/score", self._score, methods=["POST"]),
         ]
-        handlers = {HTTPException: _refuse, Exception: _apologise}
+        handlers = {HTTPException: _http_error, Exception: _internal_error}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         worker = asyncio.create_task(self._score_batches())
         yield
-        worker.cancel()  # by now all requests are answered
+        worker.cancel()  # all requests are answered by now
         self._decoders.shutdown()
 
     async def _health(self, _: Request) -> Response:
         model, step = self._card["dataset"], self._card["step"]
         return JSONResponse({"status": "ok", "model": model, "step": step})
 
-    async def _tell_card(self, _: Request) -> Response:
+    async def _get_card(self, _: Request) -> Response:
         return JSONResponse(self._card)
 
     async def _score(self, request: Request) -> Response:
@@ -123,7 +123,7 @@ class Service:
         try:
             return JSONResponse(await self._answer(request, with_map))
         except ClientDisconnect:
-            return Response(status_code=400)  # that nobody reads
+            return Response(status_code=400)  # not read by anyone
         finally:
             self._n_waiting -= 1
 
@@ -137,16 +137,16 @@ class Service:
                     job = Job(await decoding, with_map, loop.create_future())
                 except UserError as error:
                     raise HTTPException(400, str(error)) from None
-            del upload, decoding  # no longer counted: the memory must be free, too
+            del upload, decoding  # no longer counted, so the memory must be free
             self._jobs.put_nowait(job)
             return await job.answer
 
     @contextlib.asynccontextmanager
     async def _upload(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a request, which counts among the uploads held until it is left."""
-        most = int(FLAGS.max_upload_mib * MIB)
-        too_large = HTTPException(413, f"the upload has more than the {most} bytes allowed")
-        if int(request.headers.get("content-length", 0)) > most:
+        """Reads the body of a request, which counts as an upload until the context ends."""
+        limit = int(FLAGS.max_upload_mib * MIB)
+        too_large = HTTPException(413, f"the upload has more than the {limit} bytes allowed")
+        if int(request.headers.get("content-length", 0)) > limit:
             raise too_large
         chunks: list[bytes] = []
         n = 0
@@ -156,14 +156,14 @@ class Service:
                     async for chunk in request.stream():
                         n += len(chunk)
                         self._n_uploaded += len(chunk)
-                        if n > most:
+                        if n > limit:
                             raise too_large
                         if self._n_uploaded > FLAGS.max_uploads_mib * MIB:
                             raise _busy("too much is being uploaded")
                         chunks.append(chunk)
             except TimeoutError:
-                words = f"the upload took longer than {FLAGS.upload_seconds:g} s"
-                raise HTTPException(408, words) from None
+                message = f"the upload took longer than {FLAGS.upload_seconds:g} s"
+                raise HTTPException(408, message) from None
             upload = b"".join(chunks)
             chunks.clear()
             yield upload
@@ -173,7 +173,7 @@ class Service:
     async def _score_batches(self) -> None:
         while True:
             first = await self._jobs.get()
-            # A power of two, so that no place of a batch is computed in vain.
+            # A power of two, so that no padding is computed.
             n = 1 << (min(1 + self._jobs.qsize(), FLAGS.max_batch).bit_length() - 1)
             jobs = [first, *(self._jobs.get_nowait() for _ in range(n - 1))]
             answers: Sequence[dict[str, Any] | Exception]
@@ -183,7 +183,7 @@ class Service:
                 answers = [error] * n
             for job, answer in zip(jobs, answers, strict=True):
                 if job.answer.done():
-                    continue  # cancelled: the service ends without it
+                    continue  # cancelled: the client or the service has ended
                 if isinstance(answer, Exception):
                     job.answer.set_exception(answer)
                 else:
@@ -191,7 +191,7 @@ class Service:
 
 
 def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """What is told of each image."""
+    """Returns the JSON response of each image."""
     images = np.stack([job.image for job in jobs])
     found = detector.score(images)
     threshold = detector.threshold
@@ -216,10 +216,10 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
 
 
 class _Refusal(JSONResponse):
-    """An answer to somebody who may still be sending: the connection ends with it.
+    """An error response to a client that may still be sending; it ends the connection.
 
-    Closed at once, it would be reset, and most clients would lose the answer. So for a moment what
-    comes is read and thrown away.
+    An immediate close would reset the connection, and most clients would lose the response. So the
+    request is read and discarded for a moment.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,60 +233,58 @@ class _Refusal(JSONResponse):
         await send({"type": "http.response.body"})
 
 
-def _busy(why: str) -> HTTPException:
-    return HTTPException(503, f"{why}: try again later", {"Retry-After": "1"})
+def _busy(reason: str) -> HTTPException:
+    return HTTPException(503, f"{reason}: try again later", {"Retry-After": "1"})
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     response = _Refusal if error.status_code in (408, 413, 415, 503) else JSONResponse
     return response({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _apologise(_: Request, __: Exception) -> Response:
-    return JSONResponse({"error": "this is a fault of the service; its log tells more"}, 500)
+async def _internal_error(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "internal error of the service; see its log"}, 500)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket of that address that takes no connections yet."""
+    """Returns a socket bound to the address, which accepts no connections yet."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
-        words = error.strerror or error
-        raise UserError(f"--host={host} --port={port}: {words}; choose others") from None
+        reason = error.strerror or error
+        raise UserError(f"--host={host} --port={port}: {reason}; choose others") from None
     return listener
 
 
 def main(_: Sequence[str]) -> None:
-    """Serves until SIGTERM or Ctrl-C, then answers what waits."""
-    # While it serves, uvicorn hears the signals, and passes them on here when all is done.
+    """Serves until SIGTERM or Ctrl-C, then answers waiting requests and ends."""
+    # While serving, uvicorn handles the signals; it raises them again when it has shut down.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.set_verbosity(logging.WARNING)
     prepare(batch_size=1)
-    from devnet_jax.export.read import ExportedDetector  # imports JAX, which had to be prepared
+    from devnet_jax.export.read import ExportedDetector  # imports JAX: after prepare
 
-    print(
-        f"preparing {FLAGS.model}: up to a minute the first time, as it compiles", file=sys.stderr
-    )
+    print(f"preparing {FLAGS.model}: up to a minute the first time, to compile", file=sys.stderr)
     try:
         listener = _listen(FLAGS.host, FLAGS.port)
         detector = ExportedDetector.load(FLAGS.model)
     except UserError as error:
         sys.exit(f"error: {error}")
-    # Pillow refuses what has twice as many pixels.
+    # Pillow refuses images with more than twice this number of pixels.
     Image.MAX_IMAGE_PIXELS = int(FLAGS.max_megapixels * 1e6 / 2)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     config = uvicorn.Config(
         Service(detector, detector.card).application(),
-        http="h11",  # bounds the size of headers
+        http="h11",  # limits the size of headers
         ws="none",
         log_level="warning",
         timeout_graceful_shutdown=int(FLAGS.upload_seconds + 30),
     )
-    listener.listen()  # whoever reads the next line may connect
+    listener.listen()  # before the next line, after which clients may connect
     print(f"serving {FLAGS.model} at http://{FLAGS.host}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
