@@ -1,4 +1,4 @@
-"""Settings: one declaration, checked once, overridden by name."""
+"""Tests of the settings: types, ranges, overrides by name, and the files in configs/."""
 
 import runpy
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_config_file_gives_valid_settings(path: Path) -> None:
     module = runpy.run_path(str(path))
     config = Config.from_dict(module["get_config"]())
     assert config.dataset.name
-    assert f"configs/{path.name}" in module["__doc__"], "the command to run it is in its docstring"
+    assert f"configs/{path.name}" in module["__doc__"], "its docstring has no command"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -162,8 +162,8 @@ def test_settings_by_name() -> None:
         with_settings(Config(), {"train.epoch": 3})
 
 
-def test_the_page_of_settings_is_that_of_these_settings() -> None:
-    """docs/settings.md; `python docs/settings_page.py` writes it anew."""
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """Compares docs/settings.md; `python docs/settings_page.py` regenerates it."""
     from docs.settings_page import PAGE, page
 
     assert PAGE.read_text(encoding="utf-8") == page()
