@@ -1,11 +1,12 @@
-r"""Runs several processes on this host that work together, each on devices of its own.
+r"""Runs several processes of one run on this host, each with its own devices.
 
     python launch/local.py --num_processes=2 --devices_per_process=2 -- \
         --config=configs/mvtec.py:carpet --workdir=runs/carpet
 
-What comes after `--` is for `python -m devnet_jax.main`. The first process speaks for all; what the
-others say is shown when they fail. When one fails, all end; Ctrl-C ends them, SIGTERM lets them
-save. On Linux none of them outlives this program, however that ends. --dry_run prints the commands.
+The arguments after `--` go to `python -m devnet_jax.main`. Only the output of process 0 is shown;
+the others write log files, and the end of a log is shown if its process fails. If one fails, all
+end. Ctrl-C ends all; SIGTERM makes them save and end. On Linux no process outlives this program,
+even if it is killed. --dry_run prints the commands.
 """
 
 from __future__ import annotations
@@ -35,45 +36,46 @@ from devnet_jax.runtime.host_devices import EnvVars, find_devices
 
 logger = logging.getLogger("devnet_jax.local")
 
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.", lower_bound=1)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
 _DEVICES_PER_PROCESS = flags.DEFINE_integer(
-    "devices_per_process", 1, "Devices of each of them.", lower_bound=1
+    "devices_per_process", 1, "Number of devices per process.", lower_bound=1
 )
 _PLATFORM = flags.DEFINE_enum(
     "platform",
     None,
     ["cpu", "gpu"],
-    "What the devices are. By default GPUs if JAX finds some, else parts of the CPU; JAX is asked "
-    "in a process of its own, which takes seconds.",
+    "Platform of the devices. By default GPUs if JAX finds any, else the CPU; to find out, JAX is "
+    "started in a subprocess, which takes seconds.",
 )
 _LOG_DIR = flags.DEFINE_string(
     "log_dir",
     None,
-    "Folder of what the processes but the first say, in worker-00001.log and so on. By default a "
-    "temporary one, which is kept if something fails.",
-    allow_override=True,  # absl has one of this name, for logs of its own that are not written here
+    "Folder of the logs of all processes but the first: worker-00001.log and so on. By default a "
+    "temporary folder, which is kept if a process fails.",
+    allow_override=True,  # absl defines this flag, for its own logs
 )
 _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts",
     0,
-    "How many times all start again after one was killed, lost or stopped; never after an error.",
+    "Maximum number of restarts of all processes after one was killed, lost or stopped; there is "
+    "none after an error.",
     lower_bound=0,
 )
 _GRACE = flags.DEFINE_float(
     "grace",
     120.0,
-    "Seconds that the others have to end by themselves when one has failed, and all when they are "
+    "Seconds that the other processes have to end after one has failed, and all after they are "
     "told to stop; then they are killed.",
     lower_bound=0.0,
 )
-_PYTHON = flags.DEFINE_string("python", sys.executable, "The interpreter of the processes.")
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the commands; run nothing.")
+_PYTHON = flags.DEFINE_string("python", sys.executable, "Python interpreter of the processes.")
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Only print the commands.")
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the processes and returns the status that decides."""
+    """Runs the processes; returns the status that explains the end of the run."""
     if _NUM_PROCESSES.value is None:
-        raise UserError("--num_processes is missing: how many processes to run")
+        raise UserError("--num_processes is missing: number of processes")
     slots = find_slots(_NUM_PROCESSES.value, _DEVICES_PER_PROCESS.value)
 
     def commands() -> Sequence[Command]:
@@ -95,20 +97,20 @@ def main(arguments: list[str]) -> int:
         if _LOG_DIR.value is None and not failed:
             shutil.rmtree(logs)
     if failed:
-        logger.error("the logs of the workers: %s", logs)
+        logger.error("logs of the workers: %s", logs)
     elif status == RESUME:
-        logger.info("stopped; the same command goes on from what was saved")
+        logger.info("stopped; run the same command again to resume")
     return status
 
 
 def find_slots(processes: int, devices: int) -> list[EnvVars]:
-    """What each of the processes is given so that it sees `devices` devices of its own."""
+    """Returns for each process the environment variables that give it `devices` devices."""
     gpus: list[str] = []
     if _PLATFORM.value != "cpu":
         found = find_devices()
         if any("TPU_VISIBLE_CHIPS" in slot for slot in found.slots):
             raise UserError(
-                f"{found.name}: one process uses all chips of a host; run devnet_jax.main itself"
+                f"{found.name}: one process uses all chips of a host; run devnet_jax.main directly"
             )
         names = [slot.get("CUDA_VISIBLE_DEVICES") for slot in found.slots]
         gpus = [name for name in names if name]

@@ -1,12 +1,12 @@
-r"""Writes a batch script for Slurm and submits it: one process a GPU, or one a node.
+r"""Writes and submits a Slurm batch script: one process per node, or per GPU.
 
     python launch/slurm.py --nodes=2 --gpus_per_node=4 --time=12:00:00 \
         --setup='module load cuda' -- \
         --config=configs/mvtec.py:carpet --workdir=/shared/runs/carpet
 
-What comes after `--` is for `python -m devnet_jax.main`. The workdir must be on a disk that all
-nodes share, or in a bucket. Before its time is up, or when it is preempted, the job saves, is
-queued again and goes on; after an error it is not. --dry_run prints the script.
+The arguments after `--` go to `python -m devnet_jax.main`. The workdir must be on a disk that all
+nodes share, or in a bucket. Before its time limit, or when it is preempted, the job saves, is
+queued again and resumes; after an error it is not queued again. --dry_run prints the script.
 Not yet tried on a cluster.
 """
 
@@ -23,49 +23,49 @@ from absl import flags
 from etils import epath
 
 from devnet_jax.errors import UserError
-from devnet_jax.launchers.arguments import is_bucket, run_launcher, workdir_of
+from devnet_jax.launchers.arguments import find_workdir, is_bucket, run_launcher
 from devnet_jax.launchers.slurm import SlurmJob, batch_script
 from devnet_jax.runtime.io import write_text
 
 logger = logging.getLogger("devnet_jax.slurm")
 
-_NODES = flags.DEFINE_integer("nodes", 1, "How many nodes.", lower_bound=1)
+_NODES = flags.DEFINE_integer("nodes", 1, "Number of nodes.", lower_bound=1)
 _GPUS_PER_NODE = flags.DEFINE_integer(
-    "gpus_per_node", None, "GPUs of each node; 0 for a job on CPUs.", lower_bound=0
+    "gpus_per_node", None, "Number of GPUs per node; 0 for a job on CPUs.", lower_bound=0
 )
 _TASK_PER = flags.DEFINE_enum(
     "task_per",
     "node",
     ["node", "gpu"],
-    "Whether a process uses all GPUs of its node, or each GPU has a process of its own.",
+    "One process per node, which uses all GPUs of the node, or one process per GPU.",
 )
 _CPUS_PER_TASK = flags.DEFINE_integer(
-    "cpus_per_task", None, "Cores of each process.", lower_bound=1
+    "cpus_per_task", None, "Number of cores per process.", lower_bound=1
 )
-_TIME = flags.DEFINE_string("time", None, "Limit of time, such as 12:00:00 or 2-00:00:00.")
+_TIME = flags.DEFINE_string("time", None, "Time limit, such as 12:00:00 or 2-00:00:00.")
 _PARTITION = flags.DEFINE_string("partition", None, "Partition to run in.")
 _ACCOUNT = flags.DEFINE_string("account", None, "Account to charge.")
 _JOB_NAME = flags.DEFINE_string("job_name", "devnet_jax", "Name of the job.")
 _SBATCH = flags.DEFINE_multi_string(
-    "sbatch", [], "A further option of sbatch, such as --constraint=a100. May be given again."
+    "sbatch", [], "Additional option of sbatch, such as --constraint=a100. May be repeated."
 )
 _SETUP = flags.DEFINE_multi_string(
-    "setup", [], "A line of shell to run before, such as 'module load cuda'. May be given again."
+    "setup", [], "Shell command to run first, such as 'module load cuda'. May be repeated."
 )
 _SCRIPT = flags.DEFINE_string(
-    "script", None, "Where to write the script; by default slurm.sbatch in the workdir."
+    "script", None, "File to write the script to; by default slurm.sbatch in the workdir."
 )
 _MAX_REQUEUES = flags.DEFINE_integer(
-    "max_requeues", 20, "How many times the job is queued again at most.", lower_bound=0
+    "max_requeues", 20, "Maximum number of times that the job is queued again.", lower_bound=0
 )
-_PYTHON = flags.DEFINE_string("python", sys.executable, "The interpreter of the processes.")
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the script; write and submit nothing.")
+_PYTHON = flags.DEFINE_string("python", sys.executable, "Python interpreter of the processes.")
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Only print the script.")
 
 
 def main(arguments: list[str]) -> int | None:
-    """Writes the script and submits it."""
+    """Writes and submits the script, or prints it."""
     if _GPUS_PER_NODE.value is None:
-        raise UserError("--gpus_per_node is missing: how many GPUs of each node; 0 for CPUs")
+        raise UserError("--gpus_per_node is missing: number of GPUs per node; 0 for CPUs")
     path = script_path(arguments)
     job = SlurmJob(
         nodes=_NODES.value,
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int | None:
     if shutil.which("sbatch") is None:
         raise UserError("sbatch: no such program; is this a node of a Slurm cluster?")
     write_text(epath.Path(path), script)
-    logger.info("%s: written; the processes write to %s", path, job.log)
+    logger.info("%s: written; log of the job: %s", path, job.log)
     status = subprocess.run(command).returncode
     if status:
         raise UserError(f"{shlex.join(command)}: ended with status {status}")
@@ -99,14 +99,14 @@ def main(arguments: list[str]) -> int | None:
 
 
 def script_path(arguments: list[str]) -> Path:
-    """Where the script goes."""
+    """Returns the path of the script."""
     if _SCRIPT.value:
         return Path(_SCRIPT.value).expanduser().absolute()
-    workdir = workdir_of(arguments)
+    workdir = find_workdir(arguments)
     if not workdir:
-        raise UserError("--workdir is missing after --: the folder that the run writes to")
+        raise UserError("--workdir is missing after --: folder of the run")
     if is_bucket(workdir):
-        raise UserError(f"--workdir={workdir}: give a --script=… to write to on a shared disk")
+        raise UserError(f"--workdir={workdir}: give a --script=… on a shared disk")
     return Path(workdir).expanduser().absolute() / "slurm.sbatch"
 
 

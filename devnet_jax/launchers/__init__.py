@@ -1,1 +1,1 @@
-"""What the launchers under launch/ start, print, watch over and clear away."""
+"""Launchers of several processes: local processes, Slurm, Cloud TPU, Kubernetes."""

@@ -1,4 +1,4 @@
-"""The command line of a launcher: its own flags, then `--`, then those of `devnet_jax.main`."""
+"""The command line of a launcher: its flags, `--`, then the arguments of `devnet_jax.main`."""
 
 from __future__ import annotations
 
@@ -16,87 +16,87 @@ T = TypeVar("T")
 MAIN = "devnet_jax.main"
 SEPARATOR = "--"
 
-# What a launcher tells each process by itself.
-_OF_THE_LAUNCHER = ("cluster", "coordinator", "num_processes", "process_id")
-# What is easily given to the launcher by mistake.
-_OF_MAIN = ("config", "workdir", "mode", "input", "output")
+# Flags of `devnet_jax.main` that a launcher sets.
+_LAUNCHER_FLAGS = ("cluster", "coordinator", "num_processes", "process_id")
+# Flags of `devnet_jax.main` that users give to the launcher by mistake.
+_MAIN_FLAGS = ("config", "workdir", "mode", "input", "output")
 
-flags.DEFINE_string("config", None, f"An argument of {MAIN}: it is given after {SEPARATOR}.")
+flags.DEFINE_string("config", None, f"An argument of {MAIN}; give it after {SEPARATOR}.")
 
 
-def required(flag: str, value: T | None) -> T:
-    """The value of a flag; raises `UserError` with its help where it is missing or empty."""
+def require_flag(flag: str, value: T | None) -> T:
+    """Returns the value of a flag; raises `UserError` with its help if it is missing or empty."""
     if not value:
         raise UserError(f"--{flag} is missing: {flags.FLAGS[flag].help}")
     return value
 
 
 def run_launcher(main: Callable[[list[str]], Any]) -> None:
-    """Runs a launcher's `main` with the arguments that come after `--`.
+    """Runs the `main` of a launcher with the arguments after `--`; exits with its return value.
 
-    A user's mistake ends it with one line and status 1; else its status is what `main` returns.
+    A `UserError` ends the launcher with a line on stderr and status 1.
     """
-    own, arguments = split(sys.argv)
-    for argument in own[1:]:
-        if _name(argument).partition(".")[0] in _OF_MAIN:
+    launcher_argv, arguments = split_argv(sys.argv)
+    for argument in launcher_argv[1:]:
+        if _name(argument).partition(".")[0] in _MAIN_FLAGS:
             sys.exit(f"error: {argument}: an argument of {MAIN}; give it after {SEPARATOR}")
-    sys.argv = own
+    sys.argv = launcher_argv
 
-    def checked() -> Any:
+    def check_and_run() -> Any:
         require_arguments(arguments)
         return main(arguments)
 
-    run_program(checked)
+    run_program(check_and_run)
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A launcher's command line without, and only with, what comes after the first `--`."""
+def split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the parts of a command line before and after the first `--`."""
     argv = list(argv)
-    place = argv.index(SEPARATOR) if SEPARATOR in argv else len(argv)
-    return argv[:place], argv[place + 1 :]
+    index = argv.index(SEPARATOR) if SEPARATOR in argv else len(argv)
+    return argv[:index], argv[index + 1 :]
 
 
 def require_arguments(arguments: Sequence[str]) -> None:
-    """Raises `UserError` if there are none, or if they say what the launcher says."""
+    """Raises `UserError` if there are no arguments, or one is a flag that the launcher sets."""
     if not arguments:
         raise UserError(
             f"the arguments of {MAIN} are missing; they come after {SEPARATOR}, such as "
             f"{SEPARATOR} --config=configs/quickstart.py --workdir=runs/quickstart"
         )
     for argument in arguments:
-        if _name(argument) in _OF_THE_LAUNCHER:
+        if _name(argument) in _LAUNCHER_FLAGS:
             raise UserError(
-                f"{argument}: after {SEPARATOR}, leave out --{_name(argument)}; the launcher tells "
-                "each process by itself"
+                f"{argument}: after {SEPARATOR}, leave out --{_name(argument)}; the launcher "
+                "sets it"
             )
 
 
-def workdir_of(arguments: Sequence[str]) -> str | None:
-    """The `--workdir` among the arguments of `devnet_jax.main`, the last if there are several."""
-    found = None
+def find_workdir(arguments: Sequence[str]) -> str | None:
+    """Returns the last `--workdir` among the arguments of `devnet_jax.main`, or `None`."""
+    workdir = None
     for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
         if _name(argument) == "workdir":
-            found = argument.partition("=")[2] if "=" in argument else following
-    return found
+            workdir = argument.partition("=")[2] if "=" in argument else following
+    return workdir
 
 
 def is_bucket(path: str) -> bool:
-    """Whether a path is in a bucket, which every host sees."""
+    """Returns True if a path is in a bucket, which all hosts can read and write."""
     return "://" in path
 
 
-def main_command(python: str, own: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """The command of one process.
+def main_command(python: str, process_flags: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Returns the command of one process.
 
     Args:
-      python: the interpreter.
-      own: what the launcher tells the process. It comes first: whatever the arguments end with
-        cannot take it for something else.
-      arguments: the user's, unchanged.
+      python: Python interpreter.
+      process_flags: flags that the launcher sets for this process. They come first, because an
+        unfinished last argument of the user would take the next word as its value.
+      arguments: arguments of the user, unchanged.
     """
-    return [python, "-m", MAIN, *own, *arguments]
+    return [python, "-m", MAIN, *process_flags, *arguments]
 
 
 def _name(argument: str) -> str:
-    """The name of a flag; nothing if an argument is none."""
+    """Returns the flag name of an argument, or an empty string if it is not a flag."""
     return argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""

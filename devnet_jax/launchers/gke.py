@@ -1,4 +1,4 @@
-"""A run on Kubernetes: the manifest of a JobSet, for GPUs or TPUs of Google's clusters."""
+"""The manifest of a JobSet: a run on GPUs or TPUs of Google Kubernetes Engine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from devnet_jax.distributed.exit_status import PEER_LOST, RESUME
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import is_bucket, main_command
 
-PORT = 8476  # of the first process, on which the others find it
+PORT = 8476  # of process 0, the coordinator
 _CONTAINER = "main"
 _JOB = "workers"
 
-# The statuses after which the run goes on: stopped, without one of its processes, or killed by
-# SIGABRT, SIGKILL (also for want of memory), SIGSEGV or SIGTERM. In order, as Kubernetes wants it.
+# Statuses after which the run resumes: stopped, a process lost, or killed by SIGABRT, SIGBUS,
+# SIGKILL (also when out of memory), SIGSEGV, SIGALRM or SIGTERM. Kubernetes requires them sorted.
 _RESTART_STATUSES = (RESUME, PEER_LOST, 134, 135, 137, 139, 142, 143)
 
 
@@ -25,18 +25,19 @@ class PodGroup:
     """The pods of a run, one on each host.
 
     Attributes:
-      name: of the JobSet.
-      namespace: of it; the one that kubectl uses if None.
-      image: of the containers: has the project installed, and its `configs/` where it starts.
-      hosts: how many pods.
-      accelerator: of the nodes: the GPU's or TPU's name in GKE's labels.
-      topology: of a TPU slice, such as 4x4; None for GPUs.
-      devices_per_host: GPUs, or TPU chips, of each node.
-      spot: whether the nodes may be taken away at any time.
-      service_account: of the pods, which must be allowed to use the bucket.
-      max_restarts: how many times all pods are started again.
-      grace_seconds: that a pod has to save when it is told to stop.
-      python: the interpreter in the image.
+      name: name of the JobSet.
+      namespace: namespace of the JobSet; kubectl's default if `None`.
+      image: image of the containers, with the project installed and `configs/` in its working
+        directory.
+      hosts: number of pods.
+      accelerator: name of the nodes' GPU or TPU in GKE's labels.
+      topology: topology of the TPU slice, such as 4x4; `None` for GPUs.
+      devices_per_host: number of GPUs or TPU chips per node.
+      spot: True for spot nodes, which may be preempted at any time.
+      service_account: service account of the pods, with access to the bucket.
+      max_restarts: maximum number of restarts of all pods.
+      grace_seconds: seconds that a pod has to save after it is told to stop.
+      python: Python interpreter in the image.
     """
 
     name: str
@@ -53,12 +54,12 @@ class PodGroup:
     python: str
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for a name that Kubernetes would refuse."""
-        # The longest of the names that are made from it, of a pod, must be 63 characters at most.
+        """Raises `UserError` if Kubernetes would reject the name."""
+        # Kubernetes allows 63 characters; a pod's name is the JobSet's with a suffix.
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", self.name):
             raise UserError(
-                f"--name={self.name}: must be lower-case letters, digits and dashes, from a letter "
-                "to a letter or digit, 40 at most"
+                f"--name={self.name}: must be lower-case letters, digits and dashes, starting with "
+                "a letter and ending with a letter or digit, 40 at most"
             )
 
     @property
@@ -67,16 +68,16 @@ class PodGroup:
 
 
 def manifest(pods: PodGroup, arguments: Sequence[str]) -> dict[str, Any]:
-    """The JobSet, to be written as YAML or JSON.
+    """Returns the manifest of the JobSet, to be written as YAML or JSON.
 
     Args:
-      pods: what to run on.
-      arguments: of `devnet_jax.main`.
+      pods: pods to run on.
+      arguments: arguments of `devnet_jax.main`.
     """
     metadata: dict[str, Any] = {"name": pods.name}
     if pods.namespace:
         metadata["namespace"] = pods.namespace
-    if pods.is_tpu:  # all pods on the hosts of one slice
+    if pods.is_tpu:  # all pods on one slice
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
         }
@@ -87,7 +88,7 @@ def manifest(pods: PodGroup, arguments: Sequence[str]) -> dict[str, Any]:
         "spec": {
             "failurePolicy": {
                 "maxRestarts": pods.max_restarts,
-                # Any other failure of a job starts all pods again.
+                # Any other failure of a job restarts all pods.
                 "rules": [
                     {
                         "name": "error",
@@ -108,7 +109,7 @@ def _job(pods: PodGroup, arguments: Sequence[str]) -> dict[str, Any]:
         "completionMode": "Indexed",
         "parallelism": pods.hosts,
         "completions": pods.hosts,
-        "backoffLimit": 0,  # a pod alone is not started again: the others have ended, too
+        "backoffLimit": 0,  # no restart of single pods: the others have ended, too
         "podFailurePolicy": {
             "rules": [
                 {
@@ -146,10 +147,10 @@ def _pod(pods: PodGroup, arguments: Sequence[str]) -> dict[str, Any]:
     if pods.service_account:
         spec["serviceAccountName"] = pods.service_account
     if pods.is_tpu:
-        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8482}]  # libtpu's, JAX's
+        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8482}]  # libtpu, JAX
     else:
         container["ports"] = [{"containerPort": PORT}]
-        # NCCL passes data between the GPUs of a host here; a container has 64 MB unless told.
+        # NCCL exchanges data between the GPUs of a host in /dev/shm, by default 64 MB.
         container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
         spec["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     return spec
@@ -168,24 +169,24 @@ def _node_selector(pods: PodGroup) -> Mapping[str, str]:
 
 
 def _command(pods: PodGroup, arguments: Sequence[str]) -> list[str]:
-    # Kubernetes replaces $(NAME), and $$ by $, in each word.
+    # Kubernetes expands $(NAME) in each word, and replaces $$ by $.
     arguments = [word.replace("$", "$$") for word in arguments]
     if pods.is_tpu:
         return main_command(pods.python, ["--cluster=tpu"], arguments)
-    # A Job numbers its pods, and a JobSet gives each a name: nothing has to be asked for.
-    own = [
+    # The Job sets the index of a pod; the JobSet gives pods fixed host names.
+    process_flags = [
         f"--coordinator={pods.name}-{_JOB}-0-0.{pods.name}:{PORT}",
         f"--num_processes={pods.hosts}",
         "--process_id=$(JOB_COMPLETION_INDEX)",
     ]
-    return main_command(pods.python, own, arguments)
+    return main_command(pods.python, process_flags, arguments)
 
 
 def require_bucket(workdir: str | None) -> None:
-    """Raises `UserError` unless the workdir is where all pods see it."""
+    """Raises `UserError` unless the workdir is in a bucket, which all pods can access."""
     if not workdir:
-        raise UserError("--workdir is missing after --: the folder that the run writes to")
+        raise UserError("--workdir is missing after --: folder of the run")
     if not is_bucket(workdir):
         raise UserError(
-            f"--workdir={workdir}: lost with the pod; give a folder in a bucket, gs://…"
+            f"--workdir={workdir}: it is deleted with the pod; give a folder in a bucket, gs://…"
         )

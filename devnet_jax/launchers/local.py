@@ -1,4 +1,4 @@
-"""Several processes on this host: what each of them is told, and which devices it gets."""
+"""Commands and devices of several processes on this host."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import main_command
 from devnet_jax.runtime.host_devices import EnvVars
 
-HOST = "127.0.0.1"  # nothing outside of this host can reach the processes
+HOST = "127.0.0.1"  # other hosts cannot reach the processes
 
 
 class Command(NamedTuple):
-    """A program with its arguments, and what is added to the environment for it."""
+    """A program with its arguments, and environment variables to add for it."""
 
     arguments: list[str]
     environment: EnvVars
 
 
 def cpu_slots(processes: int, devices: int) -> list[EnvVars]:
-    """What makes each process use `devices` devices on the CPU, and no GPU."""
+    """Returns the environment variables of each process: `devices` CPU devices, and no GPU."""
     return [{"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}] * processes
 
 
 def gpu_slots(gpus: Sequence[str], processes: int, devices: int) -> list[EnvVars]:
-    """What makes each process see `devices` GPUs of its own.
+    """Returns the environment variables that give each process `devices` GPUs.
 
     Args:
-      gpus: the names of all, as CUDA_VISIBLE_DEVICES has them.
-      processes: how many there are.
-      devices: how many GPUs each gets.
+      gpus: names of all GPUs, as in CUDA_VISIBLE_DEVICES.
+      processes: number of processes.
+      devices: number of GPUs per process.
 
     Raises:
-      UserError: there are too few.
+      UserError: if there are too few GPUs.
     """
     if processes * devices > len(gpus):
         raise UserError(
             f"--num_processes={processes} --devices_per_process={devices}: "
-            f"it takes {processes * devices} GPUs, of which {len(gpus)} are visible; ask for "
-            "fewer, or for --platform=cpu"
+            f"needs {processes * devices} GPUs, but {len(gpus)} are visible; use fewer, or "
+            "--platform=cpu"
         )
-    shares = [gpus[i * devices : (i + 1) * devices] for i in range(processes)]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+    groups = [gpus[i * devices : (i + 1) * devices] for i in range(processes)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
 
 
 def free_port() -> int:
-    """A port of this host that nothing listens on."""
+    """Returns a free port of this host."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         port: int = listener.getsockname()[1]
@@ -58,13 +58,13 @@ def free_port() -> int:
 def worker_commands(
     python: str, arguments: Sequence[str], slots: Sequence[EnvVars], port: int
 ) -> list[Command]:
-    """The command of each process.
+    """Returns the command of each process.
 
     Args:
-      python: the interpreter.
-      arguments: of `devnet_jax.main`.
-      slots: what each process is given so that it sees its devices.
-      port: that the first process listens on, and the others find it at.
+      python: Python interpreter.
+      arguments: arguments of `devnet_jax.main`.
+      slots: for each process, the environment variables that give it its devices.
+      port: port of process 0, the coordinator.
     """
     return [
         Command(
@@ -84,12 +84,12 @@ def worker_commands(
 
 
 def log_name(index: int) -> str:
-    """The file in the folder of logs that a worker writes to."""
+    """Returns the name of a worker's log file."""
     return f"worker-{index:05}.log"
 
 
 def to_shell(commands: Sequence[Command]) -> str:
-    """The commands as lines of shell that start them side by side and wait for them."""
+    """Returns a shell script that runs the commands in parallel."""
     lines = []
     for index, command in enumerate(commands):
         variables = [f"{name}={value}" for name, value in command.environment.items()]

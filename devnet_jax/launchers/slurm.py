@@ -1,4 +1,4 @@
-"""A job of Slurm: the batch script that runs one process on each GPU, or on each node."""
+"""Slurm batch scripts: one process per GPU or per node."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from devnet_jax.distributed.exit_status import INTERRUPTED, PEER_LOST, RESUME
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.arguments import main_command
 
-SAVE_SECONDS = 120  # before its time is up the job is told to save; Slurm may do so a minute early
-WAIT_SECONDS = 300  # that tasks have when one has ended; they notice within --peer_timeout
-# What a task ends with after an error: more than any status that lets the job go on.
+SAVE_SECONDS = 120  # SIGTERM is sent this long before the time limit, or up to a minute earlier
+WAIT_SECONDS = 300  # for the other tasks, after one has ended; they notice within --peer_timeout
+# Status of a task after an error: higher than all statuses after which the job is queued again.
 TASK_ERROR = 200
 
 _TASK = f"""\
-trap : TERM # for the command, which saves
+trap : TERM # handled by the command, which saves
 "$@"
 status=$?
 case $status in
@@ -32,7 +32,7 @@ exit "$status"
 _END = f"""\
 restarts=${{SLURM_RESTART_COUNT:-0}}
 if ((status == {RESUME} || status == {PEER_LOST} || (status > 128 && status < {TASK_ERROR}))); then
-    # No job that Slurm has ended by itself is revived: it was cancelled, or is queued already.
+    # Not if Slurm has ended the job itself: it was cancelled, or is already queued again.
     if [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
         echo "status $status: the job was ended; submitted again, it goes on"
     elif ((restarts >= max_requeues)); then
@@ -50,23 +50,23 @@ exit "$status"
 
 @dataclasses.dataclass(frozen=True)
 class SlurmJob:
-    """What a job asks of Slurm, and what it runs.
+    """The resources and the environment of a Slurm job.
 
     Attributes:
-      nodes: how many.
-      gpus_per_node: how many of each node; 0 for a job on CPUs.
-      task_per: "gpu" for a process on each GPU, "node" for one that uses all of its node.
-      cpus_per_task: cores of each process; as the cluster has it if None.
-      time: limit, as Slurm writes it; the cluster's if None. So are the next two.
-      partition: where to run.
-      account: who pays.
-      name: of the job.
-      log: file that the processes write to; %j is the job's number.
-      directives: further options of sbatch.
-      setup: lines of shell, run before.
-      folder: where the processes run.
-      python: their interpreter.
-      max_requeues: how many times the job is queued again at most.
+      nodes: number of nodes.
+      gpus_per_node: number of GPUs per node; 0 for a job on CPUs.
+      task_per: "gpu" for one process per GPU, "node" for one per node, which uses all its GPUs.
+      cpus_per_task: number of cores per process; the cluster's default if `None`.
+      time: time limit in Slurm's notation; the cluster's default if `None`.
+      partition: partition to run in; the cluster's default if `None`.
+      account: account to charge; the cluster's default if `None`.
+      name: name of the job.
+      log: log file of the processes; %j is replaced by the job's number.
+      directives: additional options of sbatch.
+      setup: shell commands to run before the processes start.
+      folder: working directory of the processes.
+      python: Python interpreter of the processes.
+      max_requeues: maximum number of times that the job is queued again.
     """
 
     nodes: int
@@ -85,7 +85,7 @@ class SlurmJob:
     max_requeues: int
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for what no line of a batch script can say."""
+        """Raises `UserError` for values that a line of a batch script cannot hold."""
         for flag, value in (
             ("time", self.time),
             ("partition", self.partition),
@@ -95,7 +95,7 @@ class SlurmJob:
         ):
             if value is not None and any(character in value for character in "\\\"'\n"):
                 raise UserError(
-                    f"--{flag}={value}: sbatch reads no quotes, backslashes and ends of lines here"
+                    f"--{flag}={value}: must not have quotes, backslashes or line breaks"
                 )
         for line in self.directives:
             if not line.startswith("-") or "\n" in line:
@@ -105,35 +105,36 @@ class SlurmJob:
 
 
 def batch_script(job: SlurmJob, arguments: Sequence[str]) -> str:
-    """The script that is given to sbatch.
+    """Returns the batch script of a job.
 
-    Told to save by Slurm, or after the loss of a process, the job is queued again, and goes on.
+    The job is queued again, and resumes, after Slurm has told it to save, and after the loss of a
+    process.
 
     Args:
-      job: what to ask for.
-      arguments: of `devnet_jax.main`.
+      job: resources and environment of the job.
+      arguments: arguments of `devnet_jax.main`.
     """
     command = main_command(job.python, ["--cluster=slurm"], arguments)
     lines = [
         "#!/bin/bash",
         *_directives(job),
-        "# Written by launch/slurm.py. Submitted again, the job goes on where it was stopped.",
+        "# Written by launch/slurm.py. Submit it again to resume the run.",
         "",
         f"max_requeues={job.max_requeues}",
         f"cd {shlex.quote(job.folder)} || exit 1",
         *job.setup,
-        *_devices(job),
-        "# shellcheck disable=SC1003,SC2016 # every word is meant as it is",
+        *_device_lines(job),
+        "# shellcheck disable=SC1003,SC2016 # the words are literal",
         "command=(",
         *(f"    {shlex.quote(word)}" for word in command),
         ")",
         "",
-        "# srun returns the highest status of its tasks. So that it is the one that decides, a",
-        f"# task that has met an error ends with {TASK_ERROR}.",
+        "# srun returns the highest status of its tasks. A task with an error ends with",
+        f"# {TASK_ERROR}, so that the error decides.",
         "# shellcheck disable=SC2016",
         f"task={shlex.quote(_TASK)}",
-        "trap : TERM # for the tasks, which save",
-        f"{shlex.join(_srun(job))} \\",
+        "trap : TERM # handled by the tasks, which save",
+        f"{shlex.join(_srun_command(job))} \\",
         '    bash -c "$task" task "${command[@]}"',
         "status=$?",
         "",
@@ -152,7 +153,7 @@ def _directives(job: SlurmJob) -> list[str]:
         "gpus-per-node": job.gpus_per_node or None,
         "cpus-per-task": job.cpus_per_task,
         "output": job.log,
-        "open-mode": "append",  # what was said before the job was queued again stays
+        "open-mode": "append",  # keeps the log when the job is queued again
         "signal": f"TERM@{SAVE_SECONDS}",
     }
     lines = [f"--{name}={_quoted(str(value))}" for name, value in options.items() if value]
@@ -160,25 +161,25 @@ def _directives(job: SlurmJob) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    """A value as sbatch reads it, whose quoting is not a shell's."""
+    """Returns a value with sbatch's quoting, which differs from that of a shell."""
     return f'"{value}"' if any(character in value for character in " \t#") else value
 
 
-def _devices(job: SlurmJob) -> list[str]:
+def _device_lines(job: SlurmJob) -> list[str]:
     if job.task_per == "gpu" or not job.gpus_per_node:
         return []
     devices = ",".join(map(str, range(job.gpus_per_node)))
     return [
-        "# JAX would take one GPU for each process of Slurm.",
+        "# By default JAX uses one GPU per process of Slurm.",
         f"export JAX_LOCAL_DEVICE_IDS={devices}",
     ]
 
 
-def _srun(job: SlurmJob) -> list[str]:
-    # What ends one task must not end the others, which are saving, or about to notice.
+def _srun_command(job: SlurmJob) -> list[str]:
+    # The end of one task must not kill the others: they save, or are about to notice it.
     words = ["srun", "--label", "--kill-on-bad-exit=0", f"--wait={WAIT_SECONDS}"]
     if job.cpus_per_task is not None:
-        words += [f"--cpus-per-task={job.cpus_per_task}"]  # srun does not take it from sbatch
+        words += [f"--cpus-per-task={job.cpus_per_task}"]  # srun does not inherit it from sbatch
     if job.gpus_per_node:
-        words += ["--gpu-bind=none"]  # each process sees all GPUs of its node, and takes its own
+        words += ["--gpu-bind=none"]  # each process sees all GPUs of its node; JAX selects its own
     return words

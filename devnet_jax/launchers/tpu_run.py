@@ -1,4 +1,4 @@
-"""A run on a slice of Cloud TPUs, from making the slice to fetching what the run has left."""
+"""A run on a Cloud TPU slice: creates the slice, installs the code, runs, fetches the workdir."""
 
 from __future__ import annotations
 
@@ -33,30 +33,32 @@ from devnet_jax.launchers.arguments import is_bucket
 from devnet_jax.launchers.tpu_slice import (
     ARCHIVE,
     TpuSlice,
-    archive,
-    install_shell,
-    run_shell,
-    status_on_host,
-    stop_shell,
+    archive_command,
+    install_script,
+    parse_status,
+    run_script,
+    stop_script,
 )
 from devnet_jax.launchers.workers import ReceivedSignals, record_signals
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+# States of a slice.
 READY = "READY"
-GONE = ("PREEMPTED", "TERMINATED")  # it never comes back, and must be deleted
-PAUSED = ("STOPPED", "STOPPING", "HIDDEN", "HIDING")  # somebody meant it to be so
-REFUSED = ("FAILED", "SUSPENDED")  # a request that will not be met, or no longer
+LOST = ("PREEMPTED", "TERMINATED")  # final: it must be deleted
+PAUSED = ("STOPPED", "STOPPING", "HIDDEN", "HIDING")  # by a user
+# States of a queued request that gives no slice, or no longer.
+REFUSED = ("FAILED", "SUSPENDED")
 
 
 class Code(NamedTuple):
-    """What the hosts are given to run.
+    """The code to install on the hosts.
 
     Attributes:
-      repository: folder of the project here.
-      install: line of shell that installs it there.
-      setup: lines of shell that are run after that.
+      repository: folder of the project on this host.
+      install: shell command that installs the project on a host.
+      setup: shell commands to run on a host after the installation.
     """
 
     repository: str
@@ -65,37 +67,42 @@ class Code(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run has ended, and whether what it has left is safe."""
+    """The outcome of a run.
+
+    Attributes:
+      status: exit status that explains its end.
+      is_fetched: True if the workdir is in a bucket, or was fetched from the host.
+    """
 
     status: int
     is_fetched: bool
 
 
-def ask(command: Sequence[str]) -> dict[str, Any] | None:
-    """What gcloud describes; nothing if that is not there.
+def query(command: Sequence[str]) -> dict[str, Any] | None:
+    """Returns gcloud's description of a resource; `None` if the resource does not exist.
 
     Raises:
-      UserError: gcloud cannot tell.
+      UserError: if gcloud fails for another reason.
     """
     result = _popen(command, subprocess.PIPE)
     output, errors = result.communicate()
     if result.returncode == 0:
-        answer: dict[str, Any] = json.loads(output)
-        return answer
+        description: dict[str, Any] = json.loads(output)
+        return description
     if re.search(r"not[ _]found", errors, re.IGNORECASE):
         return None
-    raise _failed(command, result.returncode, errors.splitlines())
+    raise _command_error(command, result.returncode, errors.splitlines())
 
 
-def do(command: Sequence[str]) -> None:
-    """Runs a command and shows what it says; raises `UserError` if it fails."""
+def run_command(command: Sequence[str]) -> None:
+    """Runs a command and shows its output; raises `UserError` if it fails."""
     logger.debug("%s", shlex.join(command))
-    last: deque[str] = deque(maxlen=20)
+    last_lines: deque[str] = deque(maxlen=20)
     process = _popen(command, subprocess.STDOUT)
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            last.append(line)
+            last_lines.append(line)
             sys.stderr.write(line)
     except BaseException:
         process.terminate()
@@ -104,7 +111,7 @@ def do(command: Sequence[str]) -> None:
         process.stdout.close()
         status = process.wait()
     if status:
-        raise _failed(command, status, last)
+        raise _command_error(command, status, last_lines)
 
 
 def _popen(command: Sequence[str], stderr: int, **options: Any) -> subprocess.Popen[str]:
@@ -119,83 +126,85 @@ def _popen(command: Sequence[str], stderr: int, **options: Any) -> subprocess.Po
             **options,
         )
     except FileNotFoundError:
-        raise UserError(
-            f"{command[0]}: no such program; install the Google Cloud command line"
-        ) from None
+        raise UserError(f"{command[0]}: no such program; install the Google Cloud CLI") from None
 
 
-def _failed(command: Sequence[str], returncode: int, said: Sequence[str]) -> UserError:
-    last = [line.strip() for line in said if line.strip()][-1:] or ["(it said nothing)"]
+def _command_error(command: Sequence[str], returncode: int, output: Sequence[str]) -> UserError:
+    last = [line.strip() for line in output if line.strip()][-1:] or ["(no output)"]
     verb = " ".join(word for word in command[:6] if not word.startswith("-"))
     return UserError(f"{verb} {describe(from_returncode(returncode))}: {last[0]}")
 
 
-def ready(tpu: TpuSlice, poll_seconds: float) -> int:
-    """Makes the slice if it is not there, waits until it is ready, and counts its hosts.
+def ensure_ready(tpu: TpuSlice, poll_seconds: float) -> int:
+    """Creates the slice if it does not exist, waits until it is ready, returns its number of hosts.
+
+    Args:
+      tpu: the slice.
+      poll_seconds: seconds between two queries of its state.
 
     Raises:
-      UserError: it cannot be had.
+      UserError: if the slice is paused, or a command or the queued request fails.
     """
     is_new = False
-    said = None
+    logged_state = None
     while True:
-        node = ask(tpu.describe())
+        node = query(tpu.describe())
         state = node["state"] if node else None
         if node and state == READY:
             return len(node.get("networkEndpoints", [])) or 1
-        request = ask(tpu.describe_request()) if tpu.queued else None
+        request = query(tpu.describe_request()) if tpu.queued else None
         request_state = request["state"]["state"] if request else None
         if state in PAUSED:
             raise UserError(f"--name={tpu.name}: the slice is {state}; start it, or delete it")
         if request_state == "FAILED" and is_new:
             raise UserError(f"--name={tpu.name}: its request has failed: {json.dumps(request)}")
-        if state in GONE or request_state in REFUSED:
+        if state in LOST or request_state in REFUSED:
             logger.info("the slice %s is %s: deleting it", tpu.name, state or request_state)
-            do(tpu.delete())
+            run_command(tpu.delete())
         elif node is None and request is None:
             logger.info("creating the slice %s (%s)", tpu.name, tpu.accelerator_type)
-            do(tpu.create())
+            run_command(tpu.create())
             is_new = True
         else:
-            if (now := request_state or state) != said:
-                logger.info("waiting for the slice %s: %s", tpu.name, now)
-                said = now
+            if (current := request_state or state) != logged_state:
+                logger.info("waiting for the slice %s: %s", tpu.name, current)
+                logged_state = current
             time.sleep(poll_seconds)
 
 
-def prepare(tpu: TpuSlice, code: Code) -> None:
-    """Brings the code to all hosts and installs it there."""
+def install_code(tpu: TpuSlice, code: Code) -> None:
+    """Copies the code to all hosts and installs it."""
     logger.info("installing on the hosts of %s", tpu.name)
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / ARCHIVE)
-        do(archive(code.repository, file))
-        do(tpu.copy_to_all_hosts(file))
-    do(tpu.on_all_hosts(install_shell(code.install, code.setup)))
+        run_command(archive_command(code.repository, file))
+        run_command(tpu.copy_to_all_hosts(file))
+    run_command(tpu.on_all_hosts(install_script(code.install, code.setup)))
 
 
 def run_once(tpu: TpuSlice, arguments: Sequence[str], signals: ReceivedSignals) -> int:
-    """Runs a process on each host, and returns the status that decides.
+    """Runs a process on each host; returns the status that explains the end of the run.
 
     Args:
-      tpu: which is ready, and has the code.
-      arguments: of `devnet_jax.main`.
-      signals: they are passed on: the processes save and end.
+      tpu: the slice, with the code installed.
+      arguments: arguments of `devnet_jax.main`.
+      signals: signals that this process receives; after one, the processes are told to save.
     """
-    command = tpu.on_all_hosts(run_shell(arguments))
+    command = tpu.on_all_hosts(run_script(arguments))
     logger.debug("%s", shlex.join(command))
-    # In a session of its own: Ctrl-C would end it, and leave the processes on the hosts running.
+    # A new session: Ctrl-C would end gcloud, and leave the processes on the hosts running.
     process = _popen(command, subprocess.STDOUT, start_new_session=True)
     statuses: list[int] = []
-    reader = threading.Thread(target=_show, args=(process, statuses), daemon=True)
+    reader = threading.Thread(target=_show_output, args=(process, statuses), daemon=True)
     reader.start()
-    told = False
+    is_stopping = False
     try:
         while process.poll() is None:
-            if signals.given and not told:
-                told = True
+            if signals.any_received and not is_stopping:
+                is_stopping = True
                 logger.info("telling the processes to save and end; Ctrl-C again leaves them")
-                with contextlib.suppress(UserError):  # has been shown
-                    do(tpu.on_all_hosts(stop_shell()))
+                with contextlib.suppress(UserError):  # its output was shown
+                    run_command(tpu.on_all_hosts(stop_script()))
             if signals.interrupts > 1:
                 break
             time.sleep(POLL_SECONDS)
@@ -210,31 +219,31 @@ def run_once(tpu: TpuSlice, arguments: Sequence[str], signals: ReceivedSignals) 
     if failed:
         return failed[deciding_index(failed)]
     status = from_returncode(returncode)
-    if not told and not _is_ready(tpu):
-        logger.error("the slice %s was taken away", tpu.name)
+    if not is_stopping and not _is_ready(tpu):
+        logger.error("the slice %s was preempted or deleted", tpu.name)
         return PEER_LOST
     return status
 
 
-def _show(process: subprocess.Popen[str], statuses: list[int]) -> None:
+def _show_output(process: subprocess.Popen[str], statuses: list[int]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        status = status_on_host(line)
+        status = parse_status(line)
         if status is not None:
             statuses.append(status)
         print(line, end="", flush=True)
 
 
 def _is_ready(tpu: TpuSlice) -> bool:
-    node = ask(tpu.describe())
+    node = query(tpu.describe())
     return node is not None and node["state"] == READY
 
 
-def exists(tpu: TpuSlice) -> bool:
-    """Whether there is something to delete; also where gcloud cannot tell."""
+def may_exist(tpu: TpuSlice) -> bool:
+    """Returns True if the slice or its request exists, or gcloud fails to tell."""
     try:
-        return ask(tpu.describe()) is not None or (
-            tpu.queued and ask(tpu.describe_request()) is not None
+        return query(tpu.describe()) is not None or (
+            tpu.queued and query(tpu.describe_request()) is not None
         )
     except UserError as error:
         logger.error("%s", error)
@@ -249,33 +258,33 @@ def run_on_slice(
     max_restarts: int,
     poll_seconds: float,
 ) -> Outcome:
-    """Runs on a slice, again if that helps; makes the slice, and makes it anew if it is taken away.
+    """Runs on a slice, which is created if needed; restarts the run if it can resume.
 
     Args:
       tpu: the slice.
-      arguments: of `devnet_jax.main`.
-      workdir: the one among them.
-      code: what the hosts are given.
-      max_restarts: how many times the processes are started again.
-      poll_seconds: between two looks at a slice that is not ready.
+      arguments: arguments of `devnet_jax.main`.
+      workdir: the workdir among the arguments.
+      code: code to install on the hosts.
+      max_restarts: maximum number of restarts; each first replaces a preempted slice.
+      poll_seconds: seconds between two queries of the state of a slice that is not ready.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C; the processes were told to save.
-      UserError: a command has failed.
+      KeyboardInterrupt: on Ctrl-C, after the processes were told to save.
+      UserError: if a command fails.
     """
     restarts = 0
     while True:
-        hosts = ready(tpu, poll_seconds)
+        hosts = ensure_ready(tpu, poll_seconds)
         if hosts > 1 and not is_bucket(workdir):
             raise UserError(
                 f"--workdir={workdir}: the {hosts} hosts of {tpu.name} share no disk; give a "
                 "folder in a bucket, gs://…"
             )
-        prepare(tpu, code)
+        install_code(tpu, code)
         logger.info("running on %d hosts", hosts)
         with record_signals() as signals:
             status = run_once(tpu, arguments, signals)
-        is_fetched = is_bucket(workdir) or fetch(tpu, workdir)
+        is_fetched = is_bucket(workdir) or fetch_workdir(tpu, workdir)
         if signals.interrupts:
             raise KeyboardInterrupt
         if signals.stop:
@@ -285,14 +294,14 @@ def run_on_slice(
         if restarts == max_restarts or not may_restart(status):
             return Outcome(status, is_fetched)
         restarts += 1
-        logger.info("all processes start again (%d of %d times)", restarts, max_restarts)
+        logger.info("restarting all processes (%d of %d times)", restarts, max_restarts)
 
 
-def fetch(tpu: TpuSlice, workdir: str) -> bool:
-    """Copies what a run has left to the same place here; says so if that fails."""
+def fetch_workdir(tpu: TpuSlice, workdir: str) -> bool:
+    """Copies the workdir of a run to the same path here; returns False if that fails."""
     Path(workdir).parent.mkdir(parents=True, exist_ok=True)
     try:
-        do(tpu.fetch(workdir))
+        run_command(tpu.fetch(workdir))
     except UserError as error:
         logger.error("--workdir=%s could not be fetched: %s", workdir, error)
         return False

@@ -1,4 +1,4 @@
-"""Processes of this host that work together: started together, watched, ended together."""
+"""Worker processes on this host: starts them together, watches them, ends them together."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from devnet_jax.launchers.local import Command, log_name
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-SHORT_GRACE_SECONDS = 10.0  # after a signal that is to end a process at once
-TAIL_LINES = 20  # of the log of a worker that has failed
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+SHORT_GRACE_SECONDS = 10.0  # until the next signal, to workers that should end at once
+TAIL_LINES = 20  # lines shown of the log of a failed worker
+_PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
-# Why workers are to end, the more urgent the higher.
-_FAILURE, _STOP, _INTERRUPT, _AT_ONCE = 1, 2, 3, 4
+# Reasons to end the workers, by urgency; 0 is none.
+_FAILURE, _STOP, _INTERRUPT, _KILL = 1, 2, 3, 4
 
 
 @dataclasses.dataclass
 class ReceivedSignals:
-    """What signals have told this process."""
+    """The signals that this process has received."""
 
-    stop: bool = False  # SIGTERM or SIGHUP: save, and end
-    interrupts: int = 0  # Ctrl-C
+    stop: bool = False  # SIGTERM or SIGHUP
+    interrupts: int = 0  # number of SIGINT, from Ctrl-C
 
     @property
-    def given(self) -> bool:
+    def any_received(self) -> bool:
         return self.stop or self.interrupts > 0
 
 
 @contextlib.contextmanager
 def record_signals() -> Iterator[ReceivedSignals]:
-    """Within it signals that would end this process are noted instead."""
+    """Records SIGINT, SIGTERM and SIGHUP within the context, instead of ending this process."""
     signals = ReceivedSignals()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             signals.interrupts += 1
         else:
@@ -66,9 +66,9 @@ def record_signals() -> Iterator[ReceivedSignals]:
     numbers = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN  # ignored under nohup
     ]
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, record) for number in numbers}
     try:
         yield signals
     finally:
@@ -76,12 +76,18 @@ def record_signals() -> Iterator[ReceivedSignals]:
             signal.signal(number, handler)
 
 
-class Ended(NamedTuple):
-    """A worker that is no more."""
+class WorkerExit(NamedTuple):
+    """The end of a worker.
+
+    Attributes:
+      worker: rank of the worker.
+      status: exit status, as in shells.
+      was_forced: True if this process killed the worker, or ended it after another had failed.
+    """
 
     worker: int
-    status: int  # as shells have it
-    was_made_to: bool  # it did not end by itself when another had failed
+    status: int
+    was_forced: bool
 
 
 @dataclasses.dataclass
@@ -92,21 +98,21 @@ class _Worker:
 
 def run_workers(
     commands: Sequence[Command], logs: Path, signals: ReceivedSignals, grace: float
-) -> list[Ended]:
-    """Runs processes side by side until all have ended, and gives them in the order of their end.
+) -> list[WorkerExit]:
+    """Runs workers in parallel until all have ended; returns their ends in this order.
 
-    The first of them speaks for all, and writes where this process does. Whatever ends this
-    process, none of them lives on: on Linux also where it is killed outright.
+    Worker 0 writes to the output of this process, the others to log files. The workers never
+    outlive this process; on Linux also if it is killed by SIGKILL.
 
     Args:
-      commands: of the processes.
-      logs: folder of files that the others write to, called by `log_name`.
-      signals: they are passed on.
-      grace: seconds that the others have to end by themselves when one has failed, and all when
-        they are told to stop.
+      commands: commands of the workers.
+      logs: folder of the log files, named by `log_name`.
+      signals: signals that this process receives, to pass on to the workers.
+      grace: seconds that workers have to end by themselves after SIGTERM, or after another worker
+        has failed.
 
     Raises:
-      UserError: a process cannot be started.
+      UserError: if a worker cannot be started.
     """
     workers: list[_Worker] = []
     try:
@@ -130,30 +136,30 @@ def _start(command: Command, log: Path | None) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=_tied_to_this_process(),
+                start_new_session=True,  # this process passes on Ctrl-C
+                preexec_fn=_end_with_parent(),
             )
         except OSError as error:
             raise UserError(f"--python={command.arguments[0]}: {error.strerror}") from None
 
 
-def _tied_to_this_process() -> Callable[[], None]:
+def _end_with_parent() -> Callable[[], None]:
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
-    def tie() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell ignores in the background
+    def set_up() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it in background jobs
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it was killed before it could be tied to
+            if os.getppid() != parent:  # the parent has ended before prctl
                 os._exit(1)
 
-    return tie
+    return set_up
 
 
-def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -> list[Ended]:
-    # For each reason, the signals that end a worker and how long each is given to work.
-    plans: dict[int, list[tuple[signal.Signals | None, float]]] = {
+def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -> list[WorkerExit]:
+    # For each reason, the signals to send, and the seconds until the next one.
+    escalations: dict[int, list[tuple[signal.Signals | None, float]]] = {
         _FAILURE: [(None, grace), (signal.SIGTERM, SHORT_GRACE_SECONDS), (signal.SIGKILL, 0.0)],
         _STOP: [(signal.SIGTERM, grace), (signal.SIGKILL, 0.0)],
         _INTERRUPT: [
@@ -161,10 +167,10 @@ def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -
             (signal.SIGTERM, SHORT_GRACE_SECONDS),
             (signal.SIGKILL, 0.0),
         ],
-        _AT_ONCE: [(signal.SIGKILL, 0.0)],
+        _KILL: [(signal.SIGKILL, 0.0)],
     }
     alive = list(workers)
-    ended: list[Ended] = []
+    ended: list[WorkerExit] = []
     urgency = 0
     steps: deque[tuple[signal.Signals | None, float]] = deque()
     due = 0.0
@@ -173,14 +179,14 @@ def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -
         for worker in list(alive):
             if (returncode := worker.process.poll()) is not None:
                 alive.remove(worker)
-                made_to = sent == signal.SIGKILL or (sent is not None and urgency == _FAILURE)
-                ended.append(Ended(worker.index, from_returncode(returncode), made_to))
+                was_forced = sent == signal.SIGKILL or (sent is not None and urgency == _FAILURE)
+                ended.append(WorkerExit(worker.index, from_returncode(returncode), was_forced))
         if not alive:
             return ended
         reason = _reason_to_end(ended, signals)
         now = time.monotonic()
         if reason > urgency:
-            urgency, steps, due = reason, deque(plans[reason]), now
+            urgency, steps, due = reason, deque(escalations[reason]), now
         if steps and now >= due:
             sent, seconds = steps.popleft()
             due = now + seconds
@@ -190,14 +196,14 @@ def _watch(workers: Sequence[_Worker], signals: ReceivedSignals, grace: float) -
         time.sleep(POLL_SECONDS)
 
 
-def _reason_to_end(ended: Sequence[Ended], signals: ReceivedSignals) -> int:
+def _reason_to_end(ended: Sequence[WorkerExit], signals: ReceivedSignals) -> int:
     if signals.interrupts > 1:
-        return _AT_ONCE
+        return _KILL
     if signals.interrupts:
         return _INTERRUPT
     if signals.stop:
         return _STOP
-    return _FAILURE if any(one.status != DONE for one in ended) else 0
+    return _FAILURE if any(end.status != DONE for end in ended) else 0
 
 
 def _send(process: subprocess.Popen[bytes], number: signal.Signals | None) -> None:
@@ -208,10 +214,10 @@ def _send(process: subprocess.Popen[bytes], number: signal.Signals | None) -> No
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process, with those that it has started, and waits for its end."""
+    """Kills a process and its children, and waits for its end."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session, and so a group
+            os.killpg(process.pid, signal.SIGKILL)  # as session leader it has its own process group
     process.wait()
 
 
@@ -221,20 +227,20 @@ def run_with_restarts(
     grace: float,
     max_restarts: int,
 ) -> int:
-    """Runs processes side by side, again if that helps, and returns the status that decides.
+    """Runs workers in parallel; returns the status that explains the end of the run.
 
-    They are started again, all of them, when they were stopped without this process being told to,
-    and when one of them was lost or killed; not after an error.
+    All workers are restarted if one was lost or killed, or if they were stopped but this process
+    was not; never after an error.
 
     Args:
-      commands: makes them anew for each start.
-      logs: as in `run_workers`.
-      grace: as in `run_workers`.
-      max_restarts: how many times they are started again.
+      commands: function that returns the commands of the workers, called for each start.
+      logs: folder of the log files.
+      grace: seconds as in `run_workers`.
+      max_restarts: maximum number of restarts.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C; all of them have ended.
-      UserError: a process cannot be started.
+      KeyboardInterrupt: on Ctrl-C, after all workers have ended.
+      UserError: if a worker cannot be started.
     """
     restarts = 0
     with record_signals() as signals:
@@ -243,30 +249,30 @@ def run_with_restarts(
             if signals.interrupts:
                 raise KeyboardInterrupt
             status = _status_when_stopped(ended) if signals.stop else _report(ended, logs)
-            if signals.given or restarts == max_restarts or not may_restart(status):
+            if signals.any_received or restarts == max_restarts or not may_restart(status):
                 return status
             restarts += 1
-            logger.info("all workers start again (%d of %d times)", restarts, max_restarts)
+            logger.info("restarting all workers (%d of %d times)", restarts, max_restarts)
 
 
-def _report(ended: Sequence[Ended], logs: Path) -> int:
-    """Says which worker has failed first, and how; returns its status."""
-    by_themselves = [one for one in ended if not one.was_made_to]
-    first = by_themselves[deciding_index([one.status for one in by_themselves])]
+def _report(ended: Sequence[WorkerExit], logs: Path) -> int:
+    """Logs which worker has failed first, and returns its status."""
+    unforced = [end for end in ended if not end.was_forced]
+    first = unforced[deciding_index([end.status for end in unforced])]
     if first.status == DONE:
         return DONE
     logger.error("worker %d %s", first.worker, describe(first.status))
-    if first.worker:  # what the first one said was seen
+    if first.worker:  # worker 0 has no log
         path = logs / log_name(first.worker)
         lines = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        logger.error("its log %s ends:" if lines else "its log %s is empty", path)
+        logger.error("end of its log %s:" if lines else "its log %s is empty", path)
         for line in lines:
             logger.error("[%d] %s", first.worker, line)
     return first.status
 
 
-def _status_when_stopped(ended: Sequence[Ended]) -> int:
-    """The status of workers that were told to stop: they go on, unless one has met an error."""
-    statuses = [one.status for one in ended if not one.was_made_to] or [RESUME]
+def _status_when_stopped(ended: Sequence[WorkerExit]) -> int:
+    """Returns `RESUME` for workers that were told to stop, unless one has failed."""
+    statuses = [end.status for end in ended if not end.was_forced] or [RESUME]
     status = statuses[deciding_index(statuses)]
     return RESUME if may_restart(status) or status == INTERRUPTED else status

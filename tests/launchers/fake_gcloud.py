@@ -1,8 +1,7 @@
-"""Stands for gcloud: a slice is a folder with a home for each host, and SSH is bash.
+"""A fake gcloud: a slice is a folder with a home directory for each host, and SSH is bash.
 
-What is not obvious of the real one's behaviour: --command is split at spaces and joined again; with
-several hosts its status is that of the first host, by number, whose command has failed; one that
-is lost, 255.
+As in the real gcloud, --command is split at spaces and joined again; the status is that of the
+first host, by index, whose command has failed, or 255 if its connection is lost.
 """
 
 import json
@@ -13,12 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-CLOUD = Path(os.environ["CLOUD"])  # what there is
+CLOUD = Path(os.environ["CLOUD"])  # folder of the state
 NODE, REQUEST, FAULTS = CLOUD / "node.json", CLOUD / "request.json", CLOUD / "faults.json"
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process at once
     words = sys.argv[1:]
     with (CLOUD / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps(words) + "\n")
@@ -55,7 +54,7 @@ def make_node() -> None:
 
 
 def homes() -> list[Path]:
-    assert json.loads(NODE.read_text())["state"] == "READY", "it cannot be reached"
+    assert json.loads(NODE.read_text())["state"] == "READY", "the hosts are not reachable"
     return sorted(CLOUD.glob("host-*"))
 
 
@@ -86,7 +85,7 @@ def tpu_vm_ssh(words: list[str], flags: dict[str, str]) -> None:
             ["bash", "-c", remote],
             cwd=home,
             env={**os.environ, "HOME": str(home), "HOST_INDEX": home.name[-1]},
-            start_new_session=True,  # it is another computer
+            start_new_session=True,  # stands for another computer
         )
         for home in homes()
     ]
@@ -107,7 +106,7 @@ def tpu_vm_scp(words: list[str], flags: dict[str, str]) -> None:
 def queued_resources_describe(words: list[str], flags: dict[str, str]) -> None:
     show(REQUEST, "queuedResources")
     states = json.loads(REQUEST.read_text())["then"]
-    if states:  # at each look it has got on
+    if states:  # each query advances the state
         REQUEST.write_text(json.dumps({"state": {"state": states[0]}, "then": states[1:]}))
         if states[0] == "ACTIVE":
             make_node()

@@ -1,4 +1,4 @@
-"""Stand-ins for programs, and what the tests of the launchers share."""
+"""Fake programs and helpers for the tests of the launchers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# What quoting must bring through unchanged.
+# Arguments that quoting must preserve.
 NASTY = (
     "--workdir=gs://bucket/run",
     "two words",
@@ -30,7 +30,7 @@ NASTY = (
     "--after=the dashes",
 )
 
-# Stands for the interpreter that is to run devnet_jax.main: does what $BEHAVIOUR says.
+# A fake Python interpreter, which executes the Python code in $BEHAVIOUR.
 _FAKE_PYTHON = """\
 #!{python}
 import json, os, signal, sys, time
@@ -40,12 +40,12 @@ index = int(given.get("process_id", os.environ.get("SLURM_PROCID", 0)))
 exec(os.environ["BEHAVIOUR"])
 """
 
-# Prints the arguments, at one go: other processes write to the same place.
+# Prints the arguments in one write, because other processes write to the same pipe.
 DUMP = r"sys.stdout.write(json.dumps(sys.argv[1:]) + '\n')"
 
 
 def make_program(path: Path, text: str) -> Path:
-    """An executable file."""
+    """Writes an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -53,14 +53,14 @@ def make_program(path: Path, text: str) -> Path:
 
 
 def fake_python(folder: Path) -> Path:
-    """An interpreter that does what $BEHAVIOUR says; it knows its `index` among the processes."""
+    """Writes a fake Python interpreter, which executes $BEHAVIOUR; `index` is its rank there."""
     return make_program(folder / "python", _FAKE_PYTHON.format(python=sys.executable))
 
 
 def launch(
     program: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one of launch/."""
+    """Runs a program of launch/."""
     return subprocess.run(
         [sys.executable, f"launch/{program}.py", *arguments],
         cwd=REPOSITORY,
@@ -72,8 +72,8 @@ def launch(
 
 
 def require_golden(name: str, text: str) -> None:
-    """Compares with a file that a person has read; WRITE_GOLDEN=1 writes it."""
+    """Compares with a golden file, which must be reviewed; WRITE_GOLDEN=1 writes it."""
     path = GOLDEN / name
     if os.environ.get("WRITE_GOLDEN"):
         path.write_text(text)
-    assert text == path.read_text(), f"{path}: differs; is the new text right?"
+    assert text == path.read_text(), f"{path}: differs; review the new text"

@@ -1,4 +1,4 @@
-"""A launcher's command line, and what statuses of processes mean."""
+"""The command line of the launchers, and exit statuses."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from devnet_jax.distributed.exit_status import (
     may_restart,
 )
 from devnet_jax.errors import UserError
-from devnet_jax.launchers.arguments import require_arguments, split, workdir_of
+from devnet_jax.launchers.arguments import find_workdir, require_arguments, split_argv
 from tests.launchers.programs import NASTY, launch
 
 
-def test_everything_after_the_first_dashes_is_mains() -> None:
-    assert split(["local.py", "--a=1", "--", *NASTY]) == (["local.py", "--a=1"], list(NASTY))
-    assert split(["local.py", "--a=1"]) == (["local.py", "--a=1"], [])
+def test_arguments_after_the_first_dashes_are_those_of_main() -> None:
+    assert split_argv(["local.py", "--a=1", "--", *NASTY]) == (["local.py", "--a=1"], list(NASTY))
+    assert split_argv(["local.py", "--a=1"]) == (["local.py", "--a=1"], [])
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,14 @@ def test_everything_after_the_first_dashes_is_mains() -> None:
         (["--workdir"], None),
     ],
 )
-def test_the_workdir_is_found(arguments: list[str], workdir: str | None) -> None:
-    assert workdir_of(arguments) == workdir
+def test_find_workdir(arguments: list[str], workdir: str | None) -> None:
+    assert find_workdir(arguments) == workdir
 
 
 @pytest.mark.parametrize(
     "argument", ["--process_id=0", "--cluster=slurm", "-coordinator", "--num_processes"]
 )
-def test_what_the_launcher_says_must_not_be_said_again(argument: str) -> None:
+def test_flags_that_the_launcher_sets_are_refused(argument: str) -> None:
     with pytest.raises(UserError, match=f"leave out --{argument.strip('-').split('=')[0]}"):
         require_arguments(["--workdir=x", argument, "1"])
     require_arguments(["--workdir=x", "--input", argument.strip("-")])  # a value, not a flag
@@ -55,7 +55,7 @@ def test_the_first_cause_decides(statuses: list[int], status: int) -> None:
     assert statuses[deciding_index(statuses)] == status
 
 
-def test_what_starts_again() -> None:
+def test_statuses_that_allow_a_restart() -> None:
     assert [s for s in range(256) if may_restart(s)] == [75, 76, 129, *range(131, 193)]
 
 
@@ -76,7 +76,7 @@ def test_statuses_in_words() -> None:
     ],
 )
 @pytest.mark.parametrize("program", ["local", "slurm", "tpu_pod", "gke"])
-def test_a_wrong_command_line_ends_in_one_line(
+def test_a_wrong_command_line_is_refused_in_one_line(
     program: str, arguments: list[str], message: str
 ) -> None:
     result = launch(program, *arguments)

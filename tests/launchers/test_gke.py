@@ -1,4 +1,4 @@
-"""launch/gke.py: its manifests against Kubernetes' own schema, and what kubectl is given."""
+"""launch/gke.py: its manifests, against Kubernetes' schema, and the calls of kubectl."""
 
 import copy
 import dataclasses
@@ -43,7 +43,7 @@ BUCKET = "--workdir=gs://bucket/run"
 
 
 def job_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The one Job in a JobSet."""
+    """Returns the only Job in a JobSet."""
     (replicated,) = manifest["spec"]["replicatedJobs"]
     assert replicated["replicas"] == 1
     spec = replicated["template"]["spec"]
@@ -51,7 +51,7 @@ def job_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def expanded(word: str, variables: dict[str, str]) -> str:
-    """What Kubernetes makes of a word of a container's command."""
+    """Expands a word of a container's command as Kubernetes does."""
 
     def value(match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -61,14 +61,14 @@ def expanded(word: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([^)]*)\)", value, word)
 
 
-def test_the_manifests() -> None:
+def test_the_manifests_are_those_of_the_golden_files() -> None:
     for name, pods in (("gke_gpu.yaml", GPUS), ("gke_tpu.yaml", TPUS)):
         made = manifest(pods, ["--config=configs/mvtec.py:carpet", BUCKET])
         require_golden(name, yaml.safe_dump(made, sort_keys=False))
 
 
 @pytest.mark.parametrize("pods", [GPUS, TPUS])
-def test_kubernetes_would_take_the_job(pods: PodGroup) -> None:
+def test_the_job_matches_the_schema(pods: PodGroup) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     job = job_of(manifest(pods, list(NASTY)))
     version = kubernetes_validate.latest_version()
@@ -80,11 +80,11 @@ def test_kubernetes_would_take_the_job(pods: PodGroup) -> None:
 
 
 @pytest.mark.parametrize("pods", [GPUS, TPUS])
-def test_what_the_jobset_says(pods: PodGroup) -> None:
+def test_restart_policies_of_the_jobset(pods: PodGroup) -> None:
     made = manifest(pods, [BUCKET])
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    # A status that is none of these fails the job by its policy, and that the JobSet; others
-    # start all pods again.
+    # Any other status than these fails the Job by its policy, and so the JobSet; these restart all
+    # pods.
     policy = made["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 20
     (rule,) = policy["rules"]
@@ -97,11 +97,11 @@ def test_what_the_jobset_says(pods: PodGroup) -> None:
     assert (spec["completionMode"], spec["backoffLimit"]) == ("Indexed", 0)
     assert spec["parallelism"] == spec["completions"] == pods.hosts
     pod = spec["template"]["spec"]
-    assert pod["restartPolicy"] == "Never"  # else the policy is refused
+    assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
     assert pod["terminationGracePeriodSeconds"] == 120
 
 
-def test_the_nodes() -> None:
+def test_node_selectors() -> None:
     gpu = job_of(manifest(GPUS, [BUCKET]))["spec"]["template"]["spec"]
     assert gpu["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
     assert gpu["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 8}
@@ -116,7 +116,7 @@ def test_the_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pods", "own"),
+    ("pods", "process_flags"),
     [
         (
             GPUS,
@@ -129,12 +129,12 @@ def test_the_nodes() -> None:
         (TPUS, ["--cluster=tpu"]),
     ],
 )
-def test_any_argument_comes_through(pods: PodGroup, own: list[str]) -> None:
+def test_any_argument_is_preserved(pods: PodGroup, process_flags: list[str]) -> None:
     variables = {"JOB_COMPLETION_INDEX": "1", "HOME": "/root", "id": "0"}
     text = yaml.safe_dump(manifest(pods, list(NASTY)), allow_unicode=True)
     (container,) = job_of(yaml.safe_load(text))["spec"]["template"]["spec"]["containers"]
     words = [expanded(word, variables) for word in container["command"]]
-    assert words == ["python", "-m", "devnet_jax.main", *own, *NASTY]
+    assert words == ["python", "-m", "devnet_jax.main", *process_flags, *NASTY]
 
 
 def test_the_manifest_is_applied(tmp_path: Path) -> None:
@@ -158,20 +158,20 @@ def test_the_manifest_is_applied(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--", "--config=c"], "error: --workdir is missing after --"),
-        (["--", "--workdir=runs/x"], "error: --workdir=runs/x: lost with the pod; give a folder"),
+        (["--", "--workdir=runs/x"], "error: --workdir=runs/x: it is deleted with the pod; give"),
         (["--name=", "--", BUCKET], "error: --name is missing"),
         (["--name=My_Run", "--", BUCKET], "error: --name=My_Run: must be lower-case"),
         (["--num_hosts=0", "--", BUCKET], "error: flag --num_hosts=0: 0 is not a positive"),
     ],
 )
-def test_wrong_flags_end_in_one_line(arguments: list[str], message: str) -> None:
+def test_wrong_flags_are_refused_in_one_line(arguments: list[str], message: str) -> None:
     result = launch("gke", *FLAGS, *arguments)
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_name_that_makes_too_long_ones_is_refused() -> None:
+def test_a_name_that_is_too_long_is_refused() -> None:
     dataclasses.replace(GPUS, name="a" * 40)
     with pytest.raises(UserError, match="40 at most"):
         dataclasses.replace(GPUS, name="a" * 41)

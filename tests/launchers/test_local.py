@@ -1,4 +1,4 @@
-"""launch/local.py with real processes that stand for devnet_jax.main."""
+"""launch/local.py with a fake devnet_jax.main in real processes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from devnet_jax.launchers.local import cpu_slots, gpu_slots, to_shell, worker_co
 from tests.conftest import REPOSITORY
 from tests.launchers.programs import DUMP, NASTY, fake_python, launch, require_golden
 
-# Says that it runs, and as which process; then waits for a signal.
+# Behaviours: write a pid file; save on SIGTERM; wait for a signal.
 WAIT = "Path('pid.part').write_text(str(os.getpid())); os.rename('pid.part', f'{index}.pid')\n"
 SAVE = (
     "def save(*_):\n    print('saved', index, flush=True); sys.exit(75)\n"
@@ -51,7 +51,7 @@ def local(
 
 
 class Launched:
-    """A launcher that runs, with its workers."""
+    """A running launcher with two workers."""
 
     def __init__(
         self, folder: Path, environment: dict[str, str], behaviour: str, *flags: str
@@ -69,7 +69,7 @@ class Launched:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A process that a shell has put in the background ignores Ctrl-C.
+            # Shells make background processes ignore SIGINT.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 30
@@ -79,7 +79,7 @@ class Launched:
             time.sleep(0.02)
 
     def press_ctrl_c(self) -> None:
-        """What a terminal does: all that it has started hear it."""
+        """Sends SIGINT to the process group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def pid_files(self) -> list[Path]:
@@ -112,24 +112,24 @@ def launched(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
+    for launcher in started:
+        launcher.process.kill()
+        launcher.process.wait()
 
 
-def test_the_printed_commands() -> None:
+def test_the_printed_commands_are_those_of_the_golden_file() -> None:
     commands = worker_commands(
         "python", ["--config=configs/quickstart.py", "--workdir=my runs"], cpu_slots(2, 4), 4242
     )
     require_golden("local.sh", to_shell(commands))
 
 
-def test_any_argument_comes_through(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_any_argument_is_preserved(tmp_path: Path, environment: dict[str, str]) -> None:
     ran = local(tmp_path, environment, DUMP, f"--log_dir={tmp_path}")
     assert ran.returncode == 0, ran.stderr
-    own = json.loads(ran.stdout)
-    assert own[:2] == ["-m", "devnet_jax.main"]
-    assert own[-1] == f"--workdir={tmp_path}"
+    argv = json.loads(ran.stdout)
+    assert argv[:2] == ["-m", "devnet_jax.main"]
+    assert argv[-1] == f"--workdir={tmp_path}"
 
     flags = arguments(tmp_path, "--devices_per_process=3", f"--log_dir={tmp_path}")
     behaviour = "print(json.dumps([sys.argv[1:], os.environ['JAX_NUM_CPU_DEVICES']]))"
@@ -156,7 +156,7 @@ def test_any_argument_comes_through(tmp_path: Path, environment: dict[str, str])
             assert argv[5:] == list(NASTY)
 
 
-def test_one_speaks_for_all_and_nothing_is_left(
+def test_only_process_0_prints_and_no_log_is_kept(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     ran = local(tmp_path, environment, "print('out', index); print('err', index, file=sys.stderr)")
@@ -177,13 +177,11 @@ def test_the_end_of_a_failed_workers_log_is_shown(
     assert lines[0] == "worker 1 ended with status 3"
     assert lines[2:-1] == [f"[1] line {i}" for i in range(10, 30)]
     (folder,) = (tmp_path / "tmp").iterdir()
-    assert lines[-1] == f"the logs of the workers: {folder}"
+    assert lines[-1] == f"logs of the workers: {folder}"
     assert (folder / "worker-00001.log").read_text().startswith("line 0\n")
 
 
-def test_the_first_failure_counts_not_what_follows(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_the_first_failure_decides(tmp_path: Path, environment: dict[str, str]) -> None:
     behaviour = (
         "time.sleep(0.4 * (2 - index))\nif index == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.exit(76 if index == 2 else 1)"
@@ -193,7 +191,7 @@ def test_the_first_failure_counts_not_what_follows(
     assert ran.stderr.startswith("worker 1 was killed by SIGKILL\n")
 
 
-def test_the_others_get_their_grace_then_they_are_ended(
+def test_after_a_failure_the_others_are_ended_after_the_grace(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     behaviour = f"if index == 1: sys.exit(1)\n{SAVE}{SLEEP}"
@@ -205,17 +203,17 @@ def test_the_others_get_their_grace_then_they_are_ended(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_told_to_stop_all_save(launched: Start, tmp_path: Path, number: int) -> None:
+def test_sigterm_makes_all_save(launched: Start, tmp_path: Path, number: int) -> None:
     running = launched(f"{SAVE}{WAIT}{SLEEP}", "--max_restarts=3", f"--log_dir={tmp_path}")
     running.process.send_signal(number)
     status, output, errors = running.end()
     assert status == 75
     assert output == "saved 0\n"
-    assert errors == "stopped; the same command goes on from what was saved\n"
+    assert errors == "stopped; run the same command again to resume\n"
     assert (tmp_path / "worker-00001.log").read_text() == "saved 1\n"
 
 
-def test_told_to_stop_one_that_does_not_is_killed(launched: Start) -> None:
+def test_a_worker_that_ignores_sigterm_is_killed(launched: Start) -> None:
     running = launched(f"signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{WAIT}{SLEEP}", "--grace=1")
     running.process.terminate()
     assert running.end()[0] == 75
@@ -252,10 +250,8 @@ def test_ctrl_c_twice_ends_all_at_once(launched: Start) -> None:
     assert running.living_workers() == 0
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
-)
-def test_no_worker_outlives_a_launcher_that_is_killed(launched: Start) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_no_worker_outlives_a_killed_launcher(launched: Start) -> None:
     running = launched(f"signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{WAIT}{SLEEP}")
     assert running.living_workers() == 2
     running.process.kill()
@@ -267,7 +263,7 @@ def test_no_worker_outlives_a_launcher_that_is_killed(launched: Start) -> None:
 
 
 @pytest.mark.parametrize("end", ["sys.exit(75)", "sys.exit(76)", "os.kill(os.getpid(), 9)"])
-def test_all_start_again_after_what_a_restart_mends(
+def test_all_workers_are_restarted_if_the_run_can_resume(
     tmp_path: Path, environment: dict[str, str], end: str
 ) -> None:
     behaviour = (
@@ -277,14 +273,16 @@ def test_all_start_again_after_what_a_restart_mends(
     )
     ran = local(tmp_path, environment, behaviour, "--max_restarts=2")
     assert ran.returncode == 0, ran.stderr
-    assert "all workers start again (2 of 2 times)" in ran.stderr
+    assert "restarting all workers (2 of 2 times)" in ran.stderr
     starts = [(tmp_path / f"starts-{index}").read_text().split() for index in (0, 1)]
     assert starts[0] == starts[1]  # the same port for both
-    assert len(set(starts[0])) == 3  # and another one each time
+    assert len(set(starts[0])) == 3  # a new one for each start
 
 
 @pytest.mark.parametrize(("end", "starts"), [("76", 3), ("1", 1), ("0", 1)])
-def test_starts_end(tmp_path: Path, environment: dict[str, str], end: str, starts: int) -> None:
+def test_the_number_of_starts(
+    tmp_path: Path, environment: dict[str, str], end: str, starts: int
+) -> None:
     behaviour = f"with open(f'starts-{{index}}', 'a') as file: file.write('x')\nsys.exit({end})"
     ran = local(tmp_path, environment, behaviour, "--max_restarts=2")
     assert ran.returncode == int(end)
@@ -294,23 +292,23 @@ def test_starts_end(tmp_path: Path, environment: dict[str, str], end: str, start
 def test_gpus_are_divided() -> None:
     slots = gpu_slots(["3", "1", "GPU-a", "0", "2"], 2, 2)
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3,1", "GPU-a,0"]
-    with pytest.raises(UserError, match="it takes 6 GPUs, of which 5 are visible"):
+    with pytest.raises(UserError, match="needs 6 GPUs, but 5 are visible"):
         gpu_slots(["0", "1", "2", "3", "4"], 3, 2)
 
 
-def test_without_a_gpu_the_devices_are_the_cpus() -> None:
+def test_without_a_gpu_the_devices_are_cpu_devices() -> None:
     flags = ["--num_processes=1", "--dry_run"]
     printed = launch("local", *flags, "--", "--workdir=w")
     assert printed.stdout.startswith("env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 ")
     wrong = launch("local", *flags, "--platform=gpu", "--", "--workdir=w")
     assert wrong.returncode == 1
-    assert "it takes 1 GPUs, of which 0 are visible" in wrong.stderr
+    assert "needs 1 GPUs, but 0 are visible" in wrong.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--platform=cpu"], "error: --num_processes is missing: how many processes to run"),
+        (["--platform=cpu"], "error: --num_processes is missing: number of processes"),
         (["--num_processes=0"], "error: flag --num_processes=0: 0 is not a positive integer"),
         (
             ["--num_processes=1", "--platform=cpu", "--python=/no/python"],
@@ -318,7 +316,7 @@ def test_without_a_gpu_the_devices_are_the_cpus() -> None:
         ),
     ],
 )
-def test_wrong_flags_end_in_one_line(
+def test_wrong_flags_are_refused_in_one_line(
     environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
 ) -> None:
     result = launch("local", *flags, "--", "--workdir=w", environment=environment)

@@ -1,4 +1,4 @@
-"""launch/slurm.py: the script it writes, run under stand-ins for Slurm's programs."""
+"""launch/slurm.py: its batch scripts, run with fake Slurm programs."""
 
 import dataclasses
 import json
@@ -42,8 +42,8 @@ JOB = SlurmJob(
 )
 ARGUMENTS = ["--config=configs/mvtec.py:carpet", "--workdir=/shared/runs/carpet"]
 
-# Runs the command as two tasks and returns the highest of their statuses, as srun does. Signals
-# reach every process of a task, as Slurm's do.
+# A fake srun: runs the command as two tasks and returns their highest status. As in Slurm, signals
+# go to every process of a task.
 SRUN = """\
 #!{python}
 import os, signal, subprocess, sys, time
@@ -64,7 +64,7 @@ sys.exit(max(128 - status if status < 0 else status for status in statuses))
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> dict[str, str]:
-    """Stand-ins for Slurm's programs, which note that they were called."""
+    """Fake Slurm programs; scontrol and sbatch record their calls."""
     programs = tmp_path / "bin"
     make_program(programs / "srun", SRUN.format(python=sys.executable))
     make_program(programs / "squeue", '#!/bin/sh\necho "$STATE"\n')
@@ -98,7 +98,7 @@ def calls(folder: Path) -> str:
     return (folder / "calls").read_text() if (folder / "calls").exists() else ""
 
 
-def test_the_scripts() -> None:
+def test_the_scripts_are_those_of_the_golden_files() -> None:
     require_golden("slurm_node.sbatch", batch_script(JOB, ARGUMENTS))
     changes: dict[str, Any] = {"task_per": "gpu", "cpus_per_task": 8, "account": "vision lab"}
     require_golden("slurm_gpu.sbatch", batch_script(dataclasses.replace(JOB, **changes), ARGUMENTS))
@@ -107,7 +107,7 @@ def test_the_scripts() -> None:
 
 
 @pytest.mark.parametrize("name", ["slurm_node.sbatch", "slurm_gpu.sbatch", "slurm_cpu.sbatch"])
-def test_the_scripts_are_sound(name: str) -> None:
+def test_shellcheck_accepts_the_scripts(name: str) -> None:
     checker = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if checker is None:
         pytest.skip("needs shellcheck")
@@ -115,7 +115,7 @@ def test_the_scripts_are_sound(name: str) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_any_argument_comes_through(tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_any_argument_is_preserved(tmp_path: Path, cluster: dict[str, str]) -> None:
     ran = run_script(tmp_path, cluster, DUMP, list(NASTY))
     assert ran.returncode == 0, ran.stderr
     for line in ran.stdout.splitlines():
@@ -126,7 +126,7 @@ def test_any_argument_comes_through(tmp_path: Path, cluster: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("task_per", "gpus", "devices"), [("node", 4, "0,1,2,3"), ("gpu", 4, None), ("node", 0, None)]
 )
-def test_which_devices_a_task_is_given(
+def test_devices_of_a_task(
     tmp_path: Path, cluster: dict[str, str], task_per: str, gpus: int, devices: str | None
 ) -> None:
     show = r"sys.stdout.write(json.dumps(os.environ.get('JAX_LOCAL_DEVICE_IDS')) + '\n')"
@@ -147,7 +147,7 @@ def test_which_devices_a_task_is_given(
         (("sys.exit(130)", "sys.exit(76)"), 1, False),
     ],
 )
-def test_after_which_ends_the_job_is_queued_again(
+def test_statuses_after_which_the_job_is_queued_again(
     tmp_path: Path,
     cluster: dict[str, str],
     ends: tuple[str, str],
@@ -161,7 +161,7 @@ def test_after_which_ends_the_job_is_queued_again(
         assert calls(tmp_path) == ("scontrol requeue 17\n" if queued_again else "")
 
 
-def test_told_to_save_the_tasks_do_and_the_job_is_queued_again(
+def test_after_sigterm_the_tasks_save_and_the_job_is_queued_again(
     tmp_path: Path, cluster: dict[str, str]
 ) -> None:
     save = (
@@ -174,16 +174,14 @@ def test_told_to_save_the_tasks_do_and_the_job_is_queued_again(
     assert calls(tmp_path) == "scontrol requeue 17\n"
 
 
-def test_a_job_that_was_cancelled_is_not_queued_again(
-    tmp_path: Path, cluster: dict[str, str]
-) -> None:
+def test_a_cancelled_job_is_not_queued_again(tmp_path: Path, cluster: dict[str, str]) -> None:
     ran = run_script(tmp_path, {**cluster, "STATE": "COMPLETING"}, "sys.exit(75)", ARGUMENTS)
     assert ran.returncode == 75
     assert "submitted again, it goes on" in ran.stdout
     assert calls(tmp_path) == ""
 
 
-def test_a_job_is_not_queued_again_for_ever(tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_max_requeues(tmp_path: Path, cluster: dict[str, str]) -> None:
     for count, queued in (("1", "scontrol requeue 17\n"), ("2", "")):
         (tmp_path / "calls").unlink(missing_ok=True)
         environment = {**cluster, "SLURM_RESTART_COUNT": count}
@@ -192,10 +190,10 @@ def test_a_job_is_not_queued_again_for_ever(tmp_path: Path, cluster: dict[str, s
         assert calls(tmp_path) == queued
 
 
-def test_the_batch_shell_lives_until_its_tasks_have_saved(
+def test_the_batch_script_runs_until_its_tasks_have_saved(
     tmp_path: Path, cluster: dict[str, str]
 ) -> None:
-    """Some clusters send SIGTERM to the batch script, too, before a job's time is up."""
+    """Some clusters send SIGTERM to the batch script, too, before the time limit of a job."""
     python = fake_python(tmp_path)
     script = batch_script(
         dataclasses.replace(JOB, setup=[], folder=str(tmp_path), python=str(python)), ARGUMENTS
@@ -212,18 +210,18 @@ def test_the_batch_shell_lives_until_its_tasks_have_saved(
 def test_the_script_is_written_and_submitted(tmp_path: Path, cluster: dict[str, str]) -> None:
     workdir = tmp_path / "run %1"
     flags = ["--gpus_per_node=2", f"--python={fake_python(tmp_path)}", "--setup=export A=1"]
-    given = ["--", f"--workdir={workdir}", "it's"]
-    dry = launch("slurm", *flags, "--dry_run", *given, environment=cluster)
+    arguments = ["--", f"--workdir={workdir}", "it's"]
+    dry = launch("slurm", *flags, "--dry_run", *arguments, environment=cluster)
     assert dry.returncode == 0, dry.stderr
     assert not workdir.exists()
-    ran = launch("slurm", *flags, *given, environment=cluster)
+    ran = launch("slurm", *flags, *arguments, environment=cluster)
     assert ran.returncode == 0, ran.stderr
     script = workdir / "slurm.sbatch"
     assert dry.stdout == f"{script.read_text()}\n# sbatch '{script}'\n"
     assert f'#SBATCH --output="{tmp_path}/run %%1/slurm-%j.out"' in script.read_text()
     assert calls(tmp_path) == f"sbatch {script}\n"
-    seen = "[sys.argv[-2:], os.environ['A'], os.getcwd()]"
-    behaviour = rf"sys.stdout.write(json.dumps({seen}) + '\n')"
+    values = "[sys.argv[-2:], os.environ['A'], os.getcwd()]"
+    behaviour = rf"sys.stdout.write(json.dumps({values}) + '\n')"
     pasted = subprocess.run(
         ["bash", "-c", dry.stdout],
         env={**cluster, "BEHAVIOUR": behaviour},
@@ -233,10 +231,10 @@ def test_the_script_is_written_and_submitted(tmp_path: Path, cluster: dict[str, 
     words, setup, folder = json.loads(pasted.stdout.splitlines()[0])
     assert words == [f"--workdir={workdir}", "it's"]
     assert setup == "1"
-    assert Path(folder, "launch/slurm.py").exists()  # where it was launched
+    assert Path(folder, "launch/slurm.py").exists()  # the working directory of the launcher
 
 
-def test_a_refused_job_ends_in_one_line(tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_a_rejected_job_is_reported_in_one_line(tmp_path: Path, cluster: dict[str, str]) -> None:
     make_program(tmp_path / "bin" / "sbatch", "#!/bin/sh\necho no such partition >&2; exit 3\n")
     flags = ["--gpus_per_node=2", f"--script={tmp_path / 's'}", "--", "--workdir=gs://b/x"]
     ran = launch("slurm", *flags, environment=cluster)
@@ -258,13 +256,13 @@ def test_a_refused_job_ends_in_one_line(tmp_path: Path, cluster: dict[str, str])
         (["--gpus_per_node=1", "--script=/nowhere/s"], "error: sbatch: no such program"),
     ],
 )
-def test_wrong_flags_end_in_one_message(flags: list[str], message: str) -> None:
+def test_wrong_flags_are_refused(flags: list[str], message: str) -> None:
     result = launch("slurm", *flags, "--", "--workdir=gs://b/x")
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert "Traceback" not in result.stderr
 
 
-def test_a_name_that_sbatch_cannot_read_is_refused() -> None:
+def test_a_name_with_quotes_is_refused() -> None:
     with pytest.raises(UserError, match="--job_name"):
         dataclasses.replace(JOB, name='my "job"')

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.py against a stand-in for gcloud, whose hosts are folders of this computer."""
+"""launch/tpu_pod.py with a fake gcloud, whose hosts are folders of this computer."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devnet_jax.launchers.tpu_slice import INSTALL, TpuSlice, status_on_host, to_shell
+from devnet_jax.launchers.tpu_slice import INSTALL, TpuSlice, parse_status, to_shell
 from tests.conftest import REPOSITORY
 from tests.launchers.programs import DUMP, NASTY, fake_python, launch, make_program, require_golden
 
@@ -23,7 +23,7 @@ FLAGS = (
 )
 SMALL = ("--accelerator_type=v5litepod-8",)  # one host
 BUCKET = "--workdir=gs://bucket/run"
-# On its host, a process of the run: which one, and how often one was started there.
+# Start of the behaviour on a host: sets the rank, and the number of starts on this host.
 HOST = (
     "index = int(os.environ['HOST_INDEX'])\n"
     "count = Path(os.environ['CLOUD'], f'starts-{index}')\n"
@@ -33,7 +33,7 @@ HOST = (
 
 
 class Cloud:
-    """What the stand-in has been asked for, and what there is."""
+    """The fake cloud: runs the launcher, sets the state of the slice, reads the calls of gcloud."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class Cloud:
         )
 
     def calls(self) -> list[str]:
-        """What was asked for, in order; descriptions left out."""
+        """Returns the calls of gcloud in order, without describe."""
         lines = (self.folder / "calls.jsonl").read_text().splitlines()
         words = [json.loads(line) for line in lines]
         return [" ".join(word[2:4]) for word in words if word[3] != "describe"]
@@ -96,14 +96,14 @@ def cloud(tmp_path: Path) -> Cloud:
     return Cloud(tmp_path)
 
 
-RUN = ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh"]  # copies, installs, runs
+RUN = ["tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh"]  # copy, install, run
 REMINDER = (
-    "the slice n goes on costing money, until: gcloud compute tpus tpu-vm delete n "
+    "the slice n costs money until you run: gcloud compute tpus tpu-vm delete n "
     "--zone=europe-west4-b --quiet"
 )
 
 
-def test_the_printed_commands() -> None:
+def test_the_printed_commands_are_those_of_the_golden_files() -> None:
     tpu = TpuSlice("carpet", "europe-west4-b", "vision", "v5litepod-16", "v2-alpha", spot=True)
     paths = ("/tmp/devnet_jax.tar.gz", "/home/me/devnet_jax")
     setup = ["gcloud storage cp --recursive gs://bucket/data ."]
@@ -114,7 +114,7 @@ def test_the_printed_commands() -> None:
     require_golden("tpu_pod_queued.sh", text)
 
 
-def test_a_slice_is_made_and_all_hosts_run(cloud: Cloud) -> None:
+def test_a_slice_is_created_and_all_hosts_run(cloud: Cloud) -> None:
     work = rf"{DUMP}; sys.stderr.write(f'on {{index}}\n')"
     ran = cloud.run(work, "--spot", "--setup=touch data", "--create=--network=mine")
     assert ran.returncode == 0, ran.stderr
@@ -134,19 +134,19 @@ def test_a_slice_is_made_and_all_hosts_run(cloud: Cloud) -> None:
     assert ran.stderr.splitlines()[-1] == REMINDER
 
 
-def test_a_slice_that_is_there_is_used(cloud: Cloud) -> None:
+def test_an_existing_slice_is_used(cloud: Cloud) -> None:
     cloud.set_node("READY")
     assert cloud.run("").returncode == 0
     assert cloud.calls() == RUN
 
 
-def test_a_slice_that_was_taken_away_is_made_anew(cloud: Cloud) -> None:
+def test_a_preempted_slice_is_replaced(cloud: Cloud) -> None:
     cloud.set_node("PREEMPTED")
     assert cloud.run("").returncode == 0
     assert cloud.calls() == ["tpu-vm delete", "tpu-vm create", *RUN]
 
 
-def test_a_stopped_slice_is_left_alone(cloud: Cloud) -> None:
+def test_a_stopped_slice_is_an_error(cloud: Cloud) -> None:
     cloud.set_node("STOPPED")
     ran = cloud.run("")
     assert ran.returncode == 1
@@ -157,13 +157,13 @@ def test_a_stopped_slice_is_left_alone(cloud: Cloud) -> None:
 def test_a_queued_slice_is_waited_for(cloud: Cloud) -> None:
     ran = cloud.run("", "--queued", "--delete=success")
     assert ran.returncode == 0, ran.stderr
-    asked = [call for call in cloud.calls() if "queued" in call]
-    assert asked == ["queued-resources create", "queued-resources delete"]
+    calls = [call for call in cloud.calls() if "queued" in call]
+    assert calls == ["queued-resources create", "queued-resources delete"]
     assert "waiting for the slice n: PROVISIONING" in ran.stderr
     assert not cloud.has_node
 
 
-def test_a_request_that_fails_is_reported_not_repeated(cloud: Cloud) -> None:
+def test_a_failed_request_is_not_repeated(cloud: Cloud) -> None:
     ran = cloud.run("", "--queued", STATES="FAILED")
     assert ran.returncode == 1
     assert "error: --name=n: its request has failed" in ran.stderr
@@ -171,7 +171,7 @@ def test_a_request_that_fails_is_reported_not_repeated(cloud: Cloud) -> None:
     assert "queued-resources delete n --zone=europe-west4-b --quiet --force" in ran.stderr
 
 
-def test_any_argument_comes_through(cloud: Cloud) -> None:
+def test_any_argument_is_preserved(cloud: Cloud) -> None:
     ran = subprocess.run(
         cloud.command("--", *NASTY),
         env=cloud.environment(DUMP),
@@ -187,11 +187,11 @@ def test_any_argument_comes_through(cloud: Cloud) -> None:
         capture_output=True,
         text=True,
     )
-    # The slice is there by now; pasted, its creation would fail, and its deletion end the test.
-    (before, _, after) = printed.stdout.partition("# The run:\n")
+    # Without creation and deletion, because the slice exists and is still needed.
+    (before, _, after) = printed.stdout.partition("# Run:\n")
     assert before
     pasted = subprocess.run(
-        ["bash", "-c", after.partition("# If it is")[0]],
+        ["bash", "-c", after.partition("# Delete")[0]],
         env=cloud.environment(DUMP),
         capture_output=True,
         text=True,
@@ -205,7 +205,7 @@ def test_any_argument_comes_through(cloud: Cloud) -> None:
     ("verb", "calls"),
     [("create", ["create"]), ("scp", ["create", "scp"]), ("ssh", ["create", "scp", "ssh"])],
 )
-def test_a_command_that_fails_ends_it_in_one_line(
+def test_a_failed_command_is_reported_in_one_line(
     cloud: Cloud, verb: str, calls: list[str]
 ) -> None:
     cloud.set_faults(**{f"tpu_vm__{verb}": [(3, "some words\nERROR: no quota\n")]})
@@ -220,7 +220,7 @@ def test_a_command_that_fails_ends_it_in_one_line(
     assert (REMINDER in ran.stderr) == (verb != "create")
 
 
-def test_what_gcloud_cannot_tell_is_no_reason_to_create(cloud: Cloud) -> None:
+def test_nothing_is_created_if_describe_fails(cloud: Cloud) -> None:
     cloud.set_faults(tpu_vm__describe=[(1, "ERROR: PERMISSION_DENIED: log in")] * 2)
     ran = cloud.run("")
     assert ran.returncode == 1
@@ -230,7 +230,7 @@ def test_what_gcloud_cannot_tell_is_no_reason_to_create(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_an_error_on_one_host_is_the_runs_and_is_not_repeated(cloud: Cloud, failing: int) -> None:
+def test_an_error_on_one_host_ends_the_run_without_a_restart(cloud: Cloud, failing: int) -> None:
     work = f"sys.exit(1 if index == {failing} else 76)"
     ran = cloud.run(work, "--max_restarts=3", "--delete=success")
     assert ran.returncode == 1
@@ -239,61 +239,63 @@ def test_an_error_on_one_host_is_the_runs_and_is_not_repeated(cloud: Cloud, fail
 
 
 @pytest.mark.parametrize("end", ["sys.exit(76)", "sys.exit(75)", "os.kill(os.getpid(), 9)"])
-def test_all_start_again_after_what_a_restart_mends(cloud: Cloud, end: str) -> None:
+def test_all_processes_are_restarted_if_the_run_can_resume(cloud: Cloud, end: str) -> None:
     ran = cloud.run(f"if starts <= 1: {end}", "--max_restarts=1", "--delete=success")
     assert ran.returncode == 0, ran.stderr
     assert cloud.calls() == ["tpu-vm create", *RUN, *RUN, "tpu-vm delete"]
     assert not cloud.has_node
 
 
-def test_starts_end(cloud: Cloud) -> None:
+def test_max_restarts(cloud: Cloud) -> None:
     ran = cloud.run("sys.exit(76)", "--max_restarts=1")
     assert ran.returncode == 76
     assert cloud.calls() == ["tpu-vm create", *RUN, *RUN]
 
 
-def test_a_run_goes_on_on_a_new_slice_when_the_first_is_taken_away(cloud: Cloud) -> None:
-    # The slice is gone, and with it the connections: no host has said how it ended.
-    take = (
+def test_a_run_resumes_on_a_new_slice_after_a_preemption(cloud: Cloud) -> None:
+    # The connections are lost with the slice, so that no host reports a status.
+    preempt = (
         "if starts <= 1:\n"
         f'    Path({str(cloud.folder / "node.json")!r}).write_text(\'{{"state": "PREEMPTED"}}\')\n'
         "    os.kill(os.getppid(), 9)\n"
     )
-    ran = cloud.run(take, "--spot", "--max_restarts=1")
+    ran = cloud.run(preempt, "--spot", "--max_restarts=1")
     assert ran.returncode == 0, ran.stderr
-    assert "the slice n was taken away" in ran.stderr
+    assert "the slice n was preempted or deleted" in ran.stderr
     assert cloud.calls() == ["tpu-vm create", *RUN, "tpu-vm delete", "tpu-vm create", *RUN]
 
 
-def test_a_lost_connection_to_a_slice_that_is_there_is_an_error(cloud: Cloud) -> None:
+def test_a_lost_connection_to_a_ready_slice_is_an_error(cloud: Cloud) -> None:
     ran = cloud.run("os.kill(os.getppid(), 9)", "--max_restarts=1")
     assert ran.returncode == 255
     assert cloud.calls() == ["tpu-vm create", *RUN]
 
 
-def test_a_workdir_on_the_one_host_is_fetched(cloud: Cloud) -> None:
+def test_a_workdir_on_a_single_host_is_fetched(cloud: Cloud) -> None:
     write = "Path('runs/x').mkdir(parents=True); Path('runs/x/report.html').write_text('it')"
     flags = (*SMALL, "--delete=success", "--spot")
     ran = cloud.run(write, *flags, workdir="--workdir=runs/x", HOSTS="1")
     assert ran.returncode == 0, ran.stderr
     assert (cloud.work / "runs/x/report.html").read_text() == "it"
     assert cloud.calls() == ["tpu-vm create", *RUN, "tpu-vm scp", "tpu-vm delete"]
-    assert "lost with the slice if that is taken away" in ran.stderr
+    assert "lost if the slice is preempted" in ran.stderr
 
 
 @pytest.mark.parametrize("delete", ["success", "always"])
-def test_what_could_not_be_fetched_is_not_deleted_without_being_told(
+def test_a_slice_is_kept_if_the_fetch_fails_unless_delete_is_always(
     cloud: Cloud, delete: str
 ) -> None:
     flags = (*SMALL, f"--delete={delete}")
-    ran = cloud.run("", *flags, workdir="--workdir=runs/x", HOSTS="1")  # it has written nothing
+    ran = cloud.run(
+        "", *flags, workdir="--workdir=runs/x", HOSTS="1"
+    )  # there is no workdir to fetch
     assert "--workdir=runs/x could not be fetched" in ran.stderr
     assert cloud.has_node == (delete == "success")
     assert (REMINDER in ran.stderr) == (delete == "success")
 
 
 @pytest.mark.parametrize("end", ["sys.exit(1)", "sys.exit(76)"])
-def test_always_is_always(cloud: Cloud, end: str) -> None:
+def test_delete_always(cloud: Cloud, end: str) -> None:
     cloud.run(end, "--delete=always")
     assert not cloud.has_node
 
@@ -303,7 +305,7 @@ def test_several_hosts_need_a_bucket(cloud: Cloud) -> None:
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: --workdir=runs/x: the hosts of v5litepod-16 share no disk")
     assert not (cloud.folder / "calls.jsonl").exists()
-    # Of this type one cannot know before.
+    # The number of hosts of this type is known only after the creation.
     ran = cloud.run("", "--accelerator_type=v9-8", workdir="--workdir=runs/x", HOSTS="2")
     assert ran.returncode == 1
     assert "error: --workdir=runs/x: the 2 hosts of n share no disk" in ran.stderr
@@ -314,7 +316,7 @@ def test_several_hosts_need_a_bucket(cloud: Cloud) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
 )
-def test_told_to_stop_the_hosts_save(cloud: Cloud, number: int, status: int) -> None:
+def test_signals_make_the_hosts_save(cloud: Cloud, number: int, status: int) -> None:
     save = (
         "def save(*_):\n"
         "    sys.stdout.write(f'saved {index}\\n'); sys.stdout.flush(); sys.exit(75)\n"
@@ -333,7 +335,7 @@ def test_told_to_stop_the_hosts_save(cloud: Cloud, number: int, status: int) -> 
     while not all((cloud.folder / f"host-{i}" / "ready").exists() for i in range(2)):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    if number == signal.SIGINT:  # a terminal sends it to all that it has started
+    if number == signal.SIGINT:  # a terminal sends it to the process group
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
@@ -341,12 +343,12 @@ def test_told_to_stop_the_hosts_save(cloud: Cloud, number: int, status: int) -> 
     assert process.returncode == status, errors
     assert sorted(line for line in output.splitlines() if "saved" in line) == ["saved 0", "saved 1"]
     assert REMINDER in errors
-    assert "the same command goes on from what was saved" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
 
 
-def test_a_process_of_an_earlier_connection_ends_first(cloud: Cloud) -> None:
-    """What gcloud does after a lost connection: the same command again, beside the first."""
+def test_a_repeated_command_waits_for_the_earlier_process(cloud: Cloud) -> None:
+    """After a lost connection gcloud runs the command again while the first still runs."""
     cloud.set_node("READY", hosts=1)
     note = (
         "with open('../notes', 'a') as file:\n"
@@ -373,7 +375,7 @@ def test_a_process_of_an_earlier_connection_ends_first(cloud: Cloud) -> None:
         (["--delete=maybe"], "error: flag --delete=maybe: value should be one of"),
     ],
 )
-def test_wrong_flags_end_in_one_line(flags: list[str], message: str) -> None:
+def test_wrong_flags_are_refused_in_one_line(flags: list[str], message: str) -> None:
     result = launch("tpu_pod", *FLAGS, *flags, "--", BUCKET)
     assert result.returncode == 1
     assert result.stderr.startswith(message)
@@ -384,10 +386,10 @@ def test_wrong_flags_end_in_one_line(flags: list[str], message: str) -> None:
 def test_a_workdir_that_could_not_be_fetched_is_refused(workdir: str) -> None:
     result = launch("tpu_pod", *FLAGS, *SMALL, "--dry_run", "--", f"--workdir={workdir}")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: --workdir={workdir}: it is fetched to the same place")
+    assert result.stderr.startswith(f"error: --workdir={workdir}: it is fetched to the same path")
 
 
-def test_the_word_of_a_host() -> None:
-    assert status_on_host("devnet_jax on t1v-n-0 ended with status 76\n") == 76
-    assert status_on_host("epoch 3 of devnet_jax on t1v-n-1 ended with status 0\n") == 0
-    assert status_on_host("epoch 3 ended with status 76\n") is None
+def test_parse_status() -> None:
+    assert parse_status("devnet_jax on t1v-n-0 ended with status 76\n") == 76
+    assert parse_status("epoch 3 of devnet_jax on t1v-n-1 ended with status 0\n") == 0
+    assert parse_status("epoch 3 ended with status 76\n") is None

@@ -1,8 +1,8 @@
-# Is the slice there?
+# Does the slice exist?
 gcloud compute tpus tpu-vm describe carpet --zone=europe-west4-b --project=vision --quiet --format=json
 # If not:
 gcloud compute tpus tpu-vm create carpet --zone=europe-west4-b --project=vision --quiet --accelerator-type=v5litepod-16 --version=v2-alpha --spot
-# The code:
+# Install the code:
 tar --create --gzip --file=/tmp/devnet_jax.tar.gz --exclude=__pycache__ --directory=/home/me/devnet_jax pyproject.toml README.md devnet_jax configs
 gcloud compute tpus tpu-vm scp /tmp/devnet_jax.tar.gz carpet:devnet_jax.tar.gz --zone=europe-west4-b --project=vision --quiet --worker=all
 gcloud compute tpus tpu-vm ssh carpet --zone=europe-west4-b --project=vision --quiet --worker=all '--command=mkdir -p devnet_jax || exit
@@ -12,7 +12,7 @@ cd devnet_jax || exit
 } || exit
 { gcloud storage cp --recursive gs://bucket/data .
 } || exit'
-# The run:
+# Run:
 gcloud compute tpus tpu-vm ssh carpet --zone=europe-west4-b --project=vision --quiet --worker=all '--command=cd devnet_jax || exit 1
 exec 9>.lock
 flock --wait 120 --conflict-exit-code 76 9 || exit
@@ -25,5 +25,5 @@ status=$?
 rm -f .pid
 echo "devnet_jax on $(hostname) ended with status $status"
 exit $status'
-# If it is to be deleted:
+# Delete the slice when it is no longer needed:
 gcloud compute tpus tpu-vm delete carpet --zone=europe-west4-b --project=vision --quiet
