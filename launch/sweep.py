@@ -1,12 +1,12 @@
-r"""Runs a grid of data sets × protocols × shots × methods × seeds, and makes the table of it.
+r"""Runs a grid of data sets × protocols × shots × methods × seeds, and writes a table of results.
 
     python launch/sweep.py --workdir=runs/sweep --data=~/data --datasets=brain_mri,elpv \
         --shots=1,10 --methods=devnet,flos --seeds=0,1,2
 
-Each run is one `python -m devnet_jax.main`, one a device at a time. The settings that they share
-are the paper's, but for what --config says (--config.dataset.image_size=224). The same command
-goes on where it was stopped or killed; --dry_run lists the runs. What is found goes to
-results.csv, table.md and table.html.
+Each run is one `python -m devnet_jax.main`, and each device runs one at a time. All runs use the
+paper's settings, except those set with --config (--config.dataset.image_size=224). After an
+interruption, the same command resumes the sweep. --dry_run lists the runs. The results are written
+to results.csv, table.md and table.html.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ from devnet_jax.errors import UserError
 from devnet_jax.runtime.host_devices import find_devices
 from devnet_jax.runtime.io import write_text
 from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.sweep.description import departures, describe_environment, describe_settings
+from devnet_jax.sweep.description import (
+    describe_departures,
+    describe_environment,
+    describe_settings,
+)
 from devnet_jax.sweep.grid import ALL, GENERAL, PUBLISHED, Axes, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
 from devnet_jax.sweep.published import published_known_classes
 from devnet_jax.sweep.results import read_result, write_results
-from devnet_jax.sweep.scheduler import Scheduler, wait_for_earlier
+from devnet_jax.sweep.scheduler import Scheduler, wait_for_running
 
 logger = logging.getLogger("devnet_jax.sweep")
 
@@ -47,57 +51,57 @@ DEFAULT_CONFIG = f"--config={config_module.__file__}"
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "File of the settings that all runs share; single ones are set by "
-    "--config.train.batch_size=16 and the like. By default the paper's.",
+    "File of the settings that all runs share; by default the paper's. Single settings are set "
+    "with flags such as --config.train.batch_size=16.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep: a folder for each run in it.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; each run has a folder in it.")
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "Folder that holds the raw folders, each called like its data set; leave it out where the data "
-    "sets are prepared already, or can be fetched.",
+    "Folder with the raw folder of each data set, named like the data set. Not needed if the data "
+    "sets are already prepared or can be downloaded.",
 )
 _DATASETS = flags.DEFINE_list(
-    "datasets", [], "Data sets; mvtec_ad:carpet is one category, mvtec_ad all of them."
+    "datasets", [], "Data sets; mvtec_ad:carpet is one category, mvtec_ad is all categories."
 )
 _KNOWN_CLASSES = flags.DEFINE_list(
     "known_classes",
     [GENERAL],
-    f"{GENERAL} is the general setting; a defect class, the hard setting with this class known; "
-    f"{ALL}, each class in turn; {PUBLISHED}, each of those that published means are over.",
+    f"{GENERAL}: the general setting; name of a defect class: the hard setting with this known "
+    f"class; {ALL}: every class; {PUBLISHED}: every class that published means are over.",
 )
 _CONTAMINATIONS = flags.DEFINE_list(
     "contaminations", ["0"], "Shares of unlabelled anomalies among the normal training images."
 )
 _SHOTS = flags.DEFINE_list("shots", ["10"], "Numbers of labelled anomalies.")
-_METHODS = flags.DEFINE_list("methods", ["devnet"], f"Some of {', '.join(METHODS)}.")
+_METHODS = flags.DEFINE_list("methods", ["devnet"], f"Methods, of {', '.join(METHODS)}.")
 _VARY = flags.DEFINE_multi_string(
     "vary",
     [],
-    "A further setting and its values: loss.margin=3,5,7. May be given again, for another.",
+    "Another setting and its values: loss.margin=3,5,7. Can be repeated for further settings.",
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 _JOBS_PER_DEVICE = flags.DEFINE_integer(
-    "jobs_per_device", 1, "Runs at a time on each device.", lower_bound=1
+    "jobs_per_device", 1, "Number of parallel runs per device.", lower_bound=1
 )
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "List the runs and their commands; run nothing.")
 
 
 def main() -> None:
-    """Runs what is not finished, then makes the table."""
+    """Runs all unfinished runs, then writes the tables."""
     if not _WORKDIR.value:
-        raise UserError("--workdir is missing: the folder of the sweep")
+        raise UserError("--workdir is missing: give the folder of the sweep")
     if not _DATASETS.value:
-        raise UserError("--datasets is missing: names such as brain_mri,mvtec_ad:carpet")
+        raise UserError("--datasets is missing: give names such as brain_mri,mvtec_ad:carpet")
     workdir = Workdir(_WORKDIR.value)
     if not workdir.is_local:
-        raise UserError(f"--workdir={workdir.path}: a sweep needs a local folder")
+        raise UserError(f"--workdir={workdir.path}: must be a local folder for a sweep")
     folder = Path(workdir.path)
     base = with_absolute_paths(Config.from_dict(_CONFIG.value))
     data = Path(_DATA.value).expanduser().absolute() if _DATA.value else None
     jobs = [
         dataclasses.replace(job, config=with_absolute_paths(job.config))
-        for job in make_grid(base, axes(), data)
+        for job in make_grid(base, parse_axes(), data)
     ]
     if _DRY_RUN.value:
         for job in jobs:
@@ -106,19 +110,19 @@ def main() -> None:
         return
     workdir.require_writable()
     with workdir.lock():
-        wait_for_earlier(jobs, folder)
-        to_do = [job for job in jobs if read_result(job, folder) is None]
+        wait_for_running(jobs, folder)
+        unfinished = [job for job in jobs if read_result(job, folder) is None]
         try:
-            failures = run(to_do, len(jobs), folder)
+            failures = run_jobs(unfinished, len(jobs), folder)
         finally:
-            report(jobs, base, folder)
+            write_tables(jobs, base, folder)
     if failures:
         name, reason = next(iter(failures.items()))
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed, first {name}: {reason}")
 
 
-def axes() -> Axes:
-    """What the flags say the runs differ in."""
+def parse_axes() -> Axes:
+    """Returns the axes of the grid from the flags."""
     variations: dict[str, list[Any]] = {}
     for text in _VARY.value:
         name, _, values = text.partition("=")
@@ -144,13 +148,22 @@ def _numbers(flag: str, kind: type, example: str) -> list[Any]:
         raise UserError(f"--{flag}={','.join(values)}: must be numbers such as {example}") from None
 
 
-def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
-    """Runs the jobs, shows how far they are, and returns the reasons of those that failed."""
+def run_jobs(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
+    """Runs jobs and shows the progress.
+
+    Args:
+      jobs: unfinished jobs.
+      total: number of all jobs, finished or not.
+      folder: folder of the sweep.
+
+    Returns:
+      The reason of each failed job, by its name.
+    """
     if not jobs:
         return {}
-    for number in (signal.SIGTERM, signal.SIGHUP):  # no run outlives a sweep that can help it
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop the runs, too
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+            signal.signal(number, _raise_interrupt)
     devices = find_devices(_JOBS_PER_DEVICE.value)
     failures: dict[str, str] = {}
     started = time.monotonic()
@@ -164,7 +177,7 @@ def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
     )
     with tqdm(total=total, initial=done, unit="run", desc="sweep", disable=None) as bar:
 
-        def finished(job: Job, failure: str | None) -> None:
+        def on_finish(job: Job, failure: str | None) -> None:
             nonlocal done
             done += 1
             if failure is not None:
@@ -172,24 +185,24 @@ def run(jobs: list[Job], total: int, folder: Path) -> dict[str, str]:
                 bar.write(f"{job.name}: {failure}", file=sys.stderr)
             bar.update()
             if bar.disable:
-                each = (time.monotonic() - started) / (done - total + len(jobs))
-                left = datetime.timedelta(seconds=round(each * (total - done)))
+                seconds_per_run = (time.monotonic() - started) / (done - total + len(jobs))
+                left = datetime.timedelta(seconds=round(seconds_per_run * (total - done)))
                 logger.info("%d of %d runs, about %s left: %s", done, total, left, job.name)
 
-        Scheduler(jobs, devices, folder).run(finished)
+        Scheduler(jobs, devices, folder).run(on_finish)
     return failures
 
 
-def report(jobs: list[Job], base: Config, folder: Path) -> None:
-    """Writes results.csv and the tables of all finished runs."""
-    # Matplotlib is imported only now, so that flags are checked at once.
+def write_tables(jobs: list[Job], base: Config, folder: Path) -> None:
+    """Writes results.csv, table.md and table.html from all finished runs."""
+    # Imported late: Matplotlib would delay the check of the flags.
     from devnet_jax.sweep.table import Context, to_html, to_markdown
 
     results = [result for job in jobs if (result := read_result(job, folder))]
     context = Context(
         title="Image-level anomaly detection",
         settings=describe_settings(base),
-        departures=departures(base),
+        departures=describe_departures(base),
         environment=describe_environment(results),
         command=shlex.join(["python", *(a for a in sys.argv if a != DEFAULT_CONFIG)]),
         categories={name: b.CATEGORIES for name, b in DATASETS.items() if b.CATEGORIES},
@@ -197,17 +210,17 @@ def report(jobs: list[Job], base: Config, folder: Path) -> None:
         seeds={job.config.seed for job in jobs},
     )
     write_results(results, folder / "results.csv")
-    for name, text in (("table.md", to_markdown), ("table.html", to_html)):
-        write_text(Workdir(folder).path / name, text(results, context))
+    for name, to_text in (("table.md", to_markdown), ("table.html", to_html)):
+        write_text(Workdir(folder).path / name, to_text(results, context))
     logger.info("%d results: %s", len(results), folder / "table.html")
 
 
-def _interrupt(*_: Any) -> NoReturn:
+def _raise_interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     if "config" not in flag_names(sys.argv):
-        # Not the flag's default: ml_collections would meet a misspelt setting before we do.
+        # Not the flag's default, with which ml_collections would report a misspelt setting itself.
         sys.argv.insert(1, DEFAULT_CONFIG)
     run_program(main)

@@ -1,1 +1,1 @@
-"""Many runs: a grid of jobs, run side by side, and the table that they make."""
+"""Sweeps: a grid of runs, executed in parallel, and tables of their results."""

@@ -1,5 +1,5 @@
-"""Results by row and column of a table: means over seeds, categories and known classes, and how
-they differ from what was published."""
+"""Rows of a results table: means over seeds, categories and known classes, and their differences
+from published values."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devnet_jax.errors import UserError
-from devnet_jax.sweep.published import Published, published_values
-from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.published import PublishedValue, published_values
+from devnet_jax.sweep.results import RunResult
 
-COMPARED = {"devnet": "DevNet", "flos": "FLOS"}  # our method and the published one
+COMPARED_METHODS = {"devnet": "DevNet", "flos": "FLOS"}  # our method: the published method
 
 
 class Column(NamedTuple):
-    """A method of ours with its variation."""
+    """A column of our results: a method and its variation."""
 
     method: str
     variation: str
 
 
-class Place(NamedTuple):
-    """What a row is about; category and known class are "" where it is a mean over them."""
+class RowKey(NamedTuple):
+    """Key of a row; the category or the known class is "" in the key of a mean over them."""
 
     dataset: str
     hard: bool
@@ -38,13 +38,13 @@ class Place(NamedTuple):
         return "/".join(filter(None, (self.dataset, self.category)))
 
     @property
-    def whole(self) -> Place:
-        """The mean that this place is a part of; itself if there is none."""
+    def mean_key(self) -> RowKey:
+        """Key of the mean that this row is a part of; the key itself if there is none."""
         return self._replace(known_class="") if self.hard else self._replace(category="")
 
 
 class Summary(NamedTuple):
-    """Mean and sample standard deviation over seeds; one seed has no deviation."""
+    """Mean and sample standard deviation over seeds; `std` is None for a single seed."""
 
     mean: float
     std: float | None
@@ -52,17 +52,20 @@ class Summary(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Ours minus the published mean.
+    """Our mean minus the published mean.
 
-    `beyond` says whether it is more than two standard errors, √(s²/n + s²/n) of ours and theirs;
-    False where either has no standard deviation.
+    Attributes:
+      value: difference of the means.
+      exceeds_two_errors: True if the absolute difference is more than two standard errors,
+        √(s₁²/n₁ + s₂²/n₂) with the standard deviations s and the numbers of runs n of both; False
+        if a standard deviation is missing.
     """
 
     value: float
-    beyond: bool
+    exceeds_two_errors: bool
 
 
-Runs = dict[Column, dict[int, Result]]  # the runs of a place, by column and seed
+Runs = dict[Column, dict[int, RunResult]]  # results of a row or of a part, by column and seed
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,18 @@ class Row:
     """A row of a table: one data set, category or known class, or the mean over several.
 
     Attributes:
-      place: what the row is about.
-      parts: what it is a mean over, by name; one part, named "", where it is no mean.
-      expected: names of all parts that there are; () where that is not known.
-      published: figures that it may be compared with; none for a mean over some parts only.
+      key: key of the row.
+      parts: results of each category or known class of a mean, by its name; for other rows one
+        entry with the name "".
+      expected: names of all categories or known classes; empty if unknown.
+      published: published values of this row; none for a mean over only some of the categories or
+        known classes.
     """
 
-    place: Place
+    key: RowKey
     parts: Mapping[str, Runs]
     expected: frozenset[str]
-    published: tuple[Published, ...]
+    published: tuple[PublishedValue, ...]
 
     @property
     def is_mean(self) -> bool:
@@ -87,11 +92,11 @@ class Row:
 
     @property
     def columns(self) -> set[Column]:
-        """The columns that have any result in this row."""
+        """Columns with at least one result in this row."""
         return {column for runs in self.parts.values() for column in runs}
 
     @property
-    def results(self) -> list[Result]:
+    def results(self) -> list[RunResult]:
         """All results of the row."""
         return [
             result
@@ -101,10 +106,10 @@ class Row:
         ]
 
     def summary(self, column: Column, metric: str = "image_auroc") -> Summary | None:
-        """The mean over the parts for each seed, then over the seeds; None if there are none.
+        """Averages over the parts for each seed, then over the seeds; None without results.
 
-        Only seeds that have all parts count, or the columns of a row would be means over
-        different parts.
+        Only seeds with results for all parts count: otherwise the columns of a row would be means
+        over different parts.
         """
         by_part = [runs.get(column, {}) for runs in self.parts.values()]
         seeds = sorted(set.intersection(*map(set, by_part)))
@@ -114,14 +119,14 @@ class Row:
         std = statistics.stdev(means) if len(means) > 1 else None
         return Summary(statistics.fmean(means), std, len(means))
 
-    def compared(self, method: str) -> Published | None:
-        """The published figure that a method of ours is compared with."""
-        wanted = COMPARED.get(method)
-        return next((value for value in self.published if value.method == wanted), None)
+    def compared_value(self, method: str) -> PublishedValue | None:
+        """Returns the published value that one of our methods is compared with."""
+        published_method = COMPARED_METHODS.get(method)
+        return next((value for value in self.published if value.method == published_method), None)
 
     def difference(self, column: Column) -> Difference | None:
-        """Ours minus the published mean; None where either is missing, or ours is a variation."""
-        ours, theirs = self.summary(column), self.compared(column.method)
+        """Returns our mean minus the published one; None if one is missing, or for a variation."""
+        ours, theirs = self.summary(column), self.compared_value(column.method)
         if ours is None or theirs is None or column.variation:
             return None
         value = ours.mean - theirs.mean
@@ -131,54 +136,52 @@ class Row:
         return Difference(value, abs(value) > 2 * error)
 
 
-def compare(
-    results: Iterable[Result],
+def make_rows(
+    results: Iterable[RunResult],
     *,
     categories: Mapping[str, Collection[str]],
     known_classes: Mapping[str, Collection[str]],
 ) -> list[Row]:
-    """The rows of a table, in their order, whatever the order of the results.
-
-    A mean over categories, or over known classes, comes after the rows that it is a mean of.
+    """Makes the sorted rows of a table; a mean comes after the rows that it averages.
 
     Args:
-      results: of runs, each once.
-      categories: all categories of a divided data set, by its name.
-      known_classes: all classes of the hard setting that a published mean is over, by data set or
-        "data set/category".
+      results: results of all runs, in any order.
+      categories: names of all categories of a data set, by the data set's name.
+      known_classes: all known classes that a published mean of the hard setting is over, by data
+        set or "data set/category".
 
     Raises:
-      UserError: two results are of one run.
+      UserError: if two results are of the same run.
     """
-    runs: dict[Place, Runs] = defaultdict(lambda: defaultdict(dict))
+    runs: dict[RowKey, Runs] = defaultdict(lambda: defaultdict(dict))
     for result in results:
-        place, column = _place(result), Column(result.method, result.variation)
-        twin = runs[place][column].setdefault(result.seed, result)
-        if twin is not result:
+        key, column = _row_key(result), Column(result.method, result.variation)
+        first = runs[key][column].setdefault(result.seed, result)
+        if first is not result:
             raise UserError(
-                f"'{twin.workdir}' and '{result.workdir}' are two results of one run ({place}, "
+                f"'{first.workdir}' and '{result.workdir}' are two results of one run ({key}, "
                 f"{' '.join(filter(None, column))}, seed {result.seed}): remove one"
             )
-    means: dict[Place, dict[str, Runs]] = defaultdict(dict)
-    for place, found in runs.items():
-        if place.whole != place:
-            means[place.whole][place.known_class if place.hard else place.category] = found
+    means: dict[RowKey, dict[str, Runs]] = defaultdict(dict)
+    for key, runs_of_key in runs.items():
+        if key.mean_key != key:
+            means[key.mean_key][key.known_class if key.hard else key.category] = runs_of_key
     rows = [
-        # A published figure of the hard setting is a mean over known classes.
-        Row(place, {"": found}, frozenset(), () if place.hard else _published(place))
-        for place, found in runs.items()
+        # Published values of the hard setting are means over known classes.
+        Row(key, {"": runs_of_key}, frozenset(), () if key.hard else _published_values(key))
+        for key, runs_of_key in runs.items()
     ]
-    for place, parts in means.items():
+    for key, parts in means.items():
         if len(parts) > 1:
-            expected = frozenset((known_classes if place.hard else categories).get(str(place), ()))
-            published = _published(place) if expected == parts.keys() else ()
-            rows.append(Row(place, parts, expected, published))
-    # "" sorts first, but the means come last.
-    return sorted(rows, key=lambda row: [(part == "", part) for part in row.place])
+            expected = frozenset((known_classes if key.hard else categories).get(str(key), ()))
+            published = _published_values(key) if expected == parts.keys() else ()
+            rows.append(Row(key, parts, expected, published))
+    # "" would sort first, but means come last.
+    return sorted(rows, key=lambda row: [(part == "", part) for part in row.key])
 
 
-def _place(result: Result) -> Place:
-    return Place(
+def _row_key(result: RunResult) -> RowKey:
+    return RowKey(
         dataset=result.dataset,
         hard=result.known_class != "",
         contamination=result.contamination,
@@ -188,12 +191,12 @@ def _place(result: Result) -> Place:
     )
 
 
-def _published(place: Place) -> tuple[Published, ...]:
-    if place.contamination:
+def _published_values(key: RowKey) -> tuple[PublishedValue, ...]:
+    if key.contamination:
         return ()
     return published_values(
-        place.dataset,
-        place.category,
-        setting="hard" if place.hard else "general",
-        n_anomaly=place.n_anomaly,
+        key.dataset,
+        key.category,
+        setting="hard" if key.hard else "general",
+        n_anomaly=key.n_anomaly,
     )

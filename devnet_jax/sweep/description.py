@@ -1,5 +1,4 @@
-"""A sweep's common settings in words, how they depart from the published protocol, and where and
-when the runs were made."""
+"""Describes a sweep in words: its settings, their differences from the paper's, the machines."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devnet_jax.config import Config, changed_settings
-from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.results import RunResult
 
 
 def describe_settings(config: Config) -> str:
-    """The network, the images and the length of the training, in a line."""
+    """Describes the network, the image size and the length of training in one line."""
     model, train = config.model, config.train
     weights = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         model.pretrained, Path(model.pretrained).name
@@ -24,13 +23,13 @@ def describe_settings(config: Config) -> str:
     )
 
 
-def departures(config: Config) -> str:
-    """Settings that are not the paper's: "train.batch_size 16 instead of 48"; "" if all are."""
+def describe_departures(config: Config) -> str:
+    """Lists the settings that differ from the paper's: "train.batch_size 16 instead of 48"."""
     paper = Config()
     changed = {
         name.removeprefix("config."): (new, old)
         for name, (old, new) in changed_settings(paper, config).items()
-        if name != "config.model.pretrained"  # the same weights may lie anywhere
+        if name != "config.model.pretrained"  # a path, which says nothing about the weights
     }
     if config.train.epochs != paper.train.epochs:
         changed["train.epochs"] = (config.train.epochs, paper.train.epochs)
@@ -39,9 +38,11 @@ def departures(config: Config) -> str:
     return ", ".join(f"{name} {new} instead of {old}" for name, (new, old) in changed.items())
 
 
-def describe_environment(results: Sequence[Result]) -> str:
-    """When the runs were started, on which devices and with which software."""
+def describe_environment(results: Sequence[RunResult]) -> str:
+    """Describes when the runs were started, on which devices and with which software."""
     dates = sorted({result.started for result in results} - {""})
-    places = sorted({f"{result.device}, {result.software}" for result in results if result.device})
-    when = dates[:1] + (["to", dates[-1]] if len(dates) > 1 else [])
-    return "; ".join(filter(None, [" ".join(when), *places]))
+    machines = sorted(
+        {f"{result.device}, {result.software}" for result in results if result.device}
+    )
+    period = dates[:1] + (["to", dates[-1]] if len(dates) > 1 else [])
+    return "; ".join(filter(None, [" ".join(period), *machines]))

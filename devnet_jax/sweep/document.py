@@ -1,4 +1,4 @@
-"""What a page of results says, as plain text: tables, a legend, where the figures are from."""
+"""Contents of a results document as plain text: tables, curves, legend and sources."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from functools import partial
 from devnet_jax.sweep.cells import (
     INCOMPLETE,
     Cell,
-    column_key,
     count_cell,
     difference_cell,
-    figure_cell,
-    mean_std,
+    format_mean_std,
+    format_range,
     name_cell,
+    published_cell,
+    published_column,
     setting_cell,
-    span,
     summary_cell,
 )
-from devnet_jax.sweep.comparison import COMPARED, Column, Row, compare
+from devnet_jax.sweep.comparison import COMPARED_METHODS, Column, Row, make_rows
 from devnet_jax.sweep.methods import METHODS
-from devnet_jax.sweep.published import Published, Source
-from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.published import PublishedValue, Source
+from devnet_jax.sweep.results import RunResult
 from devnet_jax.sweep.shots_chart import Points
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a page says that the results do not.
+    """Information about a sweep that is not in its results.
 
     Attributes:
-      settings: of our runs, as "ResNet-18, 224×224, batch 16, 10 epochs × 20 steps".
-      departures: how these depart from the published protocol, as "smaller images, fewer steps";
-        "" if they do not. The page warns of it.
-      environment: machine, date and versions.
-      command: that made the results.
-      title: of the page.
-      categories: all categories of a divided data set, by its name: a mean is compared with the
-        published one only where it is over all of them.
-      known_classes: all classes of the hard setting that the published mean is over, by data set
-        or "data set/category", likewise.
-      seeds: that were asked for; by default, those of any result.
+      settings: settings of our runs, such as "ResNet-18, 224×224, batch 16, 10 epochs × 20 steps".
+      departures: differences of our settings from the published protocol, such as "smaller images,
+        fewer steps"; "" if there are none. They are shown as a warning.
+      environment: date, machine and software versions.
+      command: command that made the results.
+      title: title of the document.
+      categories: names of all categories of a data set, by the data set's name. Only a mean over
+        all of them is compared with the published mean.
+      known_classes: all known classes that a published mean of the hard setting is over, by data
+        set or "data set/category". Only a mean over all of them is compared.
+      seeds: seeds of the sweep; by default those of the results.
     """
 
     settings: str
@@ -58,12 +58,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """A table as text.
 
     Attributes:
-      caption: what it shows.
-      groups: heading and column titles of each group of columns; the first one's label the rows.
-      rows: the cells of each row, and whether it is a mean over other rows.
+      caption: title of the table.
+      groups: heading and column titles of each group of columns; the columns of the first group
+        label the rows.
+      rows: cells of each row, and True if the row is a mean over other rows.
     """
 
     caption: str
@@ -77,18 +78,24 @@ class Table:
 
 @dataclass(frozen=True)
 class Curves:
-    """Image AUROC over labelled anomalies for one data set and setting: ours and published."""
+    """Our and published image AUROC over the number of labelled anomalies, for one data set.
+
+    Attributes:
+      name: data set and setting.
+      ours: points of our curves, by their labels.
+      published: points of the published methods, by their labels.
+    """
 
     name: str
     ours: Mapping[str, Points]
     published: Mapping[str, Points]
 
     def table(self) -> Table:
-        """A row for each curve, a column for each number of labelled anomalies."""
+        """Returns a table with a row for each curve and a column for each number of anomalies."""
         curves = {**self.ours, **self.published}
         shots = sorted({n for points in curves.values() for n in points})
         rows = [
-            [Cell(name), *(Cell(mean_std(*points[n]) if n in points else "") for n in shots)]
+            [Cell(name), *(Cell(format_mean_std(*points[n]) if n in points else "") for n in shots)]
             for name, points in curves.items()
         ]
         return Table(
@@ -98,52 +105,68 @@ class Curves:
         )
 
 
-class Page:
-    """What both formats say.
+class Document:
+    """Contents of the Markdown and the HTML document.
 
     Attributes:
-      context: as given.
-      rows: of the tables.
-      columns: of ours.
-      published: one figure of each published column, those that ours are compared with first.
-      compared: these alone.
+      context: information about the sweep.
+      rows: rows of the tables.
+      columns: columns of our results.
+      published: one value of each published column; the compared columns come first.
+      compared: one value of each published column that ours are compared with.
     """
 
-    def __init__(self, results: Iterable[Result], context: Context) -> None:
-        """Raises `UserError` if two results are of one run."""
+    def __init__(self, results: Iterable[RunResult], context: Context) -> None:
+        """Collects the contents.
+
+        Args:
+          results: results of all finished runs.
+          context: information about the sweep.
+
+        Raises:
+          UserError: if two results are of the same run.
+        """
         self.context = context
         self._results = list(results)
-        self.rows = compare(
+        self.rows = make_rows(
             self._results, categories=context.categories, known_classes=context.known_classes
         )
         self.columns = sorted({c for row in self.rows for c in row.columns}, key=_column_order)
         self._n_seeds = len(set(context.seeds) or {result.seed for result in self._results})
-        used = {column_key(v) for row in self.rows for v in map(row.compared, COMPARED) if v}
-        published = {column_key(v): v for row in self.rows for v in row.published}
+        compared = {
+            published_column(value)
+            for row in self.rows
+            for value in map(row.compared_value, COMPARED_METHODS)
+            if value
+        }
+        published = {published_column(value): value for row in self.rows for value in row.published}
         self.published = [
             published[key]
-            for key in sorted(published, key=lambda k: (k not in used, _rank(k[1], _COMPARED_WITH)))
+            for key in sorted(
+                published,
+                key=lambda key: (key not in compared, _sort_rank(key[1], _PUBLISHED_METHODS)),
+            )
         ]
-        self.compared = [value for value in self.published if column_key(value) in used]
+        self.compared = [value for value in self.published if published_column(value) in compared]
 
     @property
-    def ours(self) -> str:
-        """Our settings, and how much was run."""
+    def our_settings(self) -> str:
+        """Settings, number and length of our runs."""
         if not self._results:
             return f"{self.context.settings} (no runs yet)"
         runs = "1 run" if len(self._results) == 1 else f"{len(self._results)} runs"
-        steps = span(result.steps for result in self._results)
+        steps = format_range(result.steps for result in self._results)
         return f"{self.context.settings} ({runs} of {steps} training steps)"
 
     @property
     def sources(self) -> dict[Source, list[str]]:
-        """What is to be known of each source's figures, their protocol above all; in lines."""
+        """Notes on the values of each source, such as their protocol."""
         methods: dict[Source, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for value in self.published:
             methods[value.source][f"{value.origin}, {value.protocol}"].append(value.method)
         return {
             source: [
-                f"means over {source.runs} runs, ± standard deviation where it was published",
+                f"means over {source.runs} runs, ± standard deviation if published",
                 *(f"{', '.join(names)}: {how}" for how, names in by_protocol.items()),
             ]
             for source, by_protocol in methods.items()
@@ -151,7 +174,7 @@ class Page:
 
     @property
     def warning(self) -> str:
-        """That ours are not comparable as they stand; "" if they are."""
+        """Warning that our settings differ from the published protocol; "" if they do not."""
         if not (self.context.departures and self.compared):
             return ""
         return (
@@ -160,109 +183,124 @@ class Page:
         )
 
     @property
-    def main(self) -> Table:
-        """Image AUROC: ours, the differences, and all published columns."""
-        return self._main(self.published)
+    def auroc_table(self) -> Table:
+        """Image AUROC: our results, the differences, and all published columns."""
+        return self._make_auroc_table(self.published)
 
     @property
-    def main_compared(self) -> Table:
-        """The same with only those published columns that ours are compared with."""
-        return self._main(self.compared)
+    def auroc_table_compared(self) -> Table:
+        """Image AUROC, with only those published columns that ours are compared with."""
+        return self._make_auroc_table(self.compared)
 
     @property
-    def others(self) -> Table:
-        """The published columns that ours are not compared with."""
-        others = {column_key(v): v for v in self.published if v not in self.compared}
-        rows = [row for row in self.rows if any(column_key(v) in others for v in row.published)]
-        return _table(
+    def other_published_table(self) -> Table:
+        """Image AUROC of the published columns that ours are not compared with."""
+        others = {
+            published_column(value): value for value in self.published if value not in self.compared
+        }
+        rows = [
+            row
+            for row in self.rows
+            if any(published_column(value) in others for value in row.published)
+        ]
+        return _make_table(
             "Other published values of image AUROC", rows, _published_groups(others.values())
         )
 
     @property
-    def details(self) -> Table:
-        """Average precision, and how many images tested."""
+    def details_table(self) -> Table:
+        """Average precision and numbers of test images."""
         counts = {"normal": "n_test_normal", "anomalous": "n_test_anomaly"}
         if any(result.n_test_duplicates for result in self._results):
             counts["also in training"] = "n_test_duplicates"
-        return _table(
+        return _make_table(
             "Average precision and test images",
             self.rows,
             {
-                "Average precision": self._ours("image_ap"),
+                "Average precision": self._summary_columns("image_ap"),
                 "Test images": {title: partial(count_cell, key) for title, key in counts.items()},
             },
         )
 
     @property
     def curves(self) -> list[Curves]:
-        """Of data sets and settings with three shots or more, of a mean rather than its parts."""
-        means = {row.place for row in self.rows if row.is_mean}
+        """Curves of the data sets with three numbers of labelled anomalies or more.
+
+        If there is a mean over categories or known classes, only the mean has curves.
+        """
+        mean_keys = {row.key for row in self.rows if row.is_mean}
         groups: dict[tuple[Cell, Cell, frozenset[str]], list[Row]] = defaultdict(list)
         for row in self.rows:
             groups[name_cell(row), setting_cell(row), frozenset(row.parts)].append(row)
         curves = [
-            _curves(f"{name}, {setting}", rows, self.columns)
+            _make_curves(f"{name}, {setting}", rows, self.columns)
             for (name, setting, _), rows in groups.items()
-            if not all(row.place.whole in means - {row.place} for row in rows)
+            if not all(row.key.mean_key in mean_keys - {row.key} for row in rows)
         ]
         return [c for c in curves if len({n for points in c.ours.values() for n in points}) >= 3]
 
     @property
     def legend(self) -> list[str]:
-        """How the main table is read; of what it has."""
-        ours = self._main([])
+        """Explanations of the AUROC table; only those that its cells need."""
+        ours = self._make_auroc_table([])
         cells = [cell for row, _ in ours.rows for cell in row[ours.n_labels :]]
-        places = [row.place for row in self.rows]
+        keys = [row.key for row in self.rows]
         lines = {
-            "Ours: mean ± sample standard deviation over the seeds; without ±, one seed. A mean "
-            "over categories or known classes is taken for each seed first.": bool(cells),
-            "2 of 3 seeds, for example: the third lacks a result that the row needs; incomplete: "
-            "all do.": any(cell.note or cell.text == INCOMPLETE for cell in cells),
-            "Bold: the best of ours in a row.": any(cell.mark == "best" for cell in cells),
-            "▼ lower, ▲ higher than published by more than two standard errors of the difference, "
-            "√(s₁²/n₁ + s₂²/n₂), s being the standard deviation over n runs of ours and of theirs. "
-            "Unmarked: within, or not known, as with one seed. With few runs, a rough guide.": bool(
-                self.compared
+            "Ours: mean ± sample standard deviation over the seeds; a value without ± is of one "
+            "seed. A mean over categories or known classes is computed for each seed first.": bool(
+                cells
             ),
-            "Hard: all labelled anomalies are of the known class, the others test; published are "
-            "means over known classes.": any(place.hard for place in places),
-            "Contamination: share of unlabelled anomalies among the normal training images; the "
-            "published values are without.": any(place.contamination for place in places),
-            "A mean is compared with the published one only where it is over the same categories "
-            "or known classes.": any(row.is_mean and not row.published for row in self.rows),
+            "2 of 3 seeds: a result is missing for the third seed. Incomplete: results are missing "
+            "for every seed.": any(cell.note or cell.text == INCOMPLETE for cell in cells),
+            "Bold: the best of our results in a row.": any(cell.mark == "best" for cell in cells),
+            "▼ lower, ▲ higher than published by more than two standard errors of the difference, "
+            "√(s₁²/n₁ + s₂²/n₂), where s is the standard deviation over n runs (1: ours, 2: "
+            "published). Unmarked: within two standard errors, or unknown, as with one seed. With "
+            "few runs this is a rough guide.": bool(self.compared),
+            "Hard: all labelled anomalies are of the known class, and the test set has the other "
+            "classes only. Published values are means over known classes.": any(
+                key.hard for key in keys
+            ),
+            "Contamination: share of unlabelled anomalies among the normal training images. "
+            "Published values are without contamination.": any(key.contamination for key in keys),
+            "A mean is compared with a published one only if it is over the same categories or "
+            "known classes.": any(row.is_mean and not row.published for row in self.rows),
         }
         return [line for line, applies in lines.items() if applies]
 
-    def _main(self, published: Iterable[Published]) -> Table:
+    def _make_auroc_table(self, published: Iterable[PublishedValue]) -> Table:
         differences = {
-            _title(column): partial(difference_cell, column)
+            _column_title(column): partial(difference_cell, column)
             for column in self.columns
-            if column.method in COMPARED
+            if column.method in COMPARED_METHODS
         }
-        return _table(
+        return _make_table(
             "Image AUROC",
             self.rows,
             {
-                "Ours": self._ours("image_auroc"),
+                "Ours": self._summary_columns("image_auroc"),
                 "Ours − published": differences,
                 **_published_groups(published),
             },
         )
 
-    def _ours(self, metric: str) -> _Columns:
-        return {_title(c): partial(summary_cell, c, metric, self._n_seeds) for c in self.columns}
+    def _summary_columns(self, metric: str) -> _Columns:
+        return {
+            _column_title(column): partial(summary_cell, column, metric, self._n_seeds)
+            for column in self.columns
+        }
 
 
-_Columns = Mapping[str, Callable[[Row], Cell]]  # the cell of a row, by the column's title
-_COMPARED_WITH = tuple(COMPARED.values())
+_Columns = Mapping[str, Callable[[Row], Cell]]  # functions that make the cell of a row, by title
+_PUBLISHED_METHODS = tuple(COMPARED_METHODS.values())
 
 
-def _table(caption: str, rows: Sequence[Row], groups: Mapping[str, _Columns]) -> Table:
-    """A table with labelled rows; columns that would be empty are left out."""
+def _make_table(caption: str, rows: Sequence[Row], groups: Mapping[str, _Columns]) -> Table:
+    """Makes a table with labelled rows and without empty columns."""
     labels: _Columns = {
         "Data set": name_cell,
         "Setting": setting_cell,
-        "Shots": lambda row: Cell(str(row.place.n_anomaly)),
+        "Shots": lambda row: Cell(str(row.key.n_anomaly)),
     }
     headings = []
     columns: list[list[Cell]] = []
@@ -276,31 +314,31 @@ def _table(caption: str, rows: Sequence[Row], groups: Mapping[str, _Columns]) ->
     return Table(caption, headings, [(c, r.is_mean) for c, r in zip(body, rows, strict=True)])
 
 
-def _published_groups(published: Iterable[Published]) -> dict[str, _Columns]:
+def _published_groups(published: Iterable[PublishedValue]) -> dict[str, _Columns]:
     groups: dict[str, dict[str, Callable[[Row], Cell]]] = defaultdict(dict)
     for value in published:
         groups[f"Published, {value.source.name}"][value.method] = partial(
-            figure_cell, column_key(value)
+            published_cell, published_column(value)
         )
     return {**groups}
 
 
-def _curves(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> Curves:
+def _make_curves(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> Curves:
     ours = {
-        _title(column): {
-            row.place.n_anomaly: (summary.mean, summary.std)
+        _column_title(column): {
+            row.key.n_anomaly: (summary.mean, summary.std)
             for row in rows
             if (summary := row.summary(column))
         }
         for column in columns
     }
     published = {
-        f"{COMPARED[method]}, published": {
-            row.place.n_anomaly: (value.mean, value.std)
+        f"{published_method}, published": {
+            row.key.n_anomaly: (value.mean, value.std)
             for row in rows
-            if (value := row.compared(method))
+            if (value := row.compared_value(method))
         }
-        for method in COMPARED
+        for method, published_method in COMPARED_METHODS.items()
     }
     return Curves(
         name,
@@ -309,16 +347,17 @@ def _curves(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> Curves
     )
 
 
-def _title(column: Column) -> str:
+def _column_title(column: Column) -> str:
     return " ".join(filter(None, column))
 
 
 def _column_order(column: Column) -> tuple[int, str, list[str | float]]:
-    """Methods in their order, then variations; 10 comes after 3."""
+    """Sort key: methods in the order of `METHODS`, then variations, with 10 after 3."""
     parts = re.split(r"(\d+(?:\.\d+)?)", column.variation)
     natural = [float(part) if i % 2 else part for i, part in enumerate(parts)]
-    return _rank(column.method, tuple(METHODS)), column.method, natural
+    return _sort_rank(column.method, tuple(METHODS)), column.method, natural
 
 
-def _rank(name: str, leading: Sequence[str]) -> int:
-    return leading.index(name) if name in leading else len(leading)
+def _sort_rank(name: str, first: Sequence[str]) -> int:
+    """Returns the position of a name in `first`, which all other names follow."""
+    return first.index(name) if name in first else len(first)

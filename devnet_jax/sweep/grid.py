@@ -1,4 +1,4 @@
-"""A grid of runs: data sets × protocols × shots × methods × seeds, each as one command."""
+"""The grid of a sweep: a job for each combination of data set, protocol, shots, method and seed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from devnet_jax import config as config_module
 from devnet_jax.config import Config, DatasetConfig, get_setting, setting_names, with_settings
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.builder import GOOD
-from devnet_jax.data.source import is_at_hand, open_source
+from devnet_jax.data.source import is_available, open_source
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.sweep.methods import METHODS
 from devnet_jax.sweep.published import published_known_classes
 
-GENERAL, ALL, PUBLISHED = "none", "all", "published"  # what stands for known classes
+GENERAL, ALL, PUBLISHED = "none", "all", "published"  # special values of --known_classes
 
-# Settings that the grid's axes set, by the flag that says how.
-AXES = {
+# The flag of each setting that the axes of the grid set.
+AXIS_FLAGS = {
     "seed": "seeds",
     "dataset.name": "datasets",
     "dataset.category": "datasets",
@@ -38,9 +38,9 @@ class Job:
     """One run of the grid.
 
     Attributes:
-      config: its settings.
-      method: a key of `METHODS`.
-      variation: the varied settings and their values, by dotted name.
+      config: settings of the run.
+      method: key of `METHODS`.
+      variation: dotted names and values of the settings that --vary varies.
     """
 
     config: Config
@@ -49,12 +49,12 @@ class Job:
 
     @property
     def variation_name(self) -> str:
-        """The varied settings in words: "loss.margin=3.0 loss.prior_std=2.0"."""
+        """Varied settings as text: "loss.margin=3.0 loss.prior_std=2.0"."""
         return " ".join(f"{name}={value}" for name, value in self.variation)
 
     @property
     def name(self) -> str:
-        """Its folder in the sweep's: unique in any grid over the same base settings."""
+        """Folder of the job, relative to the sweep's; unique for given base settings."""
         dataset = self.config.dataset
         protocol = f"hard-{dataset.known_class}" if dataset.known_class else "general"
         if dataset.contamination:
@@ -70,19 +70,20 @@ class Job:
         return "/".join(urllib.parse.quote(part, safe="=+") for part in parts)
 
     def command(self, workdir: Path) -> list[str]:
-        """The command that runs it: `devnet_jax.main` with every setting that is not a default."""
+        """Returns the command of the job: `devnet_jax.main` with all non-default settings."""
         return [
             sys.executable,
             "-m",
             "devnet_jax.main",
             f"--config={config_module.__file__}",
-            *(f"--config.{name}={value}" for name, value in _other_than_default(self.config)),
+            *(f"--config.{name}={value}" for name, value in _non_default_settings(self.config)),
             f"--workdir={workdir}",
         ]
 
     @property
-    def shape(self) -> Config:
-        """Equal for jobs that share what JAX compiles: of one data set, whoever of it trains."""
+    def compile_key(self) -> Config:
+        """Equal for jobs that compile the same functions: those that differ only in the seed and
+        in the choice of training images."""
         dataset = dataclasses.replace(
             self.config.dataset, n_anomaly=1, known_class=None, contamination=0.0
         )
@@ -91,18 +92,17 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """What a grid varies.
+    """The axes of a grid.
 
     Attributes:
-      datasets: names, "mvtec_ad:carpet" for one category; a name alone stands for all of its
-        categories.
-      known_classes: of the hard setting; `GENERAL` is the general one, `ALL` each class in turn,
-        `PUBLISHED` those of them that published means are over.
-      contaminations: shares of unlabelled anomalies.
+      datasets: names of data sets; "mvtec_ad:carpet" is one category, "mvtec_ad" all categories.
+      known_classes: known classes of the hard setting; `GENERAL` is the general setting, `ALL` is
+        every defect class, `PUBLISHED` is every class that published means are over.
+      contaminations: shares of unlabelled anomalies among the normal training images.
       shots: numbers of labelled anomalies.
       methods: keys of `METHODS`.
-      variations: other settings by dotted name, with the values that each takes.
-      seeds: of the runs.
+      variations: values of other settings, by their dotted names.
+      seeds: seeds of the runs.
     """
 
     datasets: Sequence[str]
@@ -115,37 +115,40 @@ class Axes:
 
 
 def make_grid(base: Config, axes: Axes, data: Path | None = None) -> list[Job]:
-    """All combinations, seeds outermost, so that a table is complete before it is sharp.
+    """Makes a job for each combination, ordered by seed: all rows of the table get a first result
+    before any gets a second.
 
-    A data set is read where its defect classes are asked for and not published.
+    A data set is read only if all its defect classes are requested and are not published.
 
     Args:
-      base: what the jobs have in common.
-      axes: what they differ in.
-      data: the folder of the raw folders, each called like its data set; `None` where the data
-        sets are prepared already or fetched.
+      base: settings that all jobs share.
+      axes: axes of the grid.
+      data: folder with the raw folder of each data set, named like the data set; `None` if the data
+        sets are already prepared or can be downloaded.
 
     Raises:
-      UserError: an unknown data set, category, method or setting, a value it cannot have, a
-        setting that is given twice, or no jobs.
+      UserError: for an unknown data set, category, method or setting; an invalid value; a setting
+        that is given twice; or an empty grid.
     """
     _check_axes(base, axes)
-    places = [place for name in axes.datasets for place in _places(name, base, data)]
-    settings = [
-        (place, known_class)
-        for place in places
-        for asked in axes.known_classes
-        for known_class in _known_classes(asked, place)
+    dataset_settings = [
+        settings for name in axes.datasets for settings in _expand_dataset(name, base, data)
     ]
-    varied = [
+    protocols = [
+        (settings, known_class)
+        for settings in dataset_settings
+        for value in axes.known_classes
+        for known_class in _expand_known_class(value, settings)
+    ]
+    variations = [
         tuple(zip(axes.variations, values, strict=True))
         for values in itertools.product(*axes.variations.values())
     ]
     jobs: dict[str, Job] = {}
-    for seed, setting, contamination, n_anomaly, method, variation in itertools.product(
-        axes.seeds, settings, axes.contaminations, axes.shots, axes.methods, varied
+    for seed, protocol, contamination, n_anomaly, method, variation in itertools.product(
+        axes.seeds, protocols, axes.contaminations, axes.shots, axes.methods, variations
     ):
-        place, known_class = setting
+        settings, known_class = protocol
         changes = {
             "seed": seed,
             "dataset.known_class": known_class,
@@ -154,10 +157,12 @@ def make_grid(base: Config, axes: Axes, data: Path | None = None) -> list[Job]:
             **METHODS[method],
             **dict(variation),
         }
-        job = Job(with_settings(place, changes), method, variation)
+        job = Job(with_settings(settings, changes), method, variation)
         jobs.setdefault(job.name, job)
     if not jobs:
-        raise UserError("no runs: the data sets have no such defect classes, or a list is empty")
+        raise UserError(
+            "no runs: the data sets have no such defect classes, or a flag is an empty list"
+        )
     return list(jobs.values())
 
 
@@ -165,20 +170,20 @@ def _check_axes(base: Config, axes: Axes) -> None:
     for method in axes.methods:
         if method not in METHODS:
             raise UserError(f"--methods={method}: no such method; {nearest(method, METHODS)}")
-    for name, flag in AXES.items():
+    for name, flag in AXIS_FLAGS.items():
         if get_setting(base, name) != get_setting(Config(), name):
-            raise UserError(f"config.{name} is what the runs differ in: give it as --{flag}")
+            raise UserError(f"config.{name}: set it with --{flag} in a sweep")
         if name in axes.variations:
-            raise UserError(f"--vary={name}: give it as --{flag}")
+            raise UserError(f"--vary={name}: set it with --{flag}")
     for name in axes.variations:
         get_setting(base, name)
         for method in axes.methods:
             if name in METHODS[method]:
-                raise UserError(f"--vary={name}: is set by --methods={method}; leave one out")
+                raise UserError(f"--vary={name}: --methods={method} sets it, too; remove one")
 
 
-def _places(name: str, base: Config, data: Path | None) -> Iterator[Config]:
-    """The base settings for each category that a data set's name stands for."""
+def _expand_dataset(name: str, base: Config, data: Path | None) -> Iterator[Config]:
+    """Yields the settings of a value of --datasets, for each of its categories."""
     name, _, category = name.partition(":")
     if name not in DATASETS:
         raise UserError(f"--datasets={name}: no such data set; {nearest(name, DATASETS)}")
@@ -186,39 +191,39 @@ def _places(name: str, base: Config, data: Path | None) -> Iterator[Config]:
     if category and category not in builder.CATEGORIES:
         hint = nearest(category, builder.CATEGORIES) if builder.CATEGORIES else "it has none"
         raise UserError(f"--datasets={name}:{category}: no such category of {name}; {hint}")
-    for one in [category] if category else builder.CATEGORIES or [None]:
-        settings: dict[str, Any] = {"dataset.name": name, "dataset.category": one}
+    for one_category in [category] if category else builder.CATEGORIES or [None]:
+        changes: dict[str, Any] = {"dataset.name": name, "dataset.category": one_category}
         if data is not None and (data / name).is_dir():
-            settings["dataset.manual_dir"] = str(data / name)
-        place = with_settings(base, settings)
-        dataset = place.dataset
-        if dataset.manual_dir is None and not is_at_hand(name, one, dataset.data_dir):
-            where = f"not in --data={data}" if data else "no --data is given"
+            changes["dataset.manual_dir"] = str(data / name)
+        settings = with_settings(base, changes)
+        dataset = settings.dataset
+        if dataset.manual_dir is None and not is_available(name, one_category, dataset.data_dir):
+            where = f"it is not in --data={data}" if data else "--data is not given"
             raise UserError(
-                f"--datasets={name}: it is not prepared yet, and {where}: expected a folder"
+                f"--datasets={name}: the data set is not prepared, and {where}: expected a folder"
                 f" '{name}' with {builder.LAYOUT}"
             )
-        yield place
+        yield settings
 
 
-def _known_classes(asked: str, place: Config) -> Iterator[str | None]:
-    """The known classes that a value of --known_classes stands for."""
-    dataset = place.dataset
-    if asked == GENERAL:
+def _expand_known_class(value: str, settings: Config) -> Iterator[str | None]:
+    """Yields the known classes of a value of --known_classes; `None` is the general setting."""
+    dataset = settings.dataset
+    if value == GENERAL:
         yield None
-    elif asked == PUBLISHED:
+    elif value == PUBLISHED:
         row = "/".join(filter(None, (dataset.name, dataset.category)))
         yield from published_known_classes().get(row, ())
-    elif asked == ALL:
+    elif value == ALL:
         classes = defect_classes(dataset)
-        if len(classes) > 1:  # of one alone, none would be left for the test
+        if len(classes) > 1:  # the known class leaves the test set, which must keep another one
             yield from classes
     else:
-        yield asked
+        yield value
 
 
 def defect_classes(dataset: DatasetConfig) -> list[str]:
-    """The defect classes of a data set, sorted; it is read if they are not published."""
+    """Returns the sorted defect classes of a data set; reads it if they are not published."""
     published = DATASETS[dataset.name].PUBLISHED_COUNTS.get(dataset.category, {})
     classes = set(published) - {GOOD}
     if not classes:
@@ -232,7 +237,7 @@ def defect_classes(dataset: DatasetConfig) -> list[str]:
     return sorted(classes)
 
 
-def _other_than_default(config: Config) -> Iterator[tuple[str, Any]]:
+def _non_default_settings(config: Config) -> Iterator[tuple[str, Any]]:
     for name in setting_names():
         value = get_setting(config, name)
         if value != get_setting(Config(), name):

@@ -1,4 +1,4 @@
-"""The paper's method, its baselines and ablations, as settings over the same network and data."""
+"""The settings of the paper's method, its baselines and ablations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "devnet": {"loss.name": "deviation"},
-    "flos": {"loss.name": "focal"},  # few-shot learning of scores by the focal loss
+    "flos": {"loss.name": "focal"},  # few-shot scores learnt with the focal loss
     "bce": {"loss.name": "bce"},
-    "no_mil": {"loss.name": "deviation", "model.topk": 0.0},  # the mean of all positions
+    "no_mil": {"loss.name": "deviation", "model.topk": 0.0},  # mean over all positions
     "one_scale": {"loss.name": "deviation", "model.n_scales": 1},
 }

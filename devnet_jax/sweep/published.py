@@ -1,4 +1,4 @@
-"""Published results to compare with: the figures are in published_results.json, with sources."""
+"""Published results, read from published_results.json."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Setting = Literal["general", "hard", "unsupervised"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures were published.
+    """A publication with results.
 
     Attributes:
-      name: short, for headings.
-      citation: authors, title, place, tables.
-      url: of the publication.
-      runs: how many runs a mean and its standard deviation are over.
+      name: short name for headings.
+      citation: authors, title, venue and tables.
+      url: address of the publication.
+      runs: number of runs that means and standard deviations are over.
     """
 
     name: str
@@ -29,16 +29,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Published:
-    """One published figure.
+class PublishedValue:
+    """One published result.
 
     Attributes:
-      method: as the source calls it, such as DevNet or FLOS.
-      mean: over the source's runs.
-      std: over the source's runs; None where it was not published.
-      origin: how the source came by it: its own method, a re-run, taken over from elsewhere.
-      protocol: image size, batch and steps that it was measured with.
-      source: where it was published.
+      method: name of the method in the publication, such as DevNet or FLOS.
+      mean: mean over the publication's runs.
+      std: standard deviation over these runs; None if not published.
+      origin: where the publication has the value from: its own method, a re-run, or another source.
+      protocol: image size, batch size and number of steps of the runs.
+      source: publication.
     """
 
     method: str
@@ -56,50 +56,50 @@ def published_values(
     setting: Setting,
     n_anomaly: int,
     metric: str = "image_auroc",
-) -> tuple[Published, ...]:
-    """All figures published for one row of a table, in the order of the file; () if there are none.
+) -> tuple[PublishedValue, ...]:
+    """Returns all values published for one row of a table, in the order of the file.
 
     Args:
-      dataset: its name, such as mvtec_ad.
-      category: of a data set that is divided; "" is the mean over all categories, or the whole of
-        an undivided data set.
-      setting: in the hard one the figures are means over the known classes; the unsupervised one
-        has 0 labelled anomalies.
-      n_anomaly: labelled anomalies (shots).
-      metric: image_auroc or pixel_auroc.
+      dataset: name of the data set, such as mvtec_ad.
+      category: category of the data set; "" for the mean over all categories, or for a data set
+        without categories.
+      setting: "general"; "hard", in which values are means over the known classes; or
+        "unsupervised", with `n_anomaly` 0.
+      n_anomaly: number of labelled anomalies (shots).
+      metric: "image_auroc" or "pixel_auroc".
     """
     row = "/".join(filter(None, (dataset, category)))
-    return _tables().get((setting, n_anomaly, metric, row), ())
+    return _values_by_row().get((setting, n_anomaly, metric, row), ())
 
 
 def published_known_classes() -> dict[str, list[str]]:
-    """The known classes that the hard setting's published means are over, by data set or data
-    set/category."""
-    return _content()["known_classes"]
+    """Returns the known classes that published means of the hard setting are over, by data set or
+    "data set/category"."""
+    return _read_file()["known_classes"]
 
 
 @functools.cache
-def _content() -> dict[str, Any]:
+def _read_file() -> dict[str, Any]:
     file = importlib.resources.files(__package__).joinpath("published_results.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
-def _tables() -> dict[tuple[str, int, str, str], tuple[Published, ...]]:
-    """The file's figures by setting, shots, metric and row."""
-    content = _content()
+def _values_by_row() -> dict[tuple[str, int, str, str], tuple[PublishedValue, ...]]:
+    """Returns the values of the file by setting, number of shots, metric and row."""
+    content = _read_file()
     sources = {
         name: Source(name, about["citation"], about["url"], about["runs"])
         for name, about in content["sources"].items()
     }
-    values: dict[tuple[str, int, str, str], tuple[Published, ...]] = {}
+    values: dict[tuple[str, int, str, str], tuple[PublishedValue, ...]] = {}
     for table in content["tables"]:
         source = sources[table["source"]]
         methods = content["sources"][source.name]["methods"]
         for row, figures in table["rows"].items():
             key = (table["setting"], table["n_anomaly"], table["metric"], row)
             values[key] = values.get(key, ()) + tuple(
-                Published(method, *_mean_and_std(figure), **methods[method], source=source)
+                PublishedValue(method, *_mean_and_std(figure), **methods[method], source=source)
                 for method, figure in zip(table["methods"], figures, strict=True)
                 if figure is not None
             )

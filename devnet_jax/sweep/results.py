@@ -1,4 +1,4 @@
-"""What the finished runs of a sweep have found: one row a run."""
+"""Results of the finished runs of a sweep, and the file results.csv."""
 
 from __future__ import annotations
 
@@ -26,30 +26,29 @@ _MEASURES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """The test result of one run.
+class RunResult:
+    """The test result of one run, a row of results.csv.
 
     Attributes:
-      dataset: its name, such as mvtec_ad.
-      category: of a data set that is divided; "" otherwise.
-      known_class: the class of all labelled anomalies in the hard setting; "" in the general one.
-      contamination: share of the training normals that are unlabelled anomalies.
-      n_anomaly: labelled anomalies (shots).
-      method: a key of `METHODS`, such as devnet or flos.
-      variation: other settings that were varied, as "loss.margin=3.0 loss.prior_std=2.0"; "" if
-        none.
-      seed: of the run.
+      dataset: name of the data set, such as mvtec_ad.
+      category: category of the data set; "" if it has none.
+      known_class: class of all labelled anomalies in the hard setting; "" in the general setting.
+      contamination: share of unlabelled anomalies among the normal training images.
+      n_anomaly: number of labelled anomalies (shots).
+      method: key of `METHODS`, such as devnet or flos.
+      variation: other settings that vary, such as "loss.margin=3.0 loss.prior_std=2.0", or "".
+      seed: seed of the run.
       image_auroc: area under the ROC curve.
       image_ap: average precision.
       image_f1_max: best F1.
-      n_test_normal: normal test images.
-      n_test_anomaly: anomalous test images.
-      n_test_duplicates: test images that are also among the training images.
-      steps: training steps done.
-      workdir: the run's folder, relative to the sweep's.
-      started: date on which the run was started, or gone on with; "" if unknown.
-      device: what it ran on.
-      software: with which versions.
+      n_test_normal: number of normal test images.
+      n_test_anomaly: number of anomalous test images.
+      n_test_duplicates: number of test images that are also among the training images.
+      steps: number of training steps done.
+      workdir: folder of the run, relative to the folder of the sweep.
+      started: date on which the run was started or last resumed; "" if unknown.
+      device: devices of the run; "" if unknown.
+      software: versions of the software; "" if unknown.
     """
 
     dataset: str
@@ -73,11 +72,15 @@ class Result:
     software: str = ""
 
 
-def read_result(job: Job, folder: Path) -> Result | None:
-    """The result of a job in the sweep's folder, or None if it is not finished.
+def read_result(job: Job, folder: Path) -> RunResult | None:
+    """Reads the result of a job; None if the job is not finished.
+
+    Args:
+      job: job of the sweep.
+      folder: folder of the sweep.
 
     Raises:
-      UserError: its folder holds a run with other settings, or a damaged file.
+      UserError: if the job's folder contains a run with other settings, or a damaged file.
     """
     workdir = Workdir(folder / job.name)
     if not workdir.config.exists():
@@ -85,17 +88,17 @@ def read_result(job: Job, folder: Path) -> Result | None:
     changed = changed_settings(read_config(workdir), job.config)
     if changed:
         raise UserError(
-            f"{workdir.path} holds a run with other settings: {describe(changed)}; choose another "
-            "--workdir for this sweep"
+            f"{workdir.path} contains a run with other settings: {describe(changed)}; choose "
+            "another --workdir for this sweep"
         )
     metrics = workdir.evaluation / "metrics.json"
-    found = read_json(metrics) if metrics.exists() else {}
+    measured = read_json(metrics) if metrics.exists() else {}
     last_step = job.config.train.epochs * job.config.train.steps_per_epoch
-    if found.get("step") != last_step or not found.keys() >= _MEASURES:
+    if measured.get("step") != last_step or not measured.keys() >= _MEASURES:
         return None
     record = workdir.path / RECORD
     dataset = job.config.dataset
-    return Result(
+    return RunResult(
         dataset=dataset.name,
         category=dataset.category or "",
         known_class=dataset.known_class or "",
@@ -104,14 +107,14 @@ def read_result(job: Job, folder: Path) -> Result | None:
         method=job.method,
         variation=job.variation_name,
         seed=job.config.seed,
-        steps=found["step"],
+        steps=measured["step"],
         workdir=job.name,
-        **{name: found[name] for name in _MEASURES},
+        **{name: measured[name] for name in _MEASURES},
         **(read_json(record) if record.exists() else {}),
     )
 
 
-def write_results(results: Iterable[Result], file: Path) -> None:
-    """Writes one row a result as CSV, whole or not at all."""
-    names = [field.name for field in dataclasses.fields(Result)]
+def write_results(results: Iterable[RunResult], file: Path) -> None:
+    """Writes results.csv atomically, one row per run."""
+    names = [field.name for field in dataclasses.fields(RunResult)]
     write_csv(epath.Path(file), names, map(dataclasses.astuple, results))

@@ -1,4 +1,4 @@
-"""Runs jobs side by side, one process a device, and goes on after whatever is killed."""
+"""Runs jobs in parallel, one process per device slot, and restarts those that are killed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from devnet_jax.sweep.grid import Job
 
 logger = logging.getLogger(__name__)
 
-LOG = "job.log"  # what a job's process says, in its folder
-RECORD = "job.json"  # when, on what and with what it was started
-MAX_RESTARTS = 3  # of a job whose process was killed
+# Files in the folder of a job.
+LOG = "job.log"  # output of the job's process
+RECORD = "job.json"  # date of the start, devices and software versions
+
+MAX_RESTARTS = 3  # of one job
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 
 
 @dataclasses.dataclass
@@ -39,18 +41,18 @@ class _Running:
     process: subprocess.Popen[bytes]
 
 
-def wait_for_earlier(jobs: Sequence[Job], folder: Path) -> None:
-    """Waits for the jobs of a sweep that was killed outright: each goes on, on some device."""
-    said = False
-    while left := sum(is_running(job, folder) for job in jobs):
-        if not said:
-            logger.info("waiting for the runs of an earlier sweep that still go on: %d", left)
-        said = True
+def wait_for_running(jobs: Sequence[Job], folder: Path) -> None:
+    """Waits for jobs of an earlier sweep that was killed while its jobs kept running."""
+    is_logged = False
+    while n_running := sum(is_running(job, folder) for job in jobs):
+        if not is_logged:
+            logger.info("waiting for runs of an earlier sweep: %d still running", n_running)
+        is_logged = True
         time.sleep(POLL_SECONDS)
 
 
 def is_running(job: Job, folder: Path) -> bool:
-    """Whether a process of the job is alive, whoever has started it."""
+    """True if a process of the job is alive, also one that another sweep started."""
     try:
         with (folder / job.name / LOG).open("rb") as log:
             fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -62,10 +64,10 @@ def is_running(job: Job, folder: Path) -> bool:
 
 
 class Scheduler:
-    """Starts each job when a place is free, and watches over the processes.
+    """Starts each job when a slot is free, and restarts killed jobs.
 
-    The jobs of one compiled shape wait until the first of them has trained an epoch: what it
-    compiled is found by the others in JAX's persistent cache.
+    Jobs with the same `compile_key` wait until the first of them has trained an epoch. The others
+    then find the compiled functions in JAX's persistent compilation cache.
     """
 
     def __init__(self, jobs: Sequence[Job], devices: HostDevices, folder: Path) -> None:
@@ -83,22 +85,25 @@ class Scheduler:
         self._restarts: dict[str, int] = {}
         self._compiled: set[object] = set()
 
-    def run(self, finished: Callable[[Job, str | None], None]) -> None:
-        """Runs all jobs; `finished` is told of each, with the reason if it has failed.
+    def run(self, on_finish: Callable[[Job, str | None], None]) -> None:
+        """Runs all jobs; stops all processes before it returns or raises.
 
-        However this ends, no process is left running.
+        Args:
+          on_finish: function that is called after each job, with the reason if the job failed and
+            None otherwise.
         """
         try:
             while self._pending or self._running:
-                while self._start_one():
+                while self._start_next():
                     pass
                 time.sleep(POLL_SECONDS)
                 for running in [r for r in self._running if r.process.poll() is not None]:
-                    self._end(running, finished)
+                    self._handle_exit(running, on_finish)
         finally:
             _stop([running.process for running in self._running])
 
-    def _start_one(self) -> bool:
+    def _start_next(self) -> bool:
+        """Starts the first pending job that may start; returns False if there is none."""
         for job in self._pending if self._free else ():
             if self._may_start(job):
                 self._pending.remove(job)
@@ -107,19 +112,20 @@ class Scheduler:
         return False
 
     def _may_start(self, job: Job) -> bool:
-        if job.shape in self._compiled:
+        key = job.compile_key
+        if key in self._compiled:
             return True
-        alike = [running.job for running in self._running if running.job.shape == job.shape]
-        if any(Workdir(self._folder / other.name).metrics.exists() for other in alike):
-            self._compiled.add(job.shape)
-        return not alike or job.shape in self._compiled
+        compiling = [running.job for running in self._running if running.job.compile_key == key]
+        if any(Workdir(self._folder / other.name).metrics.exists() for other in compiling):
+            self._compiled.add(key)
+        return not compiling or key in self._compiled
 
     def _start(self, job: Job, slot: EnvVars) -> None:
         workdir = self._folder / job.name
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(epath.Path(workdir / RECORD), self._record)
         with (workdir / LOG).open("ab") as log:
-            # The lock lives as long as the process that inherits the file: see `is_running`.
+            # The process inherits the file and holds the lock until it ends: see `is_running`.
             fcntl.flock(log, fcntl.LOCK_EX)
             process = subprocess.Popen(
                 job.command(workdir),
@@ -127,29 +133,29 @@ class Scheduler:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is ours to pass on
+                start_new_session=True,  # Ctrl-C reaches only the scheduler, which stops the jobs
             )
         logger.debug("%s: started as process %d", job.name, process.pid)
         self._running.append(_Running(job, slot, process))
 
-    def _end(self, running: _Running, finished: Callable[[Job, str | None], None]) -> None:
+    def _handle_exit(self, running: _Running, on_finish: Callable[[Job, str | None], None]) -> None:
         self._running.remove(running)
         self._free.append(running.slot)
         job, status = running.job, running.process.returncode
         if status == 0:
-            self._compiled.add(job.shape)
-            finished(job, None)
+            self._compiled.add(job.compile_key)
+            on_finish(job, None)
             return
         restarts = self._restarts.get(job.name, 0)
-        how = f"killed by {_signal_name(-status)}" if status < 0 else f"status {status}"
+        how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
         if (status < 0 or status == RESUME) and restarts < MAX_RESTARTS:
             self._restarts[job.name] = restarts + 1
             self._pending.insert(0, job)
-            logger.warning("%s: %s; it goes on", job.name, how)
+            logger.warning("%s: %s; resuming it", job.name, how)
             return
         log = self._folder / job.name / LOG
         lines = log.read_text(errors="replace").strip().splitlines()
-        finished(job, f"{how}; {log} ends: {lines[-1] if lines else '(empty)'}")
+        on_finish(job, f"{how}; last line of {log}: {lines[-1] if lines else '(empty)'}")
 
 
 def _signal_name(number: int) -> str:
@@ -160,7 +166,7 @@ def _signal_name(number: int) -> str:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends processes: asks first, then, or when interrupted again, kills."""
+    """Stops processes with SIGTERM; kills them after `GRACE_SECONDS`, or if interrupted again."""
     deadline = time.monotonic() + GRACE_SECONDS
     try:
         for process in processes:

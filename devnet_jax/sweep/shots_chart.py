@@ -1,4 +1,4 @@
-"""Image AUROC over the number of labelled anomalies, as inline SVG."""
+"""Draws image AUROC over the number of labelled anomalies as inline SVG."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from devnet_jax.report.html import figure as html_figure
 from devnet_jax.report.html.figure import N_COLOURS, SERIES, TEXT
 
-Points = Mapping[int, tuple[float, float | None]]  # mean and standard deviation by shots
+Points = Mapping[int, tuple[float, float | None]]  # mean and standard deviation, by shots
 
 
 def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name: str) -> str:
-    """An <svg> of lines with bands of one standard deviation, and of published values as points.
+    """Returns a chart as an <svg> element.
 
     Args:
-      ours: by the name of the series, at least one of them; the same for the published values.
-      published: drawn with error bars where they have a standard deviation.
-      name: unique on the page; what is named in the SVG begins with it.
+      ours: points of our curves, by label, at least one curve; drawn as lines with a band of one
+        standard deviation.
+      published: points of published methods, by label; drawn as markers with error bars.
+      name: name of the chart, unique on the page; prefix of the identifiers in the SVG.
     """
     with html_figure.style():
         legend_rows = math.ceil((len(ours) + len(published)) / 2)
@@ -39,9 +40,9 @@ def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name
         all_shots = sorted({n for points in ours.values() for n in points})
         for i, (label, points) in enumerate(published.items()):
             shots, means, stds = _arrays(points)
-            aside = (all_shots[-1] / all_shots[0]) ** (0.02 * (i + 1))  # not to hide ours
+            shift = (all_shots[-1] / all_shots[0]) ** (0.02 * (i + 1))  # to keep ours visible
             axes.errorbar(
-                [n * aside for n in shots],
+                [n * shift for n in shots],
                 means,
                 stds,
                 color=TEXT,
@@ -53,7 +54,7 @@ def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name
                 label=label,
                 zorder=3,
             )
-        _dress(axes, all_shots)
+        _format_axes(axes, all_shots)
         figure.legend(loc="outside lower center", ncols=2)
         return html_figure.to_svg(figure, name)
 
@@ -63,12 +64,12 @@ def _arrays(points: Points) -> tuple[list[int], list[float], list[float]]:
     return shots, [points[n][0] for n in shots], [points[n][1] or 0.0 for n in shots]
 
 
-def _dress(axes: Axes, shots: Sequence[int]) -> None:
+def _format_axes(axes: Axes, shots: Sequence[int]) -> None:
     axes.set_xlabel("labelled anomalies")
     axes.set_ylabel("image AUROC")
-    axes.set_xscale("log")  # from 1 shot to 10 is as far as from 10 to 100
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(shots))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
     bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, min(top, 1 + 0.03 * (1 - bottom)))  # no room for what cannot be
+    axes.set_ylim(bottom, min(top, 1 + 0.03 * (1 - bottom)))  # AUROC is at most 1

@@ -1,4 +1,4 @@
-"""The results of a sweep beside the published ones, as Markdown and as one HTML page."""
+"""Writes the results of a sweep and published results as Markdown and as HTML."""
 
 from __future__ import annotations
 
@@ -7,51 +7,61 @@ from collections.abc import Iterable
 
 from devnet_jax.report.html.template import render
 from devnet_jax.sweep.cells import Cell
-from devnet_jax.sweep.document import Context, Page, Table
-from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.document import Context, Document, Table
+from devnet_jax.sweep.results import RunResult
 from devnet_jax.sweep.shots_chart import draw_shots
 
 __all__ = ["Context", "to_html", "to_markdown"]
 
 
-def to_markdown(results: Iterable[Result], context: Context) -> str:
-    """The results with the published ones beside them, as Markdown.
+def to_markdown(results: Iterable[RunResult], context: Context) -> str:
+    """Returns a Markdown document that compares results with published ones.
+
+    Args:
+      results: results of all finished runs.
+      context: information about the sweep.
 
     Raises:
-      UserError: two results are of one run.
+      UserError: if two results are of the same run.
     """
-    page = Page(results, context)
+    document = Document(results, context)
     blocks = [f"# {_escape(context.title)}", _escape(context.environment)]
-    blocks += [f"**Ours:** {_escape(page.ours)}"]
-    for source, lines in page.sources.items():
+    blocks += [f"**Ours:** {_escape(document.our_settings)}"]
+    for source, lines in document.sources.items():
         name = f"[{_escape(source.name)}]({source.url})"
         blocks += [f"**Published, {name}:** {_escape(source.citation)}", _bullets(lines)]
-    if page.warning:
-        blocks += [f"> **Warning:** {_escape(page.warning)}"]
-    blocks += [*_markdown_table(page.main_compared), _bullets(page.legend)]
-    for table in (page.others, *(curves.table() for curves in page.curves), page.details):
-        blocks += _markdown_table(table)
+    if document.warning:
+        blocks += [f"> **Warning:** {_escape(document.warning)}"]
+    blocks += [*_markdown_table(document.auroc_table_compared), _bullets(document.legend)]
+    blocks += _markdown_table(document.other_published_table)
+    for curves in document.curves:
+        blocks += _markdown_table(curves.table())
+    blocks += _markdown_table(document.details_table)
     if context.command:
         blocks += ["## Command", re.sub("^", "    ", context.command, flags=re.MULTILINE)]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def to_html(results: Iterable[Result], context: Context) -> str:
-    """The results with the published ones beside them, as an HTML page that needs nothing else.
+def to_html(results: Iterable[RunResult], context: Context) -> str:
+    """Returns a self-contained HTML page that compares results with published ones.
+
+    Args:
+      results: results of all finished runs.
+      context: information about the sweep.
 
     Raises:
-      UserError: two results are of one run.
+      UserError: if two results are of the same run.
     """
-    page = Page(results, context)
+    document = Document(results, context)
     charts = [
         (curves.name, draw_shots(curves.ours, curves.published, f"chart-{i}"))
-        for i, curves in enumerate(page.curves)
+        for i, curves in enumerate(document.curves)
     ]
-    return render("sweep/table.html.jinja", page=page, charts=charts)
+    return render("sweep/table.html.jinja", document=document, charts=charts)
 
 
 def _markdown_table(table: Table) -> list[str]:
-    """A heading and a table; there is one line of column titles, so each names its group."""
+    """Returns a heading and a table; each column title is preceded by the heading of its group."""
     if not table.rows:
         return []
     titles = [
@@ -76,6 +86,6 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Plain text as Markdown; an underscore within a word is left alone, as it marks nothing."""
+    """Escapes plain text for Markdown; an underscore within a word needs no escape."""
     text = re.sub(r"[\\`*|<\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return " ".join(text.split())

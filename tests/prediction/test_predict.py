@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from devnet_jax import Detector
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfig, ModelConfig
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from devnet_jax import Detector
 from devnet_jax.inference.scorer import Scores
 from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict

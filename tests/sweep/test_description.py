@@ -1,24 +1,28 @@
-"""Settings in words."""
+"""Descriptions of settings and machines."""
 
 from devnet_jax.config import Config, with_settings
-from devnet_jax.sweep.description import departures, describe_environment, describe_settings
+from devnet_jax.sweep.description import (
+    describe_departures,
+    describe_environment,
+    describe_settings,
+)
 from tests.sweep.test_table import result
 
 
-def test_the_papers_settings_depart_in_nothing() -> None:
-    assert departures(Config()) == ""
+def test_the_paper_s_settings_have_no_departures() -> None:
+    assert describe_departures(Config()) == ""
     moved = {"dataset.manual_dir": "/data", "model.pretrained": "/weights/resnet18.safetensors"}
-    assert departures(with_settings(Config(), moved)) == ""
+    assert describe_departures(with_settings(Config(), moved)) == ""
     assert describe_settings(Config()) == (
         "resnet18 from ImageNet weights, 2 scales, 448×448, batch 48, 50 epochs × 20 steps"
     )
 
 
-def test_other_settings_are_named() -> None:
+def test_other_settings_are_listed() -> None:
     config = with_settings(
         Config(), {"dataset.image_size": 128, "train.epochs": 2, "model.pretrained": "none"}
     )
-    assert departures(config) == (
+    assert describe_departures(config) == (
         "dataset.image_size 128 instead of 448, train.epochs 2 instead of 50, "
         "model.pretrained none instead of imagenet"
     )
@@ -29,7 +33,7 @@ def test_other_settings_are_named() -> None:
     assert describe_settings(one).startswith("resnet18 from mine.npz, one scale, 128×128")
 
 
-def test_environments_are_those_of_the_runs() -> None:
+def test_environments_of_the_runs() -> None:
     gpu = {"device": "8 × NVIDIA H200", "software": "Python 3.12.1, jax 0.12.0"}
     cpu = {"device": "2 CPU cores (x86_64)", "software": "Python 3.11.7, jax 0.10.2"}
     first, last = "2026-11-23", "2026-12-01"

@@ -1,4 +1,4 @@
-"""A grid's jobs: which, under which settings, by which command."""
+"""The jobs of a grid: their settings, names and commands."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from devnet_jax.config import Config, with_settings
-from devnet_jax.data.source import is_at_hand
+from devnet_jax.data.source import is_available
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Axes, Job, make_grid
 
 
 @pytest.fixture(autouse=True)
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every data set had been prepared."""
-    monkeypatch.setattr("devnet_jax.sweep.grid.is_at_hand", lambda *_: True)
+    """Makes every data set appear to be prepared."""
+    monkeypatch.setattr("devnet_jax.sweep.grid.is_available", lambda *_: True)
 
 
 def grid(*, base: Config | None = None, data: Path | None = None, **axes: Any) -> list[Job]:
@@ -22,7 +22,7 @@ def grid(*, base: Config | None = None, data: Path | None = None, **axes: Any) -
     return make_grid(base or Config(), Axes(**axes), data)
 
 
-def test_every_combination_once_and_a_whole_table_before_a_second_seed() -> None:
+def test_one_job_per_combination_ordered_by_seed() -> None:
     jobs = grid(
         datasets=["elpv", "brain_mri"], shots=[1, 10], methods=["devnet", "flos"], seeds=[0, 1]
     )
@@ -33,28 +33,28 @@ def test_every_combination_once_and_a_whole_table_before_a_second_seed() -> None
     assert jobs[1].config.dataset.n_anomaly == 1
 
 
-def test_a_name_stands_for_all_categories_of_a_data_set(tmp_path: Path) -> None:
+def test_a_data_set_s_name_means_all_its_categories(tmp_path: Path) -> None:
     (tmp_path / "mvtec_ad").mkdir()
     jobs = grid(datasets=["mvtec_ad", "visa:candle"], data=tmp_path)
     assert len(jobs) == 15 + 1
     folders = [job.config.dataset.manual_dir for job in jobs]
-    assert folders == [str(tmp_path / "mvtec_ad")] * 15 + [None]  # the other is prepared
+    assert folders == [str(tmp_path / "mvtec_ad")] * 15 + [None]  # visa is prepared already
     assert jobs[-1].name == "visa-candle/general/10-shot/devnet/seed-0"
     assert jobs[-1].config.dataset.category == "candle"
 
 
-def test_a_data_set_that_is_nowhere_is_refused_at_once(
+def test_a_data_set_without_data_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("devnet_jax.sweep.grid.is_at_hand", is_at_hand)
+    monkeypatch.setattr("devnet_jax.sweep.grid.is_available", is_available)
     base = with_settings(Config(), {"dataset.data_dir": str(tmp_path)})
     with pytest.raises(
-        UserError, match=r"brain_mri: it is not prepared yet, and not in --data=.*no/"
+        UserError, match=r"brain_mri: the data set is not prepared, and it is not in --data=.*no/"
     ):
         grid(base=base, datasets=["brain_mri"], data=tmp_path)
-    with pytest.raises(UserError, match="not prepared yet, and no --data is given"):
+    with pytest.raises(UserError, match="not prepared, and --data is not given"):
         grid(base=base, datasets=["image_folder"])
-    assert grid(base=base, datasets=["elpv"], data=tmp_path)  # is fetched
+    assert grid(base=base, datasets=["elpv"], data=tmp_path)  # can be downloaded
     assert grid(base=base, datasets=["synthetic_textures:wood"])
 
 
@@ -73,8 +73,8 @@ def test_protocols() -> None:
 
 
 def test_known_classes() -> None:
-    def known(dataset: str, asked: str) -> list[str | None]:
-        jobs = grid(datasets=["elpv", dataset], known_classes=["none", asked])
+    def known(dataset: str, value: str) -> list[str | None]:
+        jobs = grid(datasets=["elpv", dataset], known_classes=["none", value])
         return [
             job.config.dataset.known_class for job in jobs if job.config.dataset.name == dataset
         ][1:]
@@ -83,13 +83,13 @@ def test_known_classes() -> None:
         *("bedrock", "broken-rock", "drill-hole", "drt", "dump-pile", "float", "meteorite"),
         *("scuff", "veins"),
     ]
-    assert len(known("mastcam", "all")) == 11  # with two that no published mean is over
-    assert known("brain_mri", "all") == []  # its only class would leave none for the test
+    assert len(known("mastcam", "all")) == 11  # two of them are in no published mean
+    assert known("brain_mri", "all") == []  # has one class, and the test set needs another
     assert known("brain_mri", "published") == []
     assert known("aitex", "Nep") == ["Nep"]
 
 
-def test_methods_and_variations_change_what_they_say_and_nothing_else() -> None:
+def test_methods_and_variations_change_only_their_settings() -> None:
     base = with_settings(Config(), {"train.epochs": 3})
     jobs = {
         job.name.split("/")[3]: job.config
@@ -111,7 +111,7 @@ def test_methods_and_variations_change_what_they_say_and_nothing_else() -> None:
         assert jobs[name] == with_settings(base, {**common, **changes})
 
 
-def test_the_command_names_every_setting_that_is_not_a_default(tmp_path: Path) -> None:
+def test_the_command_has_all_non_default_settings(tmp_path: Path) -> None:
     data = tmp_path / "my data"
     (data / "elpv").mkdir(parents=True)
     (job,) = grid(
@@ -135,14 +135,14 @@ def test_the_command_names_every_setting_that_is_not_a_default(tmp_path: Path) -
     ]
 
 
-def test_jobs_of_one_data_set_share_a_shape_whoever_trains() -> None:
+def test_jobs_that_differ_in_the_training_images_share_a_compile_key() -> None:
     jobs = grid(known_classes=["none", "all"], shots=[1, 5], contaminations=[0, 0.1], seeds=[0, 1])
-    assert len({job.shape for job in jobs}) == 1
-    assert len({job.shape for job in grid(methods=["devnet", "flos", "no_mil"])}) == 3
-    assert len({job.shape for job in grid(datasets=["elpv", "brain_mri"])}) == 2
+    assert len({job.compile_key for job in jobs}) == 1
+    assert len({job.compile_key for job in grid(methods=["devnet", "flos", "no_mil"])}) == 3
+    assert len({job.compile_key for job in grid(datasets=["elpv", "brain_mri"])}) == 2
 
 
-def test_names_tell_all_jobs_apart() -> None:
+def test_names_of_jobs_are_unique() -> None:
     jobs = grid(known_classes=["a b", "a/b", "a_b", "none"])
     assert len({job.name for job in jobs}) == 4
     assert all(len(job.name.split("/")) == 5 for job in jobs)
@@ -162,14 +162,14 @@ def test_names_tell_all_jobs_apart() -> None:
         ({"variations": {"loss.margn": [1]}}, "config.loss.margn: no such setting"),
         ({"variations": {"loss": [1]}}, "config.loss: a group of settings, not one"),
         ({"variations": {"loss.margin": ["wide"]}}, "config.loss.margin = 'wide': must be float"),
-        ({"variations": {"loss.name": ["bce"]}}, "--vary=loss.name: give it as --methods"),
+        ({"variations": {"loss.name": ["bce"]}}, "--vary=loss.name: set it with --methods"),
         (
             {"variations": {"model.topk": [0.2]}, "methods": ["devnet", "no_mil"]},
-            "--vary=model.topk: is set by --methods=no_mil",
+            "--vary=model.topk: --methods=no_mil sets it, too",
         ),
         (
             {"base": with_settings(Config(), {"dataset.n_anomaly": 1})},
-            "config.dataset.n_anomaly is what the runs differ in: give it as --shots",
+            "config.dataset.n_anomaly: set it with --shots",
         ),
         ({"seeds": []}, "no runs"),
         ({"datasets": ["brain_mri"], "known_classes": ["all"]}, "no runs"),

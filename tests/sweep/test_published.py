@@ -1,13 +1,15 @@
-"""Published figures, against the tables they were copied from."""
+"""Published values, compared with the tables that they were copied from."""
 
 import pytest
 
 from devnet_jax.data.datasets import DATASETS
-from devnet_jax.sweep.published import Published, published_known_classes, published_values
+from devnet_jax.sweep.published import PublishedValue, published_known_classes, published_values
 
 
-def published_value(dataset: str, category: str = "", *, method: str, **row) -> Published | None:
-    """The first figure of a method in a row."""
+def published_value(
+    dataset: str, category: str = "", *, method: str, **row
+) -> PublishedValue | None:
+    """Returns the first value of a method in a row."""
     values = published_values(dataset, category, **row)
     return next((value for value in values if value.method == method), None)
 
@@ -42,14 +44,14 @@ def test_figures(dataset, category, setting, n_anomaly, method, expected):
         ("brain_mri", "", "general", 10, "KDAD"),
     ],
 )
-def test_what_was_not_published_is_none(dataset, category, setting, n_anomaly, method):
+def test_unpublished_values_are_none(dataset, category, setting, n_anomaly, method):
     assert (
         published_value(dataset, category, setting=setting, n_anomaly=n_anomaly, method=method)
         is None
     )
 
 
-def test_the_paper_s_own_figures_come_after_those_with_a_deviation():
+def test_values_with_a_standard_deviation_come_first():
     values = published_values("mvtec_ad", setting="general", n_anomaly=10)
     assert [(v.source.name, v.method, v.mean, v.std) for v in values] == [
         ("AHL paper", "SAOE", 0.926, 0.010),
@@ -81,6 +83,6 @@ def test_known_classes_are_those_of_the_builders() -> None:
     for row, classes in published_known_classes().items():
         name, _, category = row.partition("/")
         counts = DATASETS[name].PUBLISHED_COUNTS[category or None]
-        if name != "aitex":  # whose classes are not counted in any publication
+        if name != "aitex":  # no publication has the counts of its classes
             assert set(classes) <= set(counts)
         assert published_values(name, category, setting="hard", n_anomaly=10)

@@ -1,4 +1,4 @@
-"""Jobs as real processes: side by side, killed, failing, left behind."""
+"""The scheduler with real processes: parallel, killed, failing and orphaned jobs."""
 
 import dataclasses
 import os
@@ -15,13 +15,13 @@ import pytest
 from devnet_jax.config import Config
 from devnet_jax.runtime.host_devices import HostDevices, device_slots
 from devnet_jax.sweep.grid import Job
-from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, is_running, wait_for_earlier
+from devnet_jax.sweep.scheduler import MAX_RESTARTS, Scheduler, is_running, wait_for_running
 from tests.conftest import REPOSITORY
 
 
 @dataclasses.dataclass(frozen=True)
 class Script(Job):
-    """A job that is a line of shell, run in the sweep's folder."""
+    """A job that runs a line of shell in the folder of the sweep."""
 
     line: str = "true"
 
@@ -31,7 +31,12 @@ class Script(Job):
 
 
 def scripts(*lines: str, shape: int | None = None) -> list[Script]:
-    """Jobs of as many compiled shapes, or of one."""
+    """Returns a job for each line.
+
+    Args:
+      lines: lines of shell.
+      shape: number of epochs, for jobs that share a compile key; by default no jobs share one.
+    """
     jobs = []
     for seed, line in enumerate(lines):
         values = Config().to_dict()
@@ -42,29 +47,29 @@ def scripts(*lines: str, shape: int | None = None) -> list[Script]:
 
 
 def run(jobs: list[Script], folder: Path, slots: int = 1) -> dict[int, str | None]:
-    """The seed of each finished job, in the order of their end, and why it failed if it has."""
+    """Runs jobs; returns the failure, or None, by the job's seed, in the order of their ends."""
     ended: dict[int, str | None] = {}
-    environments = [{"PLACE": str(i)} for i in range(slots)]
-    Scheduler(jobs, HostDevices("somewhere", environments), folder).run(
+    environments = [{"SLOT": str(i)} for i in range(slots)]
+    Scheduler(jobs, HostDevices("test devices", environments), folder).run(
         lambda job, failure: ended.update({job.config.seed: failure})
     )
     return ended
 
 
-def test_jobs_run_side_by_side_each_in_its_place(tmp_path: Path) -> None:
-    # Each waits for the other: one after the other would never end.
-    meet = "touch $PLACE; while [ ! -e {} ]; do sleep 0.05; done; echo $PLACE >> places"
-    jobs = scripts(meet.format(1), meet.format(0), "echo $PLACE >> third")
+def test_jobs_run_in_parallel_in_different_slots(tmp_path: Path) -> None:
+    # Each of two jobs waits for the other, so they must run at the same time.
+    meet = "touch $SLOT; while [ ! -e {} ]; do sleep 0.05; done; echo $SLOT >> slots"
+    jobs = scripts(meet.format(1), meet.format(0), "echo $SLOT >> third")
     assert run(jobs, tmp_path, slots=2) == {0: None, 1: None, 2: None}
-    assert sorted((tmp_path / "places").read_text().split()) == ["0", "1"]
+    assert sorted((tmp_path / "slots").read_text().split()) == ["0", "1"]
     assert (tmp_path / "third").read_text().strip() in ("0", "1")
 
 
-def test_jobs_of_one_shape_wait_for_the_first_to_compile(tmp_path: Path) -> None:
+def test_jobs_with_one_compile_key_wait_for_the_first_to_compile(tmp_path: Path) -> None:
     jobs = scripts("", "", "", shape=5)
     trained = tmp_path / jobs[0].name / "metrics.jsonl"
     lines = [
-        # The others must not run before this one has trained an epoch; then they must, beside it.
+        # The others must not start before this job has trained an epoch, and must then start.
         f"sleep 0.7; [ ! -e other ] || exit 3; echo {{}} > {trained};"
         " while [ ! -e other ]; do sleep 0.05; done",
         "touch other",
@@ -74,23 +79,23 @@ def test_jobs_of_one_shape_wait_for_the_first_to_compile(tmp_path: Path) -> None
     assert set(run(jobs, tmp_path, slots=3).values()) == {None}
 
 
-def test_a_killed_job_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_job_is_restarted(tmp_path: Path) -> None:
     (job,) = scripts('echo x >> starts; [ "$(wc -l < starts)" -ge 3 ] || kill -9 $$')
     assert run([job], tmp_path) == {0: None}
     assert len((tmp_path / "starts").read_text().split()) == 3
 
 
-def test_a_job_that_is_killed_again_and_again_fails_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_job_that_is_killed_too_often_fails_and_the_others_run(tmp_path: Path) -> None:
     ended = run(scripts("echo x >> starts; kill -9 $$", "touch other"), tmp_path)
     assert ended[1] is None
     assert str(ended[0]).startswith("killed by SIGKILL")
     assert len((tmp_path / "starts").read_text().split()) == 1 + MAX_RESTARTS
 
 
-def test_a_failed_job_says_why_and_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_failed_job_is_not_restarted(tmp_path: Path) -> None:
     ended = run(scripts("echo x >> starts; echo error: no such folder >&2; exit 1"), tmp_path)
-    assert "status 1" in str(ended[0])
-    assert str(ended[0]).endswith("job.log ends: error: no such folder")
+    assert "exit status 1" in str(ended[0])
+    assert str(ended[0]).endswith("job.log: error: no such folder")
     assert len((tmp_path / "starts").read_text().split()) == 1
 
 
@@ -101,7 +106,7 @@ def test_no_process_outlives_an_interrupted_sweep(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    # A process that a shell has put in the background ignores Ctrl-C.
+    # A process in the background of a shell ignores SIGINT, so the handler is set here.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -112,8 +117,8 @@ def test_no_process_outlives_an_interrupted_sweep(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplog) -> None:
-    """A sweep in a process of its own is killed outright; its job lives on until it may end."""
+def test_waits_for_the_jobs_of_a_killed_sweep(tmp_path: Path, caplog) -> None:
+    """The job of a killed sweep runs until the file may_end exists."""
     (job,) = scripts("touch began; while [ ! -e may_end ]; do sleep 0.05; done; touch ended")
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.sweep.test_scheduler import *\n"
@@ -127,13 +132,13 @@ def test_jobs_left_behind_by_a_killed_sweep_are_waited_for(tmp_path: Path, caplo
     assert is_running(job, tmp_path)
     threading.Timer(0.5, (tmp_path / "may_end").touch).start()
     with caplog.at_level("INFO"):
-        wait_for_earlier([job], tmp_path)
+        wait_for_running([job], tmp_path)
     assert (tmp_path / "ended").exists()
-    assert "an earlier sweep that still go on: 1" in caplog.text
+    assert "runs of an earlier sweep: 1 still running" in caplog.text
     assert not is_running(job, tmp_path)
 
 
-def test_places() -> None:
+def test_device_slots() -> None:
     gpus = device_slots("gpu", 2, 1, {})
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in gpus] == ["0", "1"]
     chosen = device_slots("gpu", 2, 2, {"CUDA_VISIBLE_DEVICES": "3,5"})

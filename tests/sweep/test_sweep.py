@@ -1,4 +1,4 @@
-"""launch/sweep.py as real processes: killed, resumed, extended, with a run that cannot succeed."""
+"""launch/sweep.py with real processes: killed, resumed, extended, and with failing runs."""
 
 import csv
 import os
@@ -45,7 +45,7 @@ def rows(runs: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None:
+def test_a_sweep_is_killed_resumed_and_extended(arguments: list[str]) -> None:
     runs = Path(arguments[2].removeprefix("--workdir="))
     env = environment(runs.parent)
     first, second = (
@@ -69,7 +69,7 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (second / "config.json").exists():  # the first is finished, the second under way
+    while not (second / "config.json").exists():  # then the first run is finished
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -87,11 +87,11 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
     compiled = {path.name for path in (runs.parent / "compiled").glob("*-cache")}
     assert compiled
 
-    # Of the eight anomalies there are, one must stay to test: the runs with eight fail.
+    # There are eight anomalies and the test set needs one of them: runs with eight shots fail.
     extended = sweep("--shots=2,8", "--seeds=0,1", methods="devnet")
     assert extended.returncode == 1
     assert extended.stderr.splitlines()[-1].startswith(
-        "error: 2 of 4 runs failed, first image_folder/general/8-shot/devnet/seed-0: status 1;"
+        "error: 2 of 4 runs failed, first image_folder/general/8-shot/devnet/seed-0: exit status 1;"
     )
     assert "ask for 7 at most" in extended.stderr
     assert [(row["method"], row["seed"]) for row in rows(runs)] == [
@@ -101,7 +101,7 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
     for row in rows(runs):
         assert 0 <= float(row["image_auroc"]) <= 1
         assert (row["n_test_normal"], row["n_test_anomaly"], row["steps"]) == ("5", "6", "4")
-    # What was finished was not done again, and another seed compiled nothing.
+    # The finished run was not repeated, and another seed compiled nothing.
     assert (first / "eval/metrics.json").stat().st_mtime_ns == finished
     assert {path.name for path in (runs.parent / "compiled").glob("*-cache")} == compiled
     assert "| image_folder | general | 2 |" in (runs / "table.md").read_text()
@@ -123,9 +123,7 @@ def test_a_sweep_is_killed_goes_on_and_is_extended(arguments: list[str]) -> None
         (["elpv"], "error: elpv: not a flag"),
     ],
 )
-def test_a_wrong_request_ends_in_one_line(
-    arguments: list[str], wrong: list[str], message: str
-) -> None:
+def test_a_wrong_flag_gives_one_line(arguments: list[str], wrong: list[str], message: str) -> None:
     result = subprocess.run(
         [*arguments, *wrong], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )

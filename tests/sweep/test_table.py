@@ -1,4 +1,4 @@
-"""Tables of results: all numbers are worked out by hand."""
+"""Tables of results, with expected numbers that are computed by hand."""
 
 import dataclasses
 import re
@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devnet_jax.errors import UserError
-from devnet_jax.sweep.results import Result
+from devnet_jax.sweep.results import RunResult
 from devnet_jax.sweep.table import Context, to_html, to_markdown
 
 CONTEXT = Context(settings="ResNet-18, 448×448", categories={"mvtec_ad": ("carpet", "grid")})
 CLASSES = {"elpv": ("mono", "poly")}
 
 
-def result(auroc: float, seed: int = 0, **fields) -> Result:
+def result(auroc: float, seed: int = 0, **fields) -> RunResult:
     values = {
         "dataset": "brain_mri",
         "category": "",
@@ -35,27 +35,27 @@ def result(auroc: float, seed: int = 0, **fields) -> Result:
         "steps": 1000,
     }
     values |= {"seed": seed, "image_auroc": auroc, **fields}
-    return Result(**values, workdir="/".join(str(value) for value in values.values()))
+    return RunResult(**values, workdir="/".join(str(value) for value in values.values()))
 
 
-def runs(*aurocs: float, **fields) -> list[Result]:
-    """Results of the seeds 0, 1, …"""
+def runs(*aurocs: float, **fields) -> list[RunResult]:
+    """Returns results of the seeds 0, 1, …"""
     return [result(auroc, seed, **fields) for seed, auroc in enumerate(aurocs)]
 
 
 def table(markdown: str, caption: str = "Image AUROC") -> list[dict[str, str]]:
-    """The rows of the table below a heading, by column title."""
+    """Returns the rows of the table below a heading, as dictionaries by column title."""
     lines = markdown.split(f"## {caption}\n\n")[1].split("\n\n")[0].splitlines()
     titles, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     return [dict(zip(titles, row, strict=True)) for row in rows]
 
 
-def only_row(results: list[Result], context: Context = CONTEXT) -> dict[str, str]:
+def only_row(results: list[RunResult], context: Context = CONTEXT) -> dict[str, str]:
     (row,) = table(to_markdown(results, context))
     return row
 
 
-def test_mean_and_sample_deviation_over_seeds_beside_the_published():
+def test_mean_and_sample_deviation_over_seeds_and_published_values():
     assert only_row(runs(0.90, 0.92, 0.94)) == {
         "Data set": "brain_mri",
         "Setting": "general",
@@ -94,7 +94,7 @@ def test_one_seed_has_no_deviation():
     assert only_row(runs(0.9))["Ours: devnet"] == "0.900"
 
 
-def test_only_devnet_and_flos_are_compared_with_their_own():
+def test_only_devnet_and_flos_are_compared_with_published_values():
     row = only_row([*runs(0.9), *runs(0.8, method="flos"), *runs(0.7, method="bce")])
     assert row["Ours − published: devnet"] == "−0.051"
     assert row["Ours − published: flos"] == "−0.155"
@@ -138,7 +138,7 @@ def test_a_mean_over_other_categories_is_not_compared(categories, name):
         "Shots": "10",
         "Ours: devnet": "0.900",
     }
-    assert "published one only where it is over the same categories" in markdown
+    assert "published one only if it is over the same categories" in markdown
 
 
 def test_missing_seeds_are_counted():
@@ -218,7 +218,7 @@ def test_variations_are_columns_in_the_order_of_their_numbers():
         "Ours: devnet loss.margin=10.0",
         "Ours: flos loss.margin=3.0",
     ]
-    # Nothing like the variations is published: they are compared with nothing.
+    # There are no published values of the variations.
     assert [title for title in row if "−" in title] == ["Ours − published: devnet"]
     assert row["Ours − published: devnet"] == "−0.251"
 
@@ -239,7 +239,7 @@ def test_average_precision_and_test_images():
     assert [row["Test images: also in training"] for row in rows] == ["0", "3"]
 
 
-def test_other_published_values_have_a_table():
+def test_table_of_other_published_values():
     results = [result(0.9, dataset="mvtec_ad", category=c) for c in ("carpet", "grid")]
     results += runs(0.9)
     rows = table(to_markdown(results, CONTEXT), "Other published values of image AUROC")
@@ -288,7 +288,7 @@ def words(chart: ElementTree.Element) -> list[str]:
     return [text.text or "" for text in chart.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_charts_are_of_means_rather_than_their_parts_and_need_three_shots():
+def test_charts_show_means_instead_of_their_parts_and_need_three_shots():
     results = [
         r
         for n in (1, 5, 10)
@@ -304,7 +304,7 @@ def test_charts_are_of_means_rather_than_their_parts_and_need_three_shots():
     assert {"1", "5", "10", "devnet", "DevNet, published", "FLOS, published"} <= {*words(chart)}
 
 
-def test_shots_of_means_over_different_categories_make_no_curve():
+def test_means_over_different_categories_are_not_joined_to_a_curve():
     results = [
         result(0.8, dataset="mvtec_ad", category=category, n_anomaly=n)
         for n, categories in ((1, "ab"), (5, "ab"), (10, "bc"))
@@ -313,7 +313,7 @@ def test_shots_of_means_over_different_categories_make_no_curve():
     assert not charts(to_html(results, CONTEXT))
 
 
-def test_names_that_markdown_html_and_charts_could_misread():
+def test_names_with_markdown_html_and_math_characters_are_escaped():
     name = "a|b <i>*c*</i> $x_ _y_"
     results = [
         result(0.9, category=name, known_class=name, variation="$a$", n_anomaly=n)
@@ -327,7 +327,7 @@ def test_names_that_markdown_html_and_charts_could_misread():
     assert "devnet $a$" in words(charts(html)[0])
 
 
-def test_settings_protocols_and_warning_are_said():
+def test_settings_protocols_and_warning_are_shown():
     context = Context(
         settings="224×224, batch 16",
         departures="smaller images",
@@ -343,11 +343,11 @@ def test_settings_protocols_and_warning_are_said():
         assert "https://arxiv.org/abs/2310.12790" in page
     for write in (to_markdown, to_html):
         assert "Warning" not in write(runs(0.9), CONTEXT)
-        # Nothing to be compared with.
+        # Without published values there is nothing to warn about.
         assert "Warning" not in write(runs(0.9, dataset="my_parts"), context)
 
 
-def test_different_numbers_of_training_steps_show():
+def test_different_numbers_of_training_steps_are_shown():
     page = to_markdown([result(0.9, 0), result(0.9, 1, steps=200)], CONTEXT)
     assert "(2 runs of 200–1000 training steps)" in page
 
@@ -358,7 +358,7 @@ def test_two_results_of_one_run_are_refused():
         to_markdown([result(0.9), again], CONTEXT)
 
 
-def test_without_results_there_is_a_page():
+def test_documents_without_results():
     assert "no runs yet" in to_markdown([], CONTEXT)
     assert "no runs yet" in to_html([], CONTEXT)
 
@@ -379,12 +379,12 @@ def test_the_order_of_results_does_not_matter(results):
     assert to_markdown(results, CONTEXT) == to_markdown(EXAMPLE, CONTEXT)
 
 
-def test_html_is_the_same_each_time():
+def test_html_does_not_depend_on_the_order_of_results():
     assert to_html(EXAMPLE, CONTEXT) == to_html(EXAMPLE[::-1], CONTEXT)
 
 
 class Page(HTMLParser):
-    """The shape of a page: its identifiers, and the columns of each table's rows."""
+    """Parses a page: counts tags, identifiers, links, and the columns of each table row."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -409,7 +409,7 @@ class Page(HTMLParser):
             self.tables[-1][-1] += int(values.get("colspan", 1))
 
 
-def test_html_is_well_formed_and_stands_alone():
+def test_html_is_well_formed_and_self_contained():
     html = to_html(EXAMPLE, CONTEXT)
     page = Page(html)
     assert set(page.ids.values()) == {1}
@@ -421,8 +421,8 @@ def test_html_is_well_formed_and_stands_alone():
     assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
     assert "url(http" not in html
     assert page.tags["caption"] == len(page.tables) == 2
-    # 3 labels, 3 of ours, 1 difference, 7 and 2 published; 3 labels, 3 of ours, 2 counts.
+    # Columns: 3 labels, 3 of ours, 1 difference, 7 and 2 published; 3 labels, 3 of ours, 2 counts.
     assert [{*rows} for rows in page.tables] == [{16}, {8}]
-    # brain_mri ×3, elpv ×3, carpet, grid, their mean, and of the hard setting 2 and their mean.
+    # Rows: brain_mri ×3, elpv ×3, carpet, grid, their mean; hard setting ×2 and their mean.
     assert page.scopes["row"] == 2 * 12
     assert page.tags["figure"] == 2
