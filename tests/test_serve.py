@@ -126,7 +126,7 @@ def bomb() -> bytes:
     ("body", "words"),
     [
         (lambda: b"", "empty"),
-        (lambda: b"words, words" * 100, "no image"),
+        (lambda: b"words, words" * 100, "not an image"),
         (lambda: b"\x89PNG and no more", "damaged"),
         (bomb, "pixels"),
     ],

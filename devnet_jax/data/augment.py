@@ -1,4 +1,4 @@
-"""Augmentation of decoded images, on the device, inside the training step."""
+"""Random rotation of decoded images, on the device, inside the training step."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import jax.numpy as jnp
 
 
 def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
-    """Rotates counter-clockwise about the centre: nearest pixel, same size, black outside.
+    """Rotates an image counter-clockwise about its centre.
+
+    Nearest-neighbour sampling; the size stays, and pixels from outside the image are black. The
+    result equals Pillow's `Image.rotate`, except where a source position falls on the edge between
+    two pixels.
 
     Args:
       image: [H, W, C].
-      degrees: scalar.
+      degrees: scalar angle.
 
     Returns:
-      [H, W, C], of the image's dtype; pixel for pixel as Pillow's `Image.rotate` does it, up to
-      positions that fall on the edge between two pixels.
+      [H, W, C], of the image's dtype.
     """
     height, width = image.shape[:2]
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
@@ -31,14 +34,14 @@ def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
 def random_rotations(
     images: jax.Array, key: jax.Array, positions: jax.Array, max_degrees: float
 ) -> jax.Array:
-    """Rotates each image by its own angle, uniform in ±max_degrees.
+    """Rotates each image by its own random angle, uniform in ±max_degrees.
 
     Args:
       images: [B, H, W, C].
-      key: of the step.
-      positions: int [B], each image's place in the global batch: its angle depends on the key
-        and this alone, not on how the batch is divided among devices.
-      max_degrees: of the rotation; 0 returns the images as they are.
+      key: random key of the training step.
+      positions: int [B], index of each image in the global batch. An angle depends on the key and
+        this index only, not on how the batch is divided among devices.
+      max_degrees: largest angle; 0 returns the images unchanged.
 
     Returns:
       [B, H, W, C], of the images' dtype.

@@ -1,4 +1,4 @@
-"""Decoded images on disk, beside the prepared data: what one run has decoded the next one reads."""
+"""A cache of decoded images on disk, shared by all runs on the same prepared data."""
 
 from __future__ import annotations
 
@@ -21,117 +21,125 @@ from devnet_jax.data import decode
 
 logger = logging.getLogger(__name__)
 
-_CHECKSUM = struct.Struct("<II")  # a mark, which no hole in the file has, and the pixels' CRC
-_WRITTEN = 0x6465636F
+_CHECKSUM = struct.Struct("<II")  # _MARK and the CRC of the pixels
+_MARK = 0x6465636F  # tells a written slot from a hole in the file, which reads as zeros
 _CODECS = ("jpg", "libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif")
-FREE_SHARE = 0.5  # of the free space, at most, for the images still to be written
+MAX_FREE_FRACTION = 0.5  # of the free disk space, for the images still to be written
 
 
-class DecodedCache:
-    """The images of one data set in one size, for any number of threads and processes at once.
+class DecodeCache:
+    """A cache of the decoded images of one data set at one size.
 
-    The file has a slot for each image: its pixels and their checksum. A slot that nobody has
-    written, or not to its end, or that was damaged, has a wrong one and counts as absent. Whoever
-    writes a slot writes the same.
+    Any number of threads and processes may use the file at once, without a lock. It has a slot for
+    each image: the pixels and their checksum. A slot that is empty, incomplete or damaged has a
+    wrong checksum and counts as not cached. All writers of a slot write the same bytes.
     """
 
     def __init__(self, file: Path, image_size: int, *, writable: bool) -> None:
-        """Opens the file, which is made unless there is one already.
+        """Opens the cache.
+
+        Args:
+          file: the cache's file; created if it does not exist and `writable` is True.
+          image_size: S, of images uint8 [S, S, 3].
+          writable: if False, `write` does nothing.
 
         Raises:
-          OSError: it cannot be opened.
+          OSError: if the file cannot be opened.
         """
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         self._file = file
         self._descriptor = os.open(file, flags | os.O_CLOEXEC, 0o666)
         weakref.finalize(self, os.close, self._descriptor)
-        self._slot = slot_bytes(image_size)
+        self._slot_bytes = slot_bytes(image_size)
         self._writable = writable
         self._lock = threading.Lock()
 
     def read(self, i: int, pixels: np.ndarray) -> bool:
-        """Fills in image i, uint8 [S, S, 3]; False, and anything in `pixels`, if it is absent."""
+        """Reads image i into `pixels`, uint8 [S, S, 3].
+
+        Returns False if the image is not cached; the content of `pixels` is then undefined.
+        """
         checksum = bytearray(_CHECKSUM.size)
         try:
-            count = os.preadv(self._descriptor, [pixels.data, checksum], i * self._slot)
+            count = os.preadv(self._descriptor, [pixels.data, checksum], i * self._slot_bytes)
         except OSError:
             return False
-        return count == self._slot and checksum == _checksum(pixels)
+        return count == self._slot_bytes and checksum == _checksum(pixels)
 
     def write(self, i: int, pixels: np.ndarray) -> None:
-        """Keeps image i, uint8 [S, S, 3]; after the first failure nothing more is written."""
+        """Stores image i, uint8 [S, S, 3]; after the first failure, does nothing."""
         if not self._writable:
             return
         try:
-            os.pwritev(self._descriptor, [pixels.data, _checksum(pixels)], i * self._slot)
+            os.pwritev(self._descriptor, [pixels.data, _checksum(pixels)], i * self._slot_bytes)
         except OSError as error:
             with self._lock:
                 if self._writable:
-                    _log_why_not(self._file, str(error.strerror))
+                    _log_not_cached(self._file, str(error.strerror))
                 self._writable = False
 
 
 def open_cache(
     folder: Path, fingerprint: str, n_images: int, image_size: int
-) -> DecodedCache | None:
-    """The images decoded before in a size, or room for them; None where they cannot be kept.
+) -> DecodeCache | None:
+    """Opens the cache of a data set at one image size; None if images cannot be cached.
 
-    They are in `decoded` in the folder of the prepared data, which is replaced as a whole when raw
-    files change. A file there is of one size, one fingerprint and one way of decoding; others of
-    its size are removed.
+    The file is in the subfolder `decoded` of the prepared data, which is replaced as a whole when
+    raw files change. Its name contains the image size and a hash of the fingerprint and of the
+    decoders' versions; other files of the same image size are deleted.
 
     Args:
-      folder: of the prepared data.
-      fingerprint: changes whenever the data does.
-      n_images: in the whole data set.
+      folder: folder of the prepared data.
+      fingerprint: fingerprint of the data set.
+      n_images: number of images in the data set.
       image_size: S, of images uint8 [S, S, 3].
     """
     try:
         file = folder / "decoded" / f"{image_size}-{_key(fingerprint)}"
-        # Not its parents: should the folder be about to be replaced, its place must stay free.
+        # Parents are not created: another process may be replacing the folder.
         file.parent.mkdir(exist_ok=True)
-        writable = _make_room(file, n_images * slot_bytes(image_size))
+        writable = _prepare_file(file, n_images * slot_bytes(image_size))
         if writable or file.exists():
-            return DecodedCache(file, image_size, writable=writable)
+            return DecodeCache(file, image_size, writable=writable)
     except OSError as error:
-        _log_why_not(folder / "decoded", str(error.strerror or error))
+        _log_not_cached(folder / "decoded", str(error.strerror or error))
     return None
 
 
 def slot_bytes(image_size: int) -> int:
-    """What an image takes on disk."""
+    """Returns the number of bytes that an image takes on disk."""
     return image_size * image_size * 3 + _CHECKSUM.size
 
 
 def _checksum(pixels: np.ndarray) -> bytes:
-    return _CHECKSUM.pack(_WRITTEN, zlib.crc32(pixels.data))
+    return _CHECKSUM.pack(_MARK, zlib.crc32(pixels.data))
 
 
 def _key(fingerprint: str) -> str:
-    """Changes with everything that the pixels follow from: the files, the decoders, our code."""
+    """Returns a hash of all that determines the pixels: the data, the decoders, our code."""
     decoders = [str(features.version(name)) for name in _CODECS]
     parts = [fingerprint, PIL.__version__, *decoders, inspect.getsource(decode)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _make_room(file: Path, size: int) -> bool:
-    """Removes earlier files of the same image size; whether this one may be written to."""
+def _prepare_file(file: Path, size: int) -> bool:
+    """Deletes outdated files of the same image size; returns True if `file` may be written to."""
     if not os.access(file if file.exists() else file.parent, os.W_OK):
-        _log_why_not(file, "it is read-only")
+        _log_not_cached(file, "it is read-only")
         return False
-    for earlier in file.parent.glob(f"{file.name.partition('-')[0]}-*"):
-        if earlier != file:
-            earlier.unlink(missing_ok=True)
-    # Of a file with holes, only what is written takes space.
+    for other in file.parent.glob(f"{file.name.partition('-')[0]}-*"):
+        if other != file:
+            other.unlink(missing_ok=True)
+    # The file is sparse: only the written slots take disk space.
     written = file.stat().st_blocks * 512 if file.exists() else 0
     free = shutil.disk_usage(file.parent).free
-    if size - written > FREE_SHARE * free:
+    if size - written > MAX_FREE_FRACTION * free:
         gib = 2**-30
         needed = f"{(size - written) * gib:.2f} of the {free * gib:.2f} GiB free would be needed"
-        _log_why_not(file, needed)
+        _log_not_cached(file, needed)
         return False
     return True
 
 
-def _log_why_not(place: Path, reason: str) -> None:
-    logger.info("decoded images are not kept in '%s': %s", place, reason)
+def _log_not_cached(path: Path, reason: str) -> None:
+    logger.info("decoded images are not cached in '%s': %s", path, reason)

@@ -1,17 +1,17 @@
-"""A data set together with its split: the images that train and the images that test."""
+"""A data set and its few-shot split."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_images, load_mask
-from devnet_jax.data.decode_cache import DecodedCache, open_cache
+from devnet_jax.data.decode_cache import DecodeCache, open_cache
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split
 from devnet_jax.errors import UserError
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FewShotDataset:
-    """An opened data set and the part that each of its images plays.
+    """An opened data set and its split.
 
     Attributes:
       source: the data set.
-      split: which of its images play which part.
-      keep_decoded: whether decoded images are kept on disk, for the next run.
+      split: its training, calibration and test images.
+      use_cache: if True, decoded images are cached on disk.
     """
 
     source: Source
     split: Split
-    keep_decoded: bool = False
+    use_cache: bool = False
 
     def __str__(self) -> str:
-        """How many images play which part, in words."""
+        """Returns a sentence with the number of images in each part of the split."""
         split = self.split
         normal = f"{len(split.train_unlabelled)} normal images"
         if split.train_contamination:
@@ -48,10 +48,10 @@ class FewShotDataset:
 
     @classmethod
     def draw(cls, settings: DatasetConfig, seed: int) -> FewShotDataset:
-        """Opens the data set of the settings and draws its labelled anomalies.
+        """Opens the data set and draws its split.
 
         Raises:
-          UserError: the data set cannot be opened, or has not the anomalies asked for.
+          UserError: if the data set cannot be opened or has too few images for the settings.
         """
         source = _open(settings)
         split = few_shot_split(
@@ -67,30 +67,31 @@ class FewShotDataset:
 
     @classmethod
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
-        """Opens the data set of the settings for a split drawn earlier.
+        """Opens the data set with a split drawn earlier.
 
-        Data that has changed since, if only by being copied, gives a warning.
+        Logs a warning if the data has changed since, or was copied.
 
         Raises:
-          UserError: the data set cannot be opened, images of the split are gone, or training
-            images have another label now.
+          UserError: if the data set cannot be opened, images of the split are missing, or labels
+            of training or calibration images have changed.
         """
         dataset = cls(_open(settings), split, settings.cache)
         dataset._require_images()
         if dataset.source.fingerprint != split.fingerprint:
             logger.warning(
-                "data set %s has changed, or was copied, since the run began; the images named in "
-                "split.json are used as they are now, and no others",
+                "data set %s has changed, or was copied, since the run began; only the images "
+                "named in split.json are used, as they are now",
                 dataset.source.name,
             )
         return dataset
 
     def _require_images(self) -> None:
-        gone = [path for path in self.split.paths if path not in self._index]
-        if gone:
+        """Raises `UserError` unless all images of the split exist and have the same label."""
+        missing = [path for path in self.split.paths if path not in self._index]
+        if missing:
             raise UserError(
-                f"{len(gone)} images named in split.json are no longer in data set "
-                f"{self.source.name}, {gone[0]} among them; put them back, or train anew in "
+                f"{len(missing)} images named in split.json are no longer in data set "
+                f"{self.source.name}, for example {missing[0]}; restore them, or train again in "
                 "another workdir"
             )
         split = self.split
@@ -102,62 +103,82 @@ class FewShotDataset:
                 if self.source.examples[self._index[path]].label != label:
                     raise UserError(
                         f"{path} has another label in data set {self.source.name} than in "
-                        "split.json; undo the change, or train anew in another workdir"
+                        "split.json; undo the change, or train again in another workdir"
                     )
 
     @cached_property
     def _index(self) -> dict[str, int]:
+        """The index of each example by its path."""
         return {example.path: i for i, example in enumerate(self.source.examples)}
 
     @cached_property
     def test_examples(self) -> list[Example]:
-        """The test images: path, label and defect class of each."""
+        """The examples of the test images."""
         return [self.source.examples[self._index[path]] for path in self.split.test]
 
     @cached_property
     def test_duplicates(self) -> list[str]:
-        """The test images that are also among the training images, pixel by pixel."""
-        return [path for path in self.split.test if self._digest(path) in self._trained]
+        """The test images that equal a training image, pixel by pixel."""
+        return [path for path in self.split.test if self._digest(path) in self._train_digests]
 
     @cached_property
     def calibration(self) -> list[str]:
-        """The normal images to calibrate with: of those held out, the ones that no training image
-        equals, pixel by pixel. Others would score too low, and the threshold promise too much."""
-        return [path for path in self.split.calibration if self._digest(path) not in self._trained]
+        """The held-out normal images that do not equal a training image, pixel by pixel.
+
+        Copies of training images score too low and would make the threshold too low.
+        """
+        held_out = self.split.calibration
+        return [path for path in held_out if self._digest(path) not in self._train_digests]
 
     @cached_property
-    def _trained(self) -> set[str]:
+    def _train_digests(self) -> set[str]:
         return {self._digest(path) for path in self.split.train}
 
     def _digest(self, path: str) -> str:
         return self.source.examples[self._index[path]].digest
 
     def train_images(self, image_size: int) -> TrainImages:
-        """Those that train as normal images, then the labelled anomalies; none is read yet."""
+        """Returns the training images, `split.train`; nothing is read yet."""
         return TrainImages(self, image_size)
 
     def images(
         self, paths: Sequence[str], image_size: int, description: str | None = None
     ) -> np.ndarray:
-        """uint8 [N, S, S, 3]: images of the split by their paths, in that order."""
+        """Loads images of the data set by path: uint8 [N, S, S, 3], in the given order.
+
+        Args:
+          paths: paths of the images.
+          image_size: S.
+          description: label of the progress bar; None shows no bar.
+
+        Raises:
+          UserError: if an image cannot be decoded.
+        """
         indices = [self._index[path] for path in paths]
-        return load_images(self.source, indices, image_size, description, self.decoded(image_size))
+        cache = self.decode_cache(image_size)
+        return load_images(self.source, indices, image_size, description, cache)
+
+    def decode_cache(self, image_size: int) -> DecodeCache | None:
+        """Returns the cache of decoded images of one size; None if there is none."""
+        if not self.use_cache:
+            return None
+        if image_size not in self._decode_caches:
+            source = self.source
+            self._decode_caches[image_size] = open_cache(
+                source.folder, source.fingerprint, len(source.examples), image_size
+            )
+        return self._decode_caches[image_size]
 
     @cached_property
-    def decoded(self) -> Callable[[int], DecodedCache | None]:
-        """The cache of decoded images of a size; None where there is none."""
-
-        @cache
-        def opened(image_size: int) -> DecodedCache | None:
-            source = self.source
-            if not self.keep_decoded:
-                return None
-            return open_cache(source.folder, source.fingerprint, len(source.examples), image_size)
-
-        return opened
+    def _decode_caches(self) -> dict[int, DecodeCache | None]:
+        """The caches opened so far, by image size."""
+        return {}
 
     def mask(self, path: str, image_size: int) -> np.ndarray | None:
-        """bool [S, S], True on the defect; `None` for an anomaly whose mask nobody has drawn."""
+        """Loads a defect mask: bool [S, S], True on the defect.
+
+        The mask of a normal image is all False. Returns `None` for an anomaly without a mask.
+        """
         i = self._index[path]
         if self.source.examples[i].label == 0:
             return np.zeros((image_size, image_size), bool)
@@ -167,10 +188,10 @@ class FewShotDataset:
 
 @dataclasses.dataclass(frozen=True)
 class TrainImages:
-    """The training images of a data set, to be read in any order: at once, or as they are needed.
+    """The training images of a data set, read on demand in any order.
 
     Attributes:
-      dataset: whose they are.
+      dataset: the data set.
       image_size: S, of images uint8 [S, S, 3].
     """
 
@@ -185,15 +206,19 @@ class TrainImages:
         return len(self._paths)
 
     @property
-    def are_kept(self) -> bool:
-        """Whether what is decoded once is on disk when it is read again."""
-        return self.dataset.decoded(self.image_size) is not None
+    def is_cached(self) -> bool:
+        """True if decoded images are cached on disk."""
+        return self.dataset.decode_cache(self.image_size) is not None
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """uint8 [n, S, S, 3], for integers [n]; a description comes with a progress bar.
+        """Reads images: uint8 [n, S, S, 3].
+
+        Args:
+          indices: integers [n], indices of the images in `split.train`.
+          description: label of the progress bar; None shows no bar.
 
         Raises:
-          UserError: an image cannot be decoded.
+          UserError: if an image cannot be decoded.
         """
         paths = [self._paths[i] for i in indices]
         return self.dataset.images(paths, self.image_size, description)

@@ -1,4 +1,4 @@
-"""One process prepares what many will read."""
+"""A file lock: one process prepares data, the others wait."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def one_process(place: Path, what: str) -> Iterator[None]:
-    """Lets one process at a time work in a folder, which it makes; the others wait and say so.
+def exclusive_lock(folder: Path, task: str) -> Iterator[None]:
+    """Creates a folder and holds its lock; other processes wait for the lock and log it.
 
     Args:
-      place: the folder.
-      what: the work, for the log: "prepares '/data/elpv'".
+      folder: the folder to lock.
+      task: the work done under the lock, for the log: "prepares '/data/elpv'".
 
     Raises:
-      UserError: the folder cannot be written to.
+      UserError: if the folder cannot be written to.
     """
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(place / ".lock")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            logger.info("waiting for another process that %s", what)
+            logger.info("waiting for another process that %s", task)
             lock.acquire()
     except OSError as error:
         raise UserError(
-            f"cannot write to '{place}' ({error.strerror}): set config.dataset.data_dir to a"
-            " folder that can be written to"
+            f"cannot write to '{folder}' ({error.strerror}): set config.dataset.data_dir to a"
+            " writable folder"
         ) from error
     try:
         yield

@@ -1,4 +1,4 @@
-"""Raw files on disk."""
+"""Lists and reads raw files."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from devnet_jax.errors import UserError
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted by their posix path; hidden ones and folders left out.
+    """Returns all files below a folder, sorted by their posix path; hidden ones are skipped.
 
-    There are none below what is no folder.
+    The list is empty if the folder does not exist.
 
     Raises:
-      UserError: a folder cannot be listed.
+      UserError: if a folder cannot be listed.
     """
-    found = [inner / name for inner, names in walk(folder) for name in names]
-    return sorted(found, key=Path.as_posix)
+    files = [parent / name for parent, names in walk(folder) for name in names]
+    return sorted(files, key=Path.as_posix)
 
 
 def walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and all below it, each with the names of its files; nothing hidden.
+    """Yields a folder and all folders below it, each with its file names; hidden ones are skipped.
 
-    Links to folders are followed, but into none twice: they may lead in circles.
+    Links to folders are followed. Each folder is visited once, so circular links are safe.
 
     Raises:
-      UserError: a folder cannot be listed.
+      UserError: if a folder cannot be listed.
     """
 
-    def refuse(error: OSError) -> None:
+    def raise_user_error(error: OSError) -> None:
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise UserError(
                 f"cannot list the folder '{error.filename}': {error.strerror}"
             ) from error
 
-    seen = set()
-    for folder, inner, names in os.walk(top, followlinks=True, onerror=refuse):
+    visited = set()
+    for folder, subfolders, names in os.walk(top, followlinks=True, onerror=raise_user_error):
         status = Path(folder).stat()
-        place = (status.st_dev, status.st_ino)
-        if place in seen:
-            inner.clear()
+        inode = (status.st_dev, status.st_ino)
+        if inode in visited:
+            subfolders.clear()
             continue
-        seen.add(place)
-        # In order: where several links lead to one place, the first is followed each time.
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        visited.add(inode)
+        # Sorted: of several links to one folder, the same one is followed every time.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield Path(folder), sorted(name for name in names if not name.startswith("."))
 
 
 def read_file(file: Path) -> bytes:
-    """The content of a file; raises `UserError` if it cannot be read."""
+    """Returns the content of a file; raises `UserError` if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read '{file}': {error.strerror}") from error
 
 
-def unnested(folder: Path, name: str) -> Path:
-    """The folder of that name in it, as in copies unpacked one level deeper; or the folder."""
+def inner_folder(folder: Path, name: str) -> Path:
+    """Returns `folder/name` if it exists, as in copies nested one level deeper, else `folder`."""
     return folder / name if (folder / name).is_dir() else folder

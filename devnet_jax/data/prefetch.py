@@ -1,4 +1,4 @@
-"""The next part is read while one is worked with."""
+"""Prefetching: a thread makes the next item while the caller uses this one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 
 
-def prefetch(parts: Iterator[T]) -> Generator[T, None, None]:
-    """Yields the parts in their order, each made by a thread while its predecessor is in use.
+def prefetch(items: Iterator[T]) -> Generator[T, None, None]:
+    """Yields the items in order; a thread makes the next one while the caller uses this one.
 
-    Two parts are in memory at once. What making a part raises is raised when its turn comes.
+    Two items are in memory at once. An exception raised while an item is made is raised again
+    when that item is due.
     """
     end = object()
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, parts, end)
-        while (part := following.result()) is not end:
-            following = pool.submit(next, parts, end)
-            yield cast(T, part)
+        following = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield cast(T, item)

@@ -1,4 +1,4 @@
-"""Opens a data set by name, preparing it first where it is absent or its raw files changed."""
+"""Opens a data set by name; prepares it first if it is missing or its raw files have changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset, verify
 from devnet_jax.data.download import fetch
-from devnet_jax.data.lock import one_process
+from devnet_jax.data.lock import exclusive_lock
 from devnet_jax.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -27,14 +27,14 @@ __all__ = ["DATASETS", "Example", "Source", "open_source"]
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a data set, without its bytes.
+    """An image of a data set, without its bytes.
 
     Attributes:
-      path: its name, posix, relative to the raw folder.
-      split: "train" (normal images only) or "test" (normal images, and all anomalies).
-      label: 0 normal, 1 anomaly.
-      defect: "good" for a normal image, else the defect's class.
-      digest: equal for images that are equal once decoded.
+      path: posix path relative to the raw folder; it names the image.
+      split: "train" (normal images only) or "test" (normal images and all anomalies).
+      label: 0 for a normal image, 1 for an anomaly.
+      defect: defect class; "good" for a normal image.
+      digest: hash of the decoded pixels.
     """
 
     path: str
@@ -48,14 +48,14 @@ class Source:
     """A prepared data set, opened for random access from any thread.
 
     Attributes:
-      name: the data set, and its category or folder: "mvtec_ad/bottle".
+      name: name of the data set and its category or folder: "mvtec_ad/bottle".
       examples: all of train, then all of test, each sorted by path.
-      fingerprint: changes whenever the raw files do.
-      folder: where the prepared data lies; what is in it vanishes when the raw files change.
+      fingerprint: hash that changes when the raw files change.
+      folder: folder of the prepared data; it is replaced when the raw files change.
     """
 
     def __init__(self, builder: AnomalyDatasetBuilder) -> None:
-        """Opens what `builder` has prepared; the images stay on disk."""
+        """Opens the data that `builder` has prepared; the images stay on disk."""
         self.folder = Path(builder.data_dir)
         index = _read_index(self.folder)
         self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
@@ -65,25 +65,25 @@ class Source:
         if sum(map(len, self._records)) != len(self.examples):
             raise ValueError("index and records differ in length")
         for records in self._records:
-            # Every file is opened now: should the data be prepared anew by another process,
-            # the open files keep what this index describes.
+            # Opens every shard: if another process replaces the data, the open files still match
+            # this index.
             first = 0
             for length in builder.info.splits[str(records.split)].shard_lengths:
                 records[first]
                 first += length
         if _read_index(self.folder)["fingerprint"] != self.fingerprint:
-            raise ValueError("another process replaced it meanwhile")
+            raise ValueError("another process has replaced it")
 
     def image_bytes(self, i: int) -> bytes:
-        """The bytes of example i's image file."""
+        """Returns the content of the image file of example i."""
         return self._record(i)["image"]
 
     def mask_bytes(self, i: int) -> bytes:
-        """The bytes of example i's mask file; b"" where there is none."""
+        """Returns the content of the mask file of example i; b"" if it has none."""
         return self._record(i)["mask"]
 
     def image_name(self, i: int) -> str:
-        """Example i's path, after the data set's name: for messages."""
+        """Returns the data set's name and the path of example i, for messages."""
         return f"{self.name}/{self.examples[i].path}"
 
     def _record(self, i: int) -> dict[str, bytes]:
@@ -100,21 +100,21 @@ def open_source(
     manual_dir: str | None = None,
     data_dir: str | None = None,
 ) -> Source:
-    """Opens a data set, after preparing it if it is absent or its raw files have changed.
+    """Opens a data set; prepares it first if it is missing or its raw files have changed.
 
-    Safe to call from many processes at once: one prepares, the others wait. A process that is
-    killed leaves the earlier data, or none, or the new.
+    Many processes may call this at once: one prepares the data, the others wait. Data is replaced
+    atomically: a killed process leaves no partial data.
 
     Args:
-      name: a key of DATASETS.
-      category: the part of a data set that is divided into categories.
-      manual_dir: the folder of raw files; None to use the copy prepared before or, where anyone
-        may, to fetch them.
-      data_dir: where prepared data is kept; None for TFDS's default, ~/tensorflow_datasets.
+      name: key of `DATASETS`.
+      category: category of the data set, if it has categories.
+      manual_dir: folder of the raw files; None uses data prepared earlier or, if there is none,
+        downloads the raw files if they are public.
+      data_dir: folder of all prepared data; None for TFDS's default, ~/tensorflow_datasets.
 
     Raises:
-      UserError: an unknown name or category, a folder that is absent or not laid out as it
-        should be, or an image that cannot be used.
+      UserError: if the name or category is unknown, the raw folder is missing or has another
+        layout, or an image cannot be used.
     """
     builder_class = DATASETS.get(name)
     if builder_class is None:
@@ -122,24 +122,24 @@ def open_source(
             f"config.dataset.name = {name!r}: no such data set; {nearest(name, DATASETS)}"
         )
     _check_category(builder_class, category)
-    for setting, place in (("manual_dir", manual_dir), ("data_dir", data_dir)):
-        if place is not None and "://" in place:
+    for setting, value in (("manual_dir", manual_dir), ("data_dir", data_dir)):
+        if value is not None and "://" in value:
             raise UserError(
-                f"config.dataset.{setting} = {place!r}: data is read from local disks only;"
-                " copy it to one"
+                f"config.dataset.{setting} = {value!r}: data is read from local disks only;"
+                " copy it to a local disk"
             )
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
-    root = _root(data_dir)
-    prepared = _Prepared(builder_class, root, builder_class.config_name(folder, category))
+    root = _data_root(data_dir)
+    prepared = _PreparedData(builder_class, root, builder_class.config_name(folder, category))
     if folder is None and builder_class.NEEDS_FOLDER:
         if prepared.is_interrupted():
             with prepared.lock():
-                pass  # which mends it
-        if prepared.is_shared():
+                pass  # the lock restores the data
+        if prepared.is_reusable():
             return prepared.open()
         if builder_class.DOWNLOAD is None:
             raise UserError(
-                f"data set '{name}' is not in '{root}' and no raw folder is given:"
+                f"data set '{name}' is not prepared in '{root}' and no raw folder is given:"
                 f" set config.dataset.manual_dir to a folder with {builder_class.LAYOUT}"
             )
         folder = fetch(name, builder_class.DOWNLOAD, root, builder_class.LAYOUT)
@@ -156,27 +156,34 @@ def open_source(
     raw = builder_class.read_raw(folder or root, category)
     if prepared.fingerprint() != raw.fingerprint:
         with prepared.lock():
-            # Another process may have done it while this one waited.
+            # Another process may have prepared it while this one waited.
             if prepared.fingerprint() != raw.fingerprint:
                 prepared.replace(raw, lambda: builder_class.read_raw(folder or root, category))
     return prepared.open()
 
 
-def is_at_hand(name: str, category: str | None, data_dir: str | None) -> bool:
-    """Whether `open_source` needs no raw folder: it is drawn, prepared before, or fetched."""
+def is_available(name: str, category: str | None, data_dir: str | None) -> bool:
+    """Returns True if `open_source` needs no raw folder for this data set.
+
+    That is if the data set is synthetic, public for download, or was prepared earlier.
+    """
     builder_class = DATASETS[name]
-    root = _root(data_dir)
-    prepared = _Prepared(builder_class, root, builder_class.config_name(None, category))
+    root = _data_root(data_dir)
+    prepared = _PreparedData(builder_class, root, builder_class.config_name(None, category))
     return (
-        not builder_class.NEEDS_FOLDER or builder_class.DOWNLOAD is not None or prepared.is_shared()
+        not builder_class.NEEDS_FOLDER
+        or builder_class.DOWNLOAD is not None
+        or prepared.is_reusable()
     )
 
 
-def _root(data_dir: str | None) -> Path:
+def _data_root(data_dir: str | None) -> Path:
+    """Returns the folder of all prepared data."""
     return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
 
 
 def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | None) -> None:
+    """Raises `UserError` unless the category fits the data set."""
     name, known = builder_class.name, builder_class.CATEGORIES
     if category is None and known:
         raise UserError(f"data set '{name}' needs a category: one of {', '.join(known)}")
@@ -193,8 +200,14 @@ def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | 
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """The place of one prepared data set, which may be empty."""
+class _PreparedData:
+    """The prepared data of one data set on disk, which may not exist yet.
+
+    Attributes:
+      builder_class: builder of the data set.
+      root: folder of all prepared data.
+      config: name of the TFDS config.
+    """
 
     builder_class: type[AnomalyDatasetBuilder]
     root: Path
@@ -202,46 +215,56 @@ class _Prepared:
 
     @property
     def target(self) -> Path:
+        """The folder of the prepared data."""
         version = str(self.builder_class.VERSION)
         return self.root / self.builder_class.name / (self.config or "") / version
 
     @property
     def retired(self) -> Path:
-        """Where the earlier data is while the new takes its place."""
+        """The folder that holds the earlier data while it is being replaced."""
         return self.target.with_name(f".{self.target.name}.replaced")
 
     def builder(self, root: Path, **kwargs: Any) -> AnomalyDatasetBuilder:
-        # The config as an object: TFDS knows names from BUILDER_CONFIGS only.
+        """Returns a builder that writes to, or reads from, a folder of prepared data."""
+        # A config object, since TFDS finds by name only the configs in BUILDER_CONFIGS.
         config = self.builder_class.builder_configs.get(self.config, self.config)
         if isinstance(config, str):
             config = tfds.core.BuilderConfig(name=config)
         return self.builder_class(data_dir=root, config=config, **kwargs)
 
     def fingerprint(self) -> str | None:
-        """That of the data which is there; None if there is none."""
+        """Returns the fingerprint of the prepared data; None if there is no data."""
         try:
             return _read_index(self.target)["fingerprint"]
         except (OSError, ValueError, KeyError):
             return None
 
-    def is_shared(self) -> bool:
-        """Whether data is there that may be used without its raw folder."""
-        return self.builder_class.SHARED_NAME and self.fingerprint() is not None
+    def is_reusable(self) -> bool:
+        """Returns True if there is data that may be used without its raw folder."""
+        return self.builder_class.NAME_IDENTIFIES_DATA and self.fingerprint() is not None
 
     def is_interrupted(self) -> bool:
-        """Whether a process was killed between the two renames of `replace`."""
+        """Returns True if a process was killed between the two renames of `replace`."""
         return self.retired.exists() and not self.target.exists()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lets one process prepare, and mends what a killed one has left."""
-        with one_process(self.target.parent, f"prepares '{self.target}'"):
+        """Locks the data for preparing; restores the earlier data if `is_interrupted`."""
+        with exclusive_lock(self.target.parent, f"prepares '{self.target}'"):
             if self.is_interrupted():
                 self.retired.rename(self.target)
             yield
 
     def replace(self, raw: RawDataset, read_again: Callable[[], RawDataset]) -> None:
-        """Verifies and writes `raw` beside the data that is there, then takes its place."""
+        """Verifies and prepares a raw data set in a staging folder, then replaces the data.
+
+        Args:
+          raw: the raw data set.
+          read_again: reads the raw data set again, to notice files that changed meanwhile.
+
+        Raises:
+          UserError: if the raw data cannot be used, or changed while it was read.
+        """
         examples = verify(raw)
         staging = self.target.parent / ".preparing"
         shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
@@ -250,7 +273,7 @@ class _Prepared:
                 builder = self.builder(staging, examples=examples)
                 builder.write(raw.fingerprint)
             if read_again().fingerprint != raw.fingerprint:
-                raise UserError(f"{raw.name}: files changed while they were read: start again")
+                raise UserError(f"{raw.name}: files changed while they were read: run again")
             shutil.rmtree(self.retired, ignore_errors=True)
             if self.target.exists():
                 self.target.rename(self.retired)
@@ -268,24 +291,25 @@ class _Prepared:
         )
 
     def open(self) -> Source:
+        """Opens the data; raises `UserError` if it is damaged."""
         try:
             with _quiet_tfds():
                 return Source(self.builder(self.root))
-        except Exception as error:  # TFDS and ArrayRecord raise many kinds on damaged files
+        except Exception as error:  # on damaged files, TFDS and ArrayRecord raise many types
             raise UserError(
                 f"cannot open the prepared data in '{self.target}'"
-                f" ({' '.join(str(error).split())}): delete that folder and start again"
+                f" ({' '.join(str(error).split())}): delete the folder and run again"
             ) from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    # TFDS's own metadata file, read without building the data set.
+    """Reads the index that `AnomalyDatasetBuilder.write` puts into TFDS's metadata file."""
     return json.loads((folder / tfds.core.constants.METADATA_FILENAME).read_text())
 
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """Keeps TFDS's account of its own doings out of the log; its errors stay."""
+    """Suppresses TFDS's log messages, except errors."""
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:

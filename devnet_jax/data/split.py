@@ -1,4 +1,4 @@
-"""Few-shot protocols: which images train and which test (section 4.1 of the paper)."""
+"""Few-shot protocols: the split into training and test images (section 4.1 of the paper)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Paths of the images of each part, as in the source data, each part sorted.
+    """Image paths of each part of a split, as in the source data; each part is sorted.
 
     Attributes:
-      train_normal: normal images to train with.
-      train_contamination: anomalies that nobody has noticed: they train as if they were normal.
-      train_anomaly: labelled anomalies to train with.
-      calibration: normal images held out from training, to calibrate the threshold on.
-      test: the images that test.
-      trained_classes: how many labelled anomalies of each defect class there are.
-      protocol: how they were drawn: the arguments of `few_shot_split`.
-      fingerprint: of the data set that was split (`Source.fingerprint`).
+      train_normal: normal training images.
+      train_contamination: unlabelled anomalies that train as normal images.
+      train_anomaly: labelled anomalies.
+      calibration: normal images held out from training, for calibrating the threshold.
+      test: test images.
+      trained_classes: number of labelled anomalies of each defect class.
+      protocol: the arguments of `few_shot_split`.
+      fingerprint: fingerprint of the data set (`Source.fingerprint`).
     """
 
     train_normal: tuple[str, ...]
@@ -41,26 +41,26 @@ class Split:
 
     @property
     def train_unlabelled(self) -> tuple[str, ...]:
-        """The images that train as normal ones."""
+        """The images that train as normal ones: normal images, then contamination."""
         return self.train_normal + self.train_contamination
 
     @property
     def train(self) -> tuple[str, ...]:
-        """The images that train: those as normal ones, then the labelled anomalies."""
+        """All training images: `train_unlabelled`, then the labelled anomalies."""
         return self.train_unlabelled + self.train_anomaly
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every image that plays a part."""
+        """All images of the split: training, calibration and test."""
         return self.train + self.calibration + self.test
 
     def to_dict(self) -> dict[str, Any]:
-        """The split as written to split.json."""
+        """Returns the split as written to split.json."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Split:
-        """The split as read from split.json; raises `UserError` if it is not one."""
+        """Returns the split read from split.json; raises `UserError` if it is not a split."""
         try:
             return cls(
                 train_normal=tuple(values["train_normal"]),
@@ -73,7 +73,7 @@ class Split:
                 fingerprint=values["fingerprint"],
             )
         except (KeyError, TypeError, ValueError):
-            raise UserError("split.json: not a split; restore it or train anew") from None
+            raise UserError("split.json: not a split; restore the file or train again") from None
 
 
 def few_shot_split(
@@ -85,21 +85,25 @@ def few_shot_split(
     calibration: float,
     seed: int,
 ) -> Split:
-    """Draws the labelled anomalies and the unnoticed ones; the rest of the test part tests.
+    """Draws the labelled anomalies, the contamination and the calibration images.
+
+    All other images of the test part are test images. The draws depend on the seed and the sorted
+    paths only.
 
     Args:
       examples: all images; those of the part "train" are the normal training images.
-      n_anomaly: labelled anomalies to draw. Those of fewer shots are among those of more.
-      known_class: `None` draws from all defect classes (the paper's general setting); a class
-        draws from it alone, and its other images are left out of the test (the hard setting).
-      contamination: the share c of unnoticed anomalies among the images that train as normal
-        ones: to N normal images, ⌊N·c/(1-c)⌋ anomalies of any class are added.
-      calibration: the share of the normal training images that are held out from training.
-      seed: the draws are a function of it and of the sorted paths.
+      n_anomaly: number of labelled anomalies. With the same seed, a smaller number draws a subset
+        of a larger one.
+      known_class: `None` draws from all defect classes (the paper's general setting). A class name
+        draws from that class only, and its other images are not tested (the hard setting).
+      contamination: fraction c of anomalies among the images that train as normal ones: ⌊N·c/(1-c)⌋
+        anomalies of any class are added to N normal images.
+      calibration: fraction of the normal training images to hold out.
+      seed: seed of the draws.
 
     Raises:
-      UserError: no such class, no anomaly would be left for the test, or no normal image for the
-        training.
+      UserError: if the class does not exist, or no anomaly is left for the test, or no normal image
+        is left for training.
     """
     all_normal = sorted(example.path for example in examples if example.split == "train")
     held_out = hold_out(all_normal, calibration, seed)
@@ -107,35 +111,36 @@ def few_shot_split(
     if not normal:
         raise UserError(
             f"config.dataset.calibration = {calibration}: none of the {len(all_normal)} normal "
-            "images would be left for the training; ask for less"
+            "images would be left for training; use a smaller value"
         )
     test = [example for example in examples if example.split == "test"]
     anomalies = [example for example in test if example.label == 1]
-    drawn = _draw_labelled(anomalies, n_anomaly, known_class, seed)
-    n_unnoticed = math.floor(len(normal) * contamination / (1 - contamination) + 1e-9)
-    candidates = sorted({example.path for example in anomalies} - drawn)
-    unnoticed = _draw(candidates, n_unnoticed, seed, "contamination")
-    left = [
+    labelled = _draw_labelled(anomalies, n_anomaly, known_class, seed)
+    # 1e-9: an exact product must not be rounded down.
+    n_contaminating = math.floor(len(normal) * contamination / (1 - contamination) + 1e-9)
+    candidates = sorted({example.path for example in anomalies} - labelled)
+    contaminating = _draw(candidates, n_contaminating, seed, "contamination")
+    remaining = [
         example.path
         for example in test
-        if example.path not in drawn | unnoticed
+        if example.path not in labelled | contaminating
         and not (example.label == 1 and example.defect == known_class)
     ]
     n_good = sum(example.label == 0 for example in test)
-    if n_unnoticed > len(candidates) or len(left) == n_good:
+    if n_contaminating > len(candidates) or len(remaining) == n_good:
         raise UserError(
-            f"config.dataset.contamination = {contamination}: {n_unnoticed} anomalies would train "
-            f"unnoticed beside {len(normal)} normal images, and of the {len(candidates)} that "
-            "there are none would be left for the test; ask for less"
+            f"config.dataset.contamination = {contamination}: it adds {n_contaminating} unlabelled "
+            f"anomalies to the {len(normal)} normal images; of the {len(candidates)} available, "
+            "none would be left for the test; use a smaller value"
         )
     return Split(
         train_normal=tuple(normal),
-        train_contamination=tuple(sorted(unnoticed)),
-        train_anomaly=tuple(sorted(drawn)),
+        train_contamination=tuple(sorted(contaminating)),
+        train_anomaly=tuple(sorted(labelled)),
         calibration=tuple(sorted(held_out)),
-        test=tuple(sorted(left)),
+        test=tuple(sorted(remaining)),
         trained_classes=dict(
-            sorted(Counter(e.defect for e in anomalies if e.path in drawn).items())
+            sorted(Counter(e.defect for e in anomalies if e.path in labelled).items())
         ),
         protocol={
             "n_anomaly": n_anomaly,
@@ -147,13 +152,16 @@ def few_shot_split(
     )
 
 
-def hold_out(images: Sequence[T], share: float, seed: int) -> set[T]:
-    """The share of the normal images that does not train, but calibrates the threshold."""
-    return _draw(images, round(share * len(images)), seed, "calibration")
+def hold_out(images: Sequence[T], fraction: float, seed: int) -> set[T]:
+    """Draws the fraction of the normal images that is held out to calibrate the threshold."""
+    return _draw(images, round(fraction * len(images)), seed, "calibration")
 
 
 def _draw(images: Sequence[T], count: int, seed: int, purpose: str) -> set[T]:
-    """So many of the images; fewer are among more. A function of seed, purpose and their order."""
+    """Draws `count` images; a smaller count draws a subset of a larger one.
+
+    The result depends on the seed, the purpose and the order of the images only.
+    """
     order = generator(seed, purpose).permutation(len(images))
     return {images[i] for i in order[:count]}
 
@@ -161,31 +169,32 @@ def _draw(images: Sequence[T], count: int, seed: int, purpose: str) -> set[T]:
 def _draw_labelled(
     anomalies: Sequence[Example], n_anomaly: int, known_class: str | None, seed: int
 ) -> set[str]:
+    """Draws the paths of the labelled anomalies."""
     classes = sorted({example.defect for example in anomalies})
     if known_class is None:
-        candidates, where = anomalies, "in all defect classes together"
-        spare = len(candidates) - 1
+        candidates, which = anomalies, "in all defect classes together"
+        max_anomaly = len(candidates) - 1
     elif known_class in classes:
         candidates = [example for example in anomalies if example.defect == known_class]
-        where = f"of class {known_class}"
-        spare = len(candidates)
+        which = f"of class {known_class}"
+        max_anomaly = len(candidates)
         if len(classes) == 1:
             raise UserError(
                 f"config.dataset.known_class = {known_class!r}: it is the only defect class, "
-                "so none would be left for the test; leave known_class out"
+                "so no anomaly would be left for the test; leave known_class unset"
             )
     else:
         raise UserError(
             f"config.dataset.known_class = {known_class!r}: no such defect class; "
             + nearest(known_class, classes)
         )
-    if n_anomaly > spare:
+    if n_anomaly > max_anomaly:
         reserve = "" if known_class else " and one must stay for the test"
         raise UserError(
             f"config.dataset.n_anomaly = {n_anomaly}: there are {len(candidates)} anomalies "
-            f"{where}{reserve}; ask for {spare} at most"
-            if spare
-            else f"the data set has {len(candidates)} anomalies {where}{reserve}; "
+            f"{which}{reserve}; ask for {max_anomaly} at most"
+            if max_anomaly
+            else f"the data set has {len(candidates)} anomalies {which}{reserve}; "
             "at least two anomalies are needed, one to train and one to test"
         )
     paths = sorted(example.path for example in candidates)

@@ -1,9 +1,11 @@
-"""Where the decoded training images live: in device memory, in host memory, or on disk.
+"""Stores of the decoded training images: in device memory, in host memory, or on disk.
 
-All three answer the same questions, so that the training step does not know which one
-it has: what is always at hand (`resident`), what one call is given (`per_call`), how a
-step finds its images in the two (`gather`), and how many steps one call may have
-(`max_steps`).
+All stores have the interface `ImageStore`, so the training step does not depend on the store:
+
+- `resident` is the array that every call of the train function is given;
+- `call_input` makes the array that one call is given;
+- `gather` selects the images of one step from the two, inside the step;
+- `max_steps_per_call` limits the number of steps of one call.
 """
 
 from __future__ import annotations
@@ -24,74 +26,98 @@ from devnet_jax.distributed.cluster import n_local_processes, require_agreement
 
 logger = logging.getLogger(__name__)
 
-DEVICE_SHARE = 0.25  # of an accelerator's memory, at most, for images; the rest is for the step
-HOST_SHARE = 0.25  # of the host's memory, unless the settings say how much
-CALL_BYTES = 256 << 20  # of pixels, at most, that one call carries from the host
+DEVICE_FRACTION = 0.25  # of an accelerator's memory, for images; the rest is for the step
+HOST_FRACTION = 0.25  # of the host's memory, for images, unless memory_gib is set
+MAX_CALL_BYTES = 256 << 20  # of pixels that one call transfers from the host
 
 
 class ImageReader(Protocol):
-    """What a store is made of: training images that can be read, and have not been yet."""
+    """The interface of the images that a store is made from; they are read on demand."""
 
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> int:
+        """S, of images uint8 [S, S, 3]."""
 
     @property
-    def are_kept(self) -> bool:
-        """Whether what is decoded once is on disk when it is read again."""
+    def is_cached(self) -> bool:
+        """True if decoded images are cached on disk."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Returns the number of images."""
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """uint8 [n, S, S, 3], the caller's own; a description comes with a progress bar."""
+        """Reads images into a new array, uint8 [n, S, S, 3].
+
+        Args:
+          indices: integers [n].
+          description: label of the progress bar; None shows no bar.
+        """
 
 
 class ImageStore(Protocol):
-    """Decoded training images, uint8 [N, S, S, 3]."""
+    """The interface of all stores: decoded training images, uint8 [N, S, S, 3].
 
-    resident: jax.Array | None  # what every call is given, replicated over the devices
+    Attributes:
+      resident: the array that every call of the train function is given, replicated over the
+        devices; None if there is none.
+    """
+
+    resident: jax.Array | None
 
     def __len__(self) -> int:
-        """N."""
+        """Returns N."""
 
-    def per_call(self, indices: np.ndarray) -> np.ndarray:
-        """What one call is given for int32 [steps, D, b] indices; the leading axes stay."""
+    def call_input(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the input of one call of the train function.
+
+        Args:
+          indices: int32 [steps, B], indices of the images of this process's batches.
+
+        Returns:
+          The indices, or the images, uint8 [steps, B, S, S, 3].
+        """
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
-        """One device's images of one step, uint8 [b, S, S, 3]; traced inside the step."""
+        """Returns the images of one step on one device, uint8 [b, S, S, 3]; traced by JAX.
 
-    def max_steps(self, batch_size: int) -> int:
-        """The most steps that one call should be given."""
+        Args:
+          resident: `resident`.
+          batch: the part of `call_input` for this step and device.
+        """
+
+    def max_steps_per_call(self, batch_size: int) -> int:
+        """Returns the largest number of steps that one call should have."""
 
 
 class DeviceStore:
-    """Images in device memory: a call carries indices only."""
+    """A store in device memory: a call transfers indices only."""
 
     resident: jax.Array | None
 
     def __init__(self, reader: ImageReader, sharding: jax.sharding.Sharding) -> None:
         self._n_images = len(reader)
         images = _read_all(reader)
-        # Filled up, so that data sets of about the same size share what was compiled; in place,
-        # as nobody else has the array.
-        images.resize((padded(len(images)), *images.shape[1:]), refcheck=False)
+        # Padded, so that data sets of about the same size share one compiled function. Resized in
+        # place, since `read` returns a new array.
+        images.resize((padded_length(len(images)), *images.shape[1:]), refcheck=False)
         self.resident = jax.device_put(images, sharding)
 
     def __len__(self) -> int:
         return self._n_images
 
-    def per_call(self, indices: np.ndarray) -> np.ndarray:
+    def call_input(self, indices: np.ndarray) -> np.ndarray:
         return indices
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
         assert resident is not None
         return resident[batch]
 
-    def max_steps(self, batch_size: int) -> int:
+    def max_steps_per_call(self, batch_size: int) -> int:
         return sys.maxsize
 
 
 class StreamedStore:
-    """Images on disk: a call carries the pixels of its batches, read when they are needed."""
+    """A store on disk: a call transfers the pixels of its batches, read for each call."""
 
     resident: jax.Array | None = None
 
@@ -101,22 +127,22 @@ class StreamedStore:
     def __len__(self) -> int:
         return len(self._reader)
 
-    def per_call(self, indices: np.ndarray) -> np.ndarray:
+    def call_input(self, indices: np.ndarray) -> np.ndarray:
         images = self._read(indices.ravel())
         return images.reshape(*indices.shape, *images.shape[1:])
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
         return batch
 
-    def max_steps(self, batch_size: int) -> int:
-        return max(1, CALL_BYTES // (batch_size * image_bytes(self._reader)))
+    def max_steps_per_call(self, batch_size: int) -> int:
+        return max(1, MAX_CALL_BYTES // (batch_size * image_nbytes(self._reader)))
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self._reader.read(indices)
 
 
 class HostStore(StreamedStore):
-    """Images in host memory: all read beforehand, and handed over like streamed ones."""
+    """A store in host memory: reads all images once; a call transfers the pixels of its batches."""
 
     def __init__(self, reader: ImageReader) -> None:
         super().__init__(reader)
@@ -130,13 +156,13 @@ def _read_all(reader: ImageReader) -> np.ndarray:
     return reader.read(np.arange(len(reader)), "decoding training images")
 
 
-def image_bytes(reader: ImageReader) -> int:
-    """What one decoded image takes in memory."""
+def image_nbytes(reader: ImageReader) -> int:
+    """Returns the number of bytes of one decoded image."""
     return reader.image_size * reader.image_size * 3
 
 
-def padded(n: int) -> int:
-    """The next of 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …: at most a quarter more than n."""
+def padded_length(n: int) -> int:
+    """Returns the next of 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …: at most a quarter more than n."""
     step = 1 << max(n.bit_length() - 3, 0)
     return max(4, -(-n // step) * step)
 
@@ -144,90 +170,98 @@ def padded(n: int) -> int:
 def make_store(
     reader: ImageReader, settings: DatasetConfig, sharding: jax.sharding.Sharding
 ) -> ImageStore:
-    """Puts the images where the settings say, or where they fit, and logs where and why.
+    """Makes the store that the settings name, or the fastest that fits; logs the choice.
 
     Args:
-      reader: of the training images.
-      settings: `store` and `memory_gib`.
-      sharding: of images kept on the devices.
+      reader: the training images.
+      settings: `store` and `memory_gib` are used.
+      sharding: sharding of the images in a `DeviceStore`.
 
     Raises:
-      UserError: an image cannot be decoded.
+      UserError: if an image cannot be decoded.
     """
-    size = len(reader) * image_bytes(reader)
-    place, reason = settings.store, ""
-    if place == "auto":
-        place, reason = _place(size, settings, host_memory() // n_local_processes())
-    require_agreement("the place of the training images", place)
-    kept = {
+    size = len(reader) * image_nbytes(reader)
+    location, reason = settings.store, ""
+    if location == "auto":
+        location, reason = _choose_location(size, settings, host_memory() // n_local_processes())
+    require_agreement("the location of the training images", location)
+    action = {
         "device": "are kept in device memory",
         "host": "are kept in host memory",
         "stream": "are streamed from disk",
-    }[place]
-    if place == "stream" and not reader.are_kept:
-        kept = "are decoded anew for each batch, which is slow, as nothing is kept on disk"
-    logger.info("%s training images (%s) %s%s", f"{len(reader):,}", _in_words(size), kept, reason)
-    if place == "device":
+    }[location]
+    if location == "stream" and not reader.is_cached:
+        action = "are decoded again for each batch, which is slow: there is no cache on disk"
+    logger.info(
+        "%s training images (%s) %s%s", f"{len(reader):,}", _format_bytes(size), action, reason
+    )
+    if location == "device":
         return DeviceStore(reader, sharding)
-    return HostStore(reader) if place == "host" else StreamedStore(reader)
+    return HostStore(reader) if location == "host" else StreamedStore(reader)
 
 
-def _place(
-    size: int, settings: DatasetConfig, memory_here: int
+def _choose_location(
+    size: int, settings: DatasetConfig, memory_per_process: int
 ) -> tuple[Literal["device", "host", "stream"], str]:
-    """Where images of that many bytes fit, and why no nearer to where the compute is.
+    """Chooses the fastest location that images of `size` bytes fit into.
 
-    Never on a CPU "device": its memory is the host's, and a step that is given its pixels need
+    A CPU device is never chosen: its memory is the host's, and a step that is given pixels need
     not be compiled for each number of images.
+
+    Returns:
+      The location, and the reason, for the log, why a faster location is not used.
     """
     device = jax.local_devices()[0]
     reason = ""
     if device.platform != "cpu":
         memory = (device.memory_stats() or {}).get("bytes_limit", 0)
-        if size <= DEVICE_SHARE * memory:
+        if size <= DEVICE_FRACTION * memory:
             return "device", ""
-        reason = ": the device does not say how much memory it has"
+        reason = ": the device does not report its memory size"
         if memory:
-            reason = f": more than a quarter of the device's {_in_words(memory)}"
+            reason = f": more than a quarter of the device's {_format_bytes(memory)}"
     if settings.memory_gib:
         limit = settings.memory_gib * 2**30
         too_much = f": more than the {settings.memory_gib:g} GiB of config.dataset.memory_gib"
     else:
-        limit = HOST_SHARE * memory_here
-        too_much = f": more than a quarter of the host's {_in_words(memory_here)}"
+        limit = HOST_FRACTION * memory_per_process
+        too_much = f": more than a quarter of the host's {_format_bytes(memory_per_process)}"
     return ("host", reason) if size <= limit else ("stream", too_much)
 
 
-def _in_words(n_bytes: int) -> str:
+def _format_bytes(n_bytes: int) -> str:
+    """Formats a number of bytes in GiB, or in MiB if it is small."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 // 10 else f"{n_bytes / 2**20:.2f} MiB"
 
 
 def host_memory(
     groups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """Bytes of memory that this process may use: the machine's, or its control group's if less.
+    """Returns the bytes of memory that this process may use.
+
+    That is the machine's memory, or the limit of the process's control group if it is lower.
 
     Args:
-      groups: the kernel's list of this process's control groups.
-      mounts: where the kernel shows their limits.
+      groups: file in which the kernel lists the control groups of this process.
+      mounts: folder in which the kernel shows their limits.
     """
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _group_limits(groups, mounts):
-        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or the value "max"
             sizes.append(int(file.read_text()))
     return min(sizes)
 
 
 def _group_limits(groups: Path, mounts: Path) -> Iterator[Path]:
-    """The files with the memory limits of those control groups and of the ones around them."""
-    if not groups.exists():  # no Linux
+    """Yields the files with the memory limits of the control groups and of their parents."""
+    if not groups.exists():  # not Linux
         return
     for line in groups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         mount, name = mounts, "memory.max"
-        if controllers:  # version 1
+        if controllers:  # cgroups version 1
             mount, name = mounts / "memory", "memory.limit_in_bytes"
         group = mount / path.lstrip("/")
         for folder in (group, *group.parents):

@@ -1,4 +1,4 @@
-"""Every image type against pixel values known by hand."""
+"""Tests of decoding: every image type against known pixel values."""
 
 import contextlib
 import io
@@ -38,11 +38,12 @@ def encode_npy(array: np.ndarray) -> bytes:
 
 
 def grey(*values: int) -> list[list[int]]:
-    """One row of pixels, RGB."""
+    """Returns a row of grey RGB pixels."""
     return [[v, v, v] for v in values]
 
 
-def row(data: bytes) -> list[list[int]]:
+def decode_row(data: bytes) -> list[list[int]]:
+    """Decodes an image of one row."""
     image = decode_image(data, "name")
     assert image.dtype == np.uint8
     assert image.shape[0] == 1
@@ -50,6 +51,7 @@ def row(data: bytes) -> list[list[int]]:
 
 
 def palette_image(**info) -> Image.Image:
+    """Returns a palette image of a red, a green and a blue pixel."""
     image = Image.new("P", (3, 1))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.putdata([0, 1, 2])
@@ -57,7 +59,8 @@ def palette_image(**info) -> Image.Image:
     return image
 
 
-def pixels(mode: str, *values) -> Image.Image:
+def one_row(mode: str, *values) -> Image.Image:
+    """Returns an image of one row."""
     image = Image.new(mode, (len(values), 1))
     image.putdata(values)
     return image
@@ -69,15 +72,15 @@ RGB = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (encode(pixels("RGB", *map(tuple, RGB))), RGB),
-        (encode(pixels("RGB", *map(tuple, RGB)), "BMP"), RGB),
-        (encode(pixels("RGB", *map(tuple, RGB)), "WEBP", lossless=True), RGB),
-        (encode(pixels("L", 0, 7, 255)), grey(0, 7, 255)),
-        (encode(pixels("1", 0, 255, 0)), grey(0, 255, 0)),
-        # Over white: grey 100 at half transparency, and anything at full transparency.
-        (encode(pixels("LA", (100, 255), (100, 128), (100, 0))), grey(100, 177, 255)),
+        (encode(one_row("RGB", *map(tuple, RGB))), RGB),
+        (encode(one_row("RGB", *map(tuple, RGB)), "BMP"), RGB),
+        (encode(one_row("RGB", *map(tuple, RGB)), "WEBP", lossless=True), RGB),
+        (encode(one_row("L", 0, 7, 255)), grey(0, 7, 255)),
+        (encode(one_row("1", 0, 255, 0)), grey(0, 255, 0)),
+        # Composited over white: grey 100 at half transparency, and full transparency.
+        (encode(one_row("LA", (100, 255), (100, 128), (100, 0))), grey(100, 177, 255)),
         (
-            encode(pixels("RGBA", (9, 8, 7, 255), (0, 0, 0, 51), (1, 2, 3, 0))),
+            encode(one_row("RGBA", (9, 8, 7, 255), (0, 0, 0, 51), (1, 2, 3, 0))),
             [[9, 8, 7], [204] * 3, [255] * 3],
         ),
         (encode(palette_image()), RGB),
@@ -88,17 +91,17 @@ RGB = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
         ),
         (encode(palette_image(), "GIF", transparency=2), [RGB[0], RGB[1], [255] * 3]),
         (
-            encode(pixels("RGB", *map(tuple, RGB)), transparency=(0, 255, 0)),
+            encode(one_row("RGB", *map(tuple, RGB)), transparency=(0, 255, 0)),
             [RGB[0], [255] * 3, RGB[2]],
         ),
         (
-            encode(pixels("CMYK", (0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 0, 255)), "TIFF"),
+            encode(one_row("CMYK", (0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 0, 255)), "TIFF"),
             [[255] * 3, [0, 255, 255], [0] * 3],
         ),
-        (encode(pixels("I;16", 0, 257 * 100, 65535)), grey(0, 100, 255)),
-        (encode(pixels("I;16", 0, 257 * 100, 65535), "TIFF"), grey(0, 100, 255)),
-        (encode(pixels("I", 0, 257 * 100, 65535), "TIFF"), grey(0, 100, 255)),
-        (encode(pixels("F", 0.0, 0.4, 1.0), "TIFF"), grey(0, 102, 255)),
+        (encode(one_row("I;16", 0, 257 * 100, 65535)), grey(0, 100, 255)),
+        (encode(one_row("I;16", 0, 257 * 100, 65535), "TIFF"), grey(0, 100, 255)),
+        (encode(one_row("I", 0, 257 * 100, 65535), "TIFF"), grey(0, 100, 255)),
+        (encode(one_row("F", 0.0, 0.4, 1.0), "TIFF"), grey(0, 102, 255)),
         (b"P5 3 1 65535\n" + struct.pack(">3H", 0, 257 * 100, 65535), grey(0, 100, 255)),
         (encode_npy(np.array([[1, 2, 255]], np.uint8)), grey(1, 2, 255)),
         (encode_npy(np.array([[[1], [2]]], np.uint8)), grey(1, 2)),
@@ -110,7 +113,7 @@ RGB = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     ],
 )
 def test_known_pixels(data, expected):
-    assert row(data) == expected
+    assert decode_row(data) == expected
 
 
 def test_jpeg_in_grey_colour_and_cmyk():
@@ -125,7 +128,7 @@ def test_jpeg_in_grey_colour_and_cmyk():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    # What the camera stored for a picture that should look like `upright`.
+    # The pixels that a camera stores for each orientation if the image should look like `upright`.
     upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
     stored = {
         1: upright,
@@ -149,26 +152,26 @@ def test_unreadable_exif_is_ignored():
     assert decode_image(data, "name").shape == (2, 2, 3)
 
 
-def test_animation_gives_its_first_frame():
+def test_first_frame_of_an_animation_is_decoded():
     frames = [Image.new("RGB", (1, 1), color) for color in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert row(data) == [[255, 0, 0]]
+    assert decode_row(data) == [[255, 0, 0]]
 
 
-def test_type_is_told_by_content_not_name():
+def test_type_is_detected_from_the_content():
     data = encode(Image.new("L", (1, 1), 5))
     assert decode_image(data, "photo.jpg").tolist() == [[[5, 5, 5]]]
 
 
 @given(hnp.arrays(np.uint16, (1, 8)))
-def test_16_bits_scale_to_the_nearest_8(values):
+def test_16_bits_are_rounded_to_8_bits(values):
     for data in (encode_npy(values), encode(Image.fromarray(values))):
         np.testing.assert_array_equal(
             decode_image(data, "name")[..., 0], np.rint(values * (255 / 65535))
         )
 
 
-def test_damaged_content_is_an_error_that_names_the_file():
+def test_errors_of_damaged_content_name_the_file():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for file_format in ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"):
         data = encode(Image.fromarray(noise), file_format)
@@ -210,7 +213,7 @@ def test_any_bytes_give_pixels_or_a_user_error(data, beginning):
         (np.array([[{}]]), "pickle"),
     ],
 )
-def test_arrays_that_are_no_images(array, message):
+def test_arrays_that_are_not_images(array, message):
     with pytest.raises(UserError, match=f"a.npy.*{message}"):
         decode_image(encode_npy(array), "a.npy")
 
@@ -234,7 +237,7 @@ def test_decompression_bomb_is_refused_before_it_is_decoded():
 
 
 def test_load_image_resizes_with_antialiasing():
-    # Stripes finer than the target's pixels: without antialiasing they would alias.
+    # The stripes are finer than the pixels of the resized image.
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     image = load_image(encode(Image.fromarray(stripes)), "name", 8)
@@ -266,9 +269,9 @@ def noise(mode: str, seed: int = 3) -> Image.Image:
         encode_npy(np.asarray(noise("RGB"))),
     ],
 )
-def test_load_image_resizes_what_decode_image_gives(data: bytes, size: int) -> None:
-    whole = Image.fromarray(decode_image(data, "name"))
-    expected = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
+def test_load_image_equals_resizing_decode_image(data: bytes, size: int) -> None:
+    decoded = Image.fromarray(decode_image(data, "name"))
+    expected = np.asarray(decoded.resize((size, size), Image.Resampling.BILINEAR))
     loaded = load_image(data, "name", size)
     assert loaded.dtype == np.uint8
     np.testing.assert_array_equal(loaded, expected)
@@ -277,17 +280,17 @@ def test_load_image_resizes_what_decode_image_gives(data: bytes, size: int) -> N
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (pixels("L", 0, 255, 120, 130), [0, 1, 0, 1]),  # edges of a lossy or smoothed mask
-        (pixels("L", 0, 1, 0, 2), [0, 1, 0, 1]),  # numbered classes
-        (pixels("1", 0, 255, 0, 255), [0, 1, 0, 1]),
-        (pixels("L", 0, 0, 0, 0), [0, 0, 0, 0]),
-        (pixels("I;16", 0, 65535, 0, 1), [0, 1, 0, 0]),
-        (pixels("I;16", 0, 1, 0, 1), [0, 1, 0, 1]),
-        (pixels("RGB", (0, 0, 0), (0, 0, 200), (0, 9, 0), (128, 0, 0)), [0, 1, 0, 1]),
-        (pixels("RGBA", *[(255, 0, 0, a) for a in (0, 255, 10, 250)]), [0, 1, 0, 1]),
+        (one_row("L", 0, 255, 120, 130), [0, 1, 0, 1]),  # edges of a lossy or smoothed mask
+        (one_row("L", 0, 1, 0, 2), [0, 1, 0, 1]),  # numbered classes
+        (one_row("1", 0, 255, 0, 255), [0, 1, 0, 1]),
+        (one_row("L", 0, 0, 0, 0), [0, 0, 0, 0]),
+        (one_row("I;16", 0, 65535, 0, 1), [0, 1, 0, 0]),
+        (one_row("I;16", 0, 1, 0, 1), [0, 1, 0, 1]),
+        (one_row("RGB", (0, 0, 0), (0, 0, 200), (0, 9, 0), (128, 0, 0)), [0, 1, 0, 1]),
+        (one_row("RGBA", *[(255, 0, 0, a) for a in (0, 255, 10, 250)]), [0, 1, 0, 1]),
     ],
 )
-def test_masks_of_every_kind(image, expected):
+def test_mask_values(image, expected):
     mask = decode_mask(encode(image), "name")
     assert mask.dtype == bool
     assert mask[0].astype(int).tolist() == expected
@@ -306,35 +309,37 @@ def test_load_mask_keeps_its_edges_sharp():
     np.testing.assert_array_equal(mask, square.repeat(2, 0).repeat(2, 1) > 0)
 
 
-class Pictures:
+class GreyImages:
+    """Encoded images of grey level i; image 99 is empty."""
+
     def image_bytes(self, i: int) -> bytes:
         return encode(Image.new("L", (5, 7), i)) if i < 99 else b""
 
     def image_name(self, i: int) -> str:
-        return f"picture {i}"
+        return f"image {i}"
 
 
-def test_load_images_keeps_the_order_asked_for():
-    images = load_images(Pictures(), [3, 1, 2, 1], 4)
+def test_load_images_keeps_the_order_of_the_indices():
+    images = load_images(GreyImages(), [3, 1, 2, 1], 4)
     assert images.shape == (4, 4, 4, 3)
     assert images[:, 0, 0, 0].tolist() == [3, 1, 2, 1]
-    assert load_images(Pictures(), [], 4).shape == (0, 4, 4, 3)
+    assert load_images(GreyImages(), [], 4).shape == (0, 4, 4, 3)
 
 
-def test_load_images_names_the_image_that_fails():
-    with pytest.raises(UserError, match="picture 99"):
-        load_images(Pictures(), [1, 99, 2], 4)
+def test_load_images_error_names_the_image():
+    with pytest.raises(UserError, match="image 99"):
+        load_images(GreyImages(), [1, 99, 2], 4)
 
 
 def test_map_in_threads_stops_at_the_first_error():
-    begun = []
+    started = []
 
     def step(i: int) -> None:
-        begun.append(i)
+        started.append(i)
         time.sleep(0.001)
         if i == 3:
             raise ValueError(i)
 
     with pytest.raises(ValueError, match="3"):
         list(map_in_threads(step, range(5_000), "steps"))
-    assert len(begun) < 5_000
+    assert len(started) < 5_000

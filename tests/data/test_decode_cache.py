@@ -1,4 +1,4 @@
-"""Decoded images on disk: read again, by any process, and never when they could be wrong."""
+"""Tests of the decode cache: reuse, damage, outdated files, and several processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data import decode
-from devnet_jax.data import decode_cache as decoded
+from devnet_jax.data import decode, decode_cache
 from devnet_jax.data.decode import load_image, load_images
 from devnet_jax.data.decode_cache import open_cache, slot_bytes
 from devnet_jax.data.few_shot import FewShotDataset
@@ -28,31 +27,31 @@ SIZE = 8
 N_IMAGES = 5
 
 
-class Pictures:
-    """Five noisy pictures; remembers which of their files were read."""
+class NoiseImages:
+    """Five encoded noise images; records the indices of the images that were read."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(1)
         self.pixels = rng.integers(0, 256, (N_IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
-        self.asked: list[int] = []
+        self.read_indices: list[int] = []
 
     def image_bytes(self, i: int) -> bytes:
-        self.asked.append(i)
+        self.read_indices.append(i)
         buffer = io.BytesIO()
         Image.fromarray(self.pixels[i]).save(buffer, "PNG")
         return buffer.getvalue()
 
     def image_name(self, i: int) -> str:
-        return f"picture {i}"
+        return f"image {i}"
 
 
 def load(folder: Path, indices=range(N_IMAGES), fingerprint: str = "a") -> list[int]:
-    """Loads through the folder's cache, checks every pixel, and says which images were decoded."""
-    pictures = Pictures()
+    """Loads images with the folder's cache and checks their pixels; returns the decoded indices."""
+    source = NoiseImages()
     cache = open_cache(folder, fingerprint, N_IMAGES, SIZE)
-    images = load_images(pictures, indices, SIZE, cache=cache)
-    np.testing.assert_array_equal(images, pictures.pixels[list(indices)])
-    return sorted(pictures.asked)
+    images = load_images(source, indices, SIZE, cache=cache)
+    np.testing.assert_array_equal(images, source.pixels[list(indices)])
+    return sorted(source.read_indices)
 
 
 def cached_file(folder: Path) -> Path:
@@ -60,32 +59,33 @@ def cached_file(folder: Path) -> Path:
     return file
 
 
-def test_what_was_decoded_is_read_again(tmp_path: Path) -> None:
+def test_decoded_images_are_read_from_the_cache(tmp_path: Path) -> None:
     assert load(tmp_path, [3, 0]) == [0, 3]
     assert load(tmp_path) == [1, 2, 4]
     assert load(tmp_path, [4, 4, 0]) == []
 
 
-def spoil(file: Path, what: str) -> None:
+def damage(file: Path, kind: str) -> None:
+    """Damages image 2 in a cache file, and for some kinds all that follows."""
     slot = slot_bytes(SIZE)
     content = bytearray(file.read_bytes())
-    if what == "torn":
+    if kind == "torn":
         content[2 * slot + slot // 2 : 3 * slot] = bytes(slot - slot // 2)
-    elif what == "zeroed":
+    elif kind == "zeroed":
         content[2 * slot : 3 * slot] = bytes(slot)
-    elif what == "one bit":
+    elif kind == "one bit":
         content[2 * slot + 7] ^= 1
-    elif what == "shifted":
+    elif kind == "shifted":
         content[2 * slot : 3 * slot] = content[2 * slot + 1 : 3 * slot] + b"\0"
-    elif what == "truncated":
+    elif kind == "truncated":
         del content[2 * slot + 5 :]
-    elif what == "emptied":
+    elif kind == "emptied":
         content.clear()
     file.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    ("what", "lost"),
+    ("kind", "lost"),
     [
         ("torn", [2]),
         ("zeroed", [2]),
@@ -95,16 +95,16 @@ def spoil(file: Path, what: str) -> None:
         ("emptied", [0, 1, 2, 3, 4]),
     ],
 )
-def test_what_is_damaged_is_decoded_again_and_made_good(
-    tmp_path: Path, what: str, lost: list[int]
+def test_damaged_images_are_decoded_again_and_rewritten(
+    tmp_path: Path, kind: str, lost: list[int]
 ) -> None:
     load(tmp_path)
-    spoil(cached_file(tmp_path), what)
+    damage(cached_file(tmp_path), kind)
     assert load(tmp_path) == lost
     assert load(tmp_path) == []
 
 
-def test_a_black_image_is_not_taken_for_one_that_was_never_written(tmp_path: Path) -> None:
+def test_a_black_image_is_told_from_an_empty_slot(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, "a", 2, SIZE)
     assert cache is not None
     black, read = np.zeros((SIZE, SIZE, 3), np.uint8), np.empty((SIZE, SIZE, 3), np.uint8)
@@ -114,39 +114,39 @@ def test_a_black_image_is_not_taken_for_one_that_was_never_written(tmp_path: Pat
     np.testing.assert_array_equal(read, black)
 
 
-def test_other_files_and_other_decoders_share_nothing(
+def test_caches_of_other_data_and_other_decoders_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(tmp_path)
     assert load(tmp_path, fingerprint="b") == list(range(N_IMAGES))
-    monkeypatch.setattr(decoded.PIL, "__version__", "99.0")
+    monkeypatch.setattr(decode_cache.PIL, "__version__", "99.0")
     assert load(tmp_path, fingerprint="b") == list(range(N_IMAGES))
-    cached_file(tmp_path)  # the earlier ones of this size are gone
+    cached_file(tmp_path)  # earlier files of this size are deleted
     cache = open_cache(tmp_path, "b", N_IMAGES, 2 * SIZE)
-    assert load_images(Pictures(), [0], 2 * SIZE, cache=cache).shape == (1, 16, 16, 3)
-    assert load(tmp_path, fingerprint="b") == []  # one of another size is not
+    assert load_images(NoiseImages(), [0], 2 * SIZE, cache=cache).shape == (1, 16, 16, 3)
+    assert load(tmp_path, fingerprint="b") == []  # a file of another size is not
 
 
 class Usage(NamedTuple):
     free: int
 
 
-def test_no_more_than_half_of_the_free_space_is_taken(
+def test_at_most_half_of_the_free_space_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     needed = N_IMAGES * slot_bytes(SIZE)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * needed - 2))
     assert open_cache(tmp_path, "a", N_IMAGES, SIZE) is None
-    assert "are not kept" in caplog.text
+    assert "are not cached" in caplog.text
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * needed))
     load(tmp_path)
-    # What is written already needs no space: it is read, whatever is free by now.
+    # A complete file needs no more space, so it is used even if the disk is full.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0))
     assert load(tmp_path) == []
 
 
-def test_a_disk_that_fills_up_ends_the_writing_alone(
+def test_a_full_disk_stops_writing_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -158,10 +158,10 @@ def test_a_disk_that_fills_up_ends_the_writing_alone(
     monkeypatch.setattr(os, "pwritev", full)
     for _ in range(2):
         assert load(tmp_path) == [1, 2, 3, 4]
-    assert caplog.text.count("No space left on device") == 2  # once a run
+    assert caplog.text.count("No space left on device") == 2  # once per run
 
 
-def test_a_folder_that_is_read_only_is_read(
+def test_a_read_only_folder_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -174,43 +174,43 @@ def test_a_folder_that_is_read_only_is_read(
     assert open_cache(tmp_path / "new", "a", N_IMAGES, SIZE) is None
 
 
-def test_a_place_that_cannot_be_used_or_is_gone(
+def test_a_folder_that_is_unusable_or_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     (tmp_path / "decoded").write_text("")
     assert load(tmp_path) == list(range(N_IMAGES))
-    # Not made again: prepared data may be about to be put there.
-    assert load(tmp_path / "gone") == list(range(N_IMAGES))
-    assert not (tmp_path / "gone").exists()
-    assert caplog.text.count("are not kept") == 2
+    # A missing folder is not created: another process may be replacing the prepared data.
+    assert load(tmp_path / "missing") == list(range(N_IMAGES))
+    assert not (tmp_path / "missing").exists()
+    assert caplog.text.count("are not cached") == 2
 
 
-SECOND = """
+SECOND_PROCESS = """
 import sys
 from pathlib import Path
 import numpy as np
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.decode_cache import open_cache
 
-class Nothing:
+class NoImages:
     def image_bytes(self, i): raise AssertionError(f"image {i} is decoded")
     def image_name(self, i): return str(i)
 
 cache = open_cache(Path(sys.argv[1]), "a", 5, 8)
-sys.stdout.buffer.write(load_images(Nothing(), range(5), 8, cache=cache).tobytes())
+sys.stdout.buffer.write(load_images(NoImages(), range(5), 8, cache=cache).tobytes())
 """
 
 
-def test_a_second_process_reads_it_while_the_first_has_it_open(tmp_path: Path) -> None:
-    pictures = Pictures()
+def test_two_processes_use_the_cache_at_once(tmp_path: Path) -> None:
+    source = NoiseImages()
     cache = open_cache(tmp_path, "a", N_IMAGES, SIZE)
-    load_images(pictures, range(N_IMAGES), SIZE, cache=cache)
+    load_images(source, range(N_IMAGES), SIZE, cache=cache)
     second = subprocess.run(
-        [sys.executable, "-c", SECOND, str(tmp_path)], cwd=REPOSITORY, capture_output=True
+        [sys.executable, "-c", SECOND_PROCESS, str(tmp_path)], cwd=REPOSITORY, capture_output=True
     )
     assert second.returncode == 0, second.stderr.decode()
-    assert second.stdout == pictures.pixels.tobytes()
+    assert second.stdout == source.pixels.tobytes()
 
 
 @pytest.fixture
@@ -219,50 +219,50 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that were decoded."""
-    names: list[str] = []
+def decoded_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the images that were decoded."""
+    paths: list[str] = []
 
-    def counted(data: bytes, name: str, image_size: int) -> np.ndarray:
-        names.append(name.partition("/")[2].partition("/")[2])
+    def recording_load_image(data: bytes, name: str, image_size: int) -> np.ndarray:
+        paths.append(name.partition("/")[2].partition("/")[2])
         return load_image(data, name, image_size)
 
-    monkeypatch.setattr(decode, "load_image", counted)
-    return names
+    monkeypatch.setattr(decode, "load_image", recording_load_image)
+    return paths
 
 
 def draw(folder: Path, seed: int = 0, **settings: object) -> FewShotDataset:
-    chosen = DatasetConfig(
+    config = DatasetConfig(
         name="image_folder",
         manual_dir=str(folder),
         data_dir=str(folder.parent / "prepared"),
         n_anomaly=3,
         **settings,  # type: ignore[arg-type]
     )
-    return FewShotDataset.draw(chosen, seed)
+    return FewShotDataset.draw(config, seed)
 
 
-def test_the_next_run_decodes_nothing_that_an_earlier_one_has(
-    folder: Path, decodings: list[str]
+def test_a_run_uses_the_images_decoded_by_earlier_runs(
+    folder: Path, decoded_paths: list[str]
 ) -> None:
     dataset = draw(folder)
     train = dataset.train_images(16)
     images = train.read(np.arange(len(train)))
     dataset.images(dataset.split.test, 16)
-    assert sorted(decodings) == sorted(dataset.split.paths)
-    decodings.clear()
+    assert sorted(decoded_paths) == sorted(dataset.split.paths)
+    decoded_paths.clear()
     again = draw(folder).train_images(16)
     np.testing.assert_array_equal(again.read(np.arange(len(again))), images)
     other = draw(folder, seed=1)
     assert other.split.train_anomaly != dataset.split.train_anomaly
     other.images(other.split.paths, 16)
-    assert decodings == []
-    without = draw(folder, cache=False).train_images(16)
-    np.testing.assert_array_equal(without.read(np.arange(len(without))), images)
-    assert len(decodings) == len(images)
+    assert decoded_paths == []
+    uncached = draw(folder, cache=False).train_images(16)
+    np.testing.assert_array_equal(uncached.read(np.arange(len(uncached))), images)
+    assert len(decoded_paths) == len(images)
 
 
-def test_a_raw_file_that_changes_is_decoded_anew(folder: Path, decodings: list[str]) -> None:
+def test_a_changed_raw_file_is_decoded_again(folder: Path, decoded_paths: list[str]) -> None:
     before = draw(folder)
     first = before.split.train_normal[0]
     before.images(before.split.paths, 16)
@@ -272,18 +272,18 @@ def test_a_raw_file_that_changes_is_decoded_anew(folder: Path, decodings: list[s
     after = draw(folder)
     assert not (prepared / "decoded").exists()
     assert (after.images([first], 16) == [1, 2, 3]).all()
-    # The earlier one goes on with what it has opened.
-    decodings.clear()
+    # The data set opened earlier still uses the files that it has opened.
+    decoded_paths.clear()
     assert (before.images([first], 16) != [1, 2, 3]).any()
-    assert decodings == []
+    assert decoded_paths == []
 
 
-def test_a_damaged_image_is_named_as_without_a_cache(tmp_path: Path) -> None:
-    class Damaged(Pictures):
+def test_a_damaged_image_is_an_error_with_a_cache_too(tmp_path: Path) -> None:
+    class Damaged(NoiseImages):
         def image_bytes(self, i: int) -> bytes:
             return super().image_bytes(i)[: 40 if i == 3 else None]
 
     cache = open_cache(tmp_path, "a", N_IMAGES, SIZE)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"picture 3.*damaged"):
+        with pytest.raises(UserError, match=r"image 3.*damaged"):
             load_images(Damaged(), range(N_IMAGES), SIZE, cache=cache)

@@ -1,4 +1,4 @@
-"""Fetching raw data: from servers that answer and that fail, by processes that are killed."""
+"""Tests of downloading raw data: failing servers, damaged archives, killed processes."""
 
 import errno
 import hashlib
@@ -26,7 +26,11 @@ FILES = {"set/good/0.png": b"zero", "set/good/1.png": b"one" * 70_000, "set/bad/
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with an archive: at /whole, half of it at /cut and, until released, at /held."""
+    """A server of one archive.
+
+    /whole sends all of it, /unsized without its length, /cut the first half. /held sends the first
+    half and waits for `released`; /mute waits before it sends anything.
+    """
 
     daemon_threads = True
 
@@ -36,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.holding, self.released = threading.Event(), threading.Event()
 
-    def handle_error(self, *_: object) -> None: ...  # such as a client that was killed
+    def handle_error(self, *_: object) -> None: ...  # clients may be killed
 
     def url(self, path: str = "/whole") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -71,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def zip_of(files: dict[str, bytes]) -> bytes:
+def make_zip(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
@@ -79,7 +83,9 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def tar_of(files: dict[str, bytes], mode: str = "w", links: dict[str, str] | None = None) -> bytes:
+def make_tar(
+    files: dict[str, bytes], mode: str = "w", links: dict[str, str] | None = None
+) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name, target in (links or {}).items():
@@ -96,7 +102,7 @@ def tar_of(files: dict[str, bytes], mode: str = "w", links: dict[str, str] | Non
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Server(tar_of(FILES, "w:gz")) as server:
+    with Server(make_tar(FILES, "w:gz")) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -114,11 +120,13 @@ def sha256(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def of(server: Server, path: str = "/whole") -> Download:
+def make_download(server: Server, path: str = "/whole") -> Download:
+    """Returns the download of the server's archive."""
     return (Archive(server.url(path), sha256(server.content), "set"),)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Returns the content of all files below a folder by path, except lock files."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -126,10 +134,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("folder", ["set", ""])
 @pytest.mark.parametrize(
     "archive",
-    [zip_of(FILES), *(tar_of(FILES, mode) for mode in ("w", "w:gz", "w:xz"))],
+    [make_zip(FILES), *(make_tar(FILES, mode) for mode in ("w", "w:gz", "w:xz"))],
     ids=["zip", "tar", "tar.gz", "tar.xz"],
 )
-def test_fetches_once_and_leaves_only_the_files(server, root, archive, folder):
+def test_downloads_once_and_leaves_only_the_files(server, root, archive, folder):
     server.content = archive
     download = (Archive(server.url(), sha256(archive), folder),)
     raw = fetch("parts", download, root, LAYOUT)
@@ -140,15 +148,16 @@ def test_fetches_once_and_leaves_only_the_files(server, root, archive, folder):
     assert server.requests == ["/whole"]
 
 
-def test_another_archive_is_fetched_beside_the_earlier(server, root):
-    first = fetch("parts", of(server), root, LAYOUT)
-    server.content = zip_of({"set/good/0.png": b"new"})
-    second = fetch("parts", of(server), root, LAYOUT)
+def test_a_new_archive_does_not_replace_the_earlier_one(server, root):
+    first = fetch("parts", make_download(server), root, LAYOUT)
+    server.content = make_zip({"set/good/0.png": b"new"})
+    second = fetch("parts", make_download(server), root, LAYOUT)
     assert (first / "good/0.png").read_bytes() == b"zero"
     assert (second / "good/0.png").read_bytes() == b"new"
 
 
 def checksums(server: Server, tmp_path: Path) -> dict[str, str]:
+    """Returns the checksum of the server's archive of each kind."""
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -174,7 +183,7 @@ def test_checksums_of_the_archive_and_of_the_files(server, root, tmp_path, kind)
     assert (raw / "good/0.png").read_bytes() == b"zero"
 
 
-def test_files_checksum_is_of_what_sha256sum_prints(tmp_path):
+def test_files_checksum_is_that_of_the_output_of_sha256sum(tmp_path):
     for name, content in {"b.txt": b"", "a/z.txt": b"1", ".hidden": b"2", "a/.git/c": b"3"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -197,7 +206,7 @@ def test_files_checksum_is_of_what_sha256sum_prints(tmp_path):
         ("http://127.0.0.1:{closed}/", "Connection refused"),
     ],
 )
-def test_a_failed_download_is_one_line_and_leaves_nothing(
+def test_a_failed_download_has_a_one_line_error_and_leaves_no_files(
     server, root, monkeypatch, capfd, path, reason
 ):
     monkeypatch.setattr(download_module, "_TIMEOUT", (0.3, 0.3))
@@ -209,7 +218,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
         fetch("parts", download, root, LAYOUT)
     message = str(raised.value)
     assert "\n" not in message
-    assert message.startswith(f"data set 'parts': {url}: cannot be fetched (")
+    assert message.startswith(f"data set 'parts': {url}: cannot be downloaded (")
     assert reason in message
     assert message.endswith(
         f"unpack it and set config.dataset.manual_dir to a folder with {LAYOUT}"
@@ -219,77 +228,77 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>Log in</html>", zip_of(FILES)[:-50], tar_of(FILES, "w:gz")[:-50]]
+    "content", [b"", b"<html>Log in</html>", make_zip(FILES)[:-50], make_tar(FILES, "w:gz")[:-50]]
 )
-def test_what_is_no_whole_archive_is_refused(server, root, content):
+def test_incomplete_archives_are_errors(server, root, content):
     server.content = content
     with pytest.raises(UserError, match=r"cannot be unpacked \(.+\); try again"):
-        fetch("parts", of(server), root, LAYOUT)
+        fetch("parts", make_download(server), root, LAYOUT)
     assert contents(root) == {}
 
 
-UP = "../" * 5  # from where archives are unpacked to above the data's root
+UP = "../" * 5  # from the folder of the unpacked archive to above the data's root
 
 
 @pytest.mark.parametrize(
     "archive",
     [
-        tar_of({"set/0.png": b"0", f"{UP}evil": b"1"}),
-        tar_of({"out/evil": b"1"}, links={"out": UP}),
+        make_tar({"set/0.png": b"0", f"{UP}evil": b"1"}),
+        make_tar({"out/evil": b"1"}, links={"out": UP}),
     ],
     ids=["parent", "link"],
 )
-def test_tar_members_that_point_outside_are_refused(server, root, tmp_path, archive):
+def test_tar_members_outside_the_folder_are_errors(server, root, tmp_path, archive):
     server.content = archive
     with pytest.raises(UserError, match="outside the destination"):
-        fetch("parts", of(server), root, LAYOUT)
+        fetch("parts", make_download(server), root, LAYOUT)
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
     ("pack", "name"),
-    [(zip_of, f"{UP}evil"), (zip_of, "{outside}/evil"), (tar_of, "{outside}/evil")],
+    [(make_zip, f"{UP}evil"), (make_zip, "{outside}/evil"), (make_tar, "{outside}/evil")],
 )
-def test_members_that_point_outside_are_written_inside(server, root, tmp_path, pack, name):
+def test_members_outside_the_folder_are_written_inside(server, root, tmp_path, pack, name):
     server.content = pack({"set/0.png": b"0", name.format(outside=tmp_path): b"1"})
-    raw = fetch("parts", of(server), root, LAYOUT)
+    raw = fetch("parts", make_download(server), root, LAYOUT)
     (evil,) = tmp_path.rglob("evil")
     assert evil.is_relative_to(raw.parent)
     assert contents(raw) == {"0.png": b"0"}
 
 
-def test_a_full_disk_is_not_the_archives_fault(server, root, monkeypatch):
+def test_a_full_disk_is_an_os_error(server, root, monkeypatch):
     def extractall(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tarfile.TarFile, "extractall", extractall)
     with pytest.raises(OSError, match="No space left") as raised:
-        fetch("parts", of(server), root, LAYOUT)
+        fetch("parts", make_download(server), root, LAYOUT)
     assert raised.value.errno == errno.ENOSPC
     assert contents(root) == {}
 
 
-def test_a_place_that_cannot_be_written_to(server, tmp_path):
+def test_a_read_only_folder_is_an_error(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write to .*set config\.dataset\.data_dir"):
-        fetch("parts", of(server), tmp_path / "file", LAYOUT)
+        fetch("parts", make_download(server), tmp_path / "file", LAYOUT)
     assert server.requests == []
 
 
 @pytest.mark.parametrize(
     ("path", "size"), [("/set%20of%20parts", "1.02kB"), ("/unsized", "size unknown")]
 )
-def test_the_log_says_what_is_fetched_and_where_it_lies(server, root, caplog, capfd, path, size):
+def test_the_log_has_the_url_the_size_and_the_folder(server, root, caplog, capfd, path, size):
     server.content = server.content.ljust(1020, b"\0")
     caplog.set_level(logging.INFO)
-    raw = fetch("parts", of(server, path), root, LAYOUT)
+    raw = fetch("parts", make_download(server, path), root, LAYOUT)
     lines = [r.getMessage() for r in caplog.records if r.name == download_module.__name__]
-    assert lines[0] == f"parts: fetching {server.url(path)} to '{raw.parent}': {size}"
+    assert lines[0] == f"parts: downloading {server.url(path)} to '{raw.parent}': {size}"
     assert lines[-1] == f"parts: the raw files are in '{raw}'"
-    assert capfd.readouterr().err == ""  # no bar: this is no terminal
+    assert capfd.readouterr().err == ""  # no progress bar without a terminal
 
 
-# Says on stdout what it does; waits for ever after unpacking if told to.
+# Logs to stdout; with "pausing", waits after unpacking.
 FETCH = """
 import logging, sys, time
 from pathlib import Path
@@ -319,12 +328,13 @@ def start(download: Download, root: Path, pausing: str = "") -> subprocess.Popen
     )
 
 
-def read_until(process: subprocess.Popen[str], what: str) -> None:
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Reads the process's output up to a line that contains `text`."""
     assert process.stdout is not None
-    assert any(what in line for line in process.stdout)
+    assert any(text in line for line in process.stdout)
 
 
-def test_each_of_several_archives_gets_a_folder_of_its_name(server, root):
+def test_several_archives_have_a_folder_each(server, root):
     archives = (
         Archive(server.url("/train.zip"), sha256(server.content)),
         Archive(server.url("/test.zip"), sha256(server.content)),
@@ -342,29 +352,29 @@ def test_each_of_several_archives_gets_a_folder_of_its_name(server, root):
 
 
 @pytest.mark.parametrize("during", ["download", "unpacking"])
-def test_a_killed_process_leaves_nothing_taken_for_whole(server, root, during):
-    process = start(of(server, "/held"), root, "pausing")
+def test_a_killed_process_leaves_no_raw_folder(server, root, during):
+    process = start(make_download(server, "/held"), root, "pausing")
     assert server.holding.wait(60)
     if during == "unpacking":
         server.released.set()
         read_until(process, "unpacked")
     process.kill()
     process.communicate()
-    assert any(path.name != ".lock" for path in root.rglob("*"))  # what it had so far
-    raw = fetch("parts", of(server), root, LAYOUT)
+    assert any(path.name != ".lock" for path in root.rglob("*"))  # a partial download
+    raw = fetch("parts", make_download(server), root, LAYOUT)
     assert server.requests == ["/held", "/whole"]
     assert contents(raw.parent) == FILES
     assert len(contents(root)) == len(FILES)
 
 
-def test_of_processes_at_once_one_fetches(server, root):
-    first = start(of(server, "/held"), root)
+def test_only_one_of_several_processes_downloads(server, root):
+    first = start(make_download(server, "/held"), root)
     assert server.holding.wait(60)
-    second = start(of(server, "/held"), root)
+    second = start(make_download(server, "/held"), root)
     read_until(second, "waiting for another process")
     server.released.set()
     outputs = [process.communicate(timeout=60)[0].splitlines() for process in (first, second)]
-    raw = fetch("parts", of(server), root, LAYOUT)
+    raw = fetch("parts", make_download(server), root, LAYOUT)
     assert [lines[-1] for lines in outputs] == [f"raw {raw}"] * 2
     assert server.requests == ["/held"]
     assert contents(raw.parent) == FILES

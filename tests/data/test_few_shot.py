@@ -1,4 +1,4 @@
-"""The paper's protocols on the real data sets: exactly which images train and test."""
+"""Tests of the paper's protocols on the real data sets: the images of each part."""
 
 import hashlib
 from collections import Counter
@@ -28,7 +28,7 @@ def draw(shared: Path, tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize(
     ("known", "other", "n_other"), [("mono", "poly", 402), ("poly", "mono", 313)]
 )
-def test_elpv_hard_setting_tests_the_other_class_alone(draw, known, other, n_other):
+def test_elpv_hard_setting_tests_the_other_class_only(draw, known, other, n_other):
     dataset = draw("elpv", known_class=known)
     defect = {example.path: example.defect for example in dataset.source.examples}
     assert Counter(defect[path] for path in dataset.split.train_anomaly) == {known: 10}
@@ -36,56 +36,58 @@ def test_elpv_hard_setting_tests_the_other_class_alone(draw, known, other, n_oth
     assert dataset.split.protocol["known_class"] == known
 
 
-@pytest.mark.parametrize(("share", "polluted"), [(0.0, 0), (0.05, 59), (0.1, 125)])
-def test_elpv_contamination_is_exact(draw, share, polluted):
-    # 1131 normal images train: 1131·0.05/0.95 = 59.5, 1131·0.1/0.9 = 125.7.
-    dataset = draw("elpv", contamination=share)
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.05, 59), (0.1, 125)])
+def test_elpv_contamination_is_exact(draw, fraction, count):
+    # 1131 normal training images: 1131·0.05/0.95 = 59.5, 1131·0.1/0.9 = 125.7.
+    dataset = draw("elpv", contamination=fraction)
     split = dataset.split
     label = {example.path: example.label for example in dataset.source.examples}
     assert Counter(label[path] for path in split.train_unlabelled) == Counter(
-        {0: 1131, **({1: polluted} if polluted else {})}
+        {0: 1131, **({1: count} if count else {})}
     )
-    assert Counter(e.label for e in dataset.test_examples) == {0: 377, 1: 715 - 10 - polluted}
+    assert Counter(e.label for e in dataset.test_examples) == {0: 377, 1: 715 - 10 - count}
     assert len(set(split.paths)) == len(split.paths) == 2223
-    assert split.protocol["contamination"] == share
-    assert ("unlabelled anomalies" in str(dataset)) == bool(polluted)
+    assert split.protocol["contamination"] == fraction
+    assert ("unlabelled anomalies" in str(dataset)) == bool(count)
 
 
-def test_contaminating_images_train_as_normal_ones(draw):
+def test_contamination_trains_as_normal_images(draw):
     dataset = draw("brain_mri", contamination=0.1)
     split = dataset.split
     assert len(split.train_contamination) == 8  # 73·0.1/0.9 = 8.1
     train = dataset.train_images(16)
     assert len(train) == 73 + 8 + 10
     images = train.read(np.arange(len(train)))
-    for place, path in enumerate(split.train_contamination, start=73):
+    for position, path in enumerate(split.train_contamination, start=73):
         index = [example.path for example in dataset.source.examples].index(path)
         image = load_image(dataset.source.image_bytes(index), path, 16)
-        np.testing.assert_array_equal(images[place], image)
+        np.testing.assert_array_equal(images[position], image)
 
 
-def test_brain_mri_images_that_train_and_test_are_counted(draw, shared):
+def test_brain_mri_test_images_that_equal_training_images_are_listed(draw, shared):
     dataset = draw("brain_mri", seed=1)
-    split, found = dataset.split, set(dataset.test_duplicates)
+    split, duplicates = dataset.split, set(dataset.test_duplicates)
 
     def content(path: str) -> str:
         return hashlib.sha256((shared / "data/brain_mri" / path).read_bytes()).hexdigest()
 
-    trained = {content(path) for path in split.train_unlabelled + split.train_anomaly}
-    equal_files = {path for path in split.test if content(path) in trained}
+    train_files = {content(path) for path in split.train_unlabelled + split.train_anomaly}
+    equal_files = {path for path in split.test if content(path) in train_files}
     assert equal_files
-    assert equal_files <= found
-    # What else was found are equal pictures in unequal files.
-    seen = {image.tobytes() for image in dataset.images(split.train, 128)}
-    for path in found:
+    assert equal_files <= duplicates
+    # The other duplicates are equal images in different files.
+    train_images = {image.tobytes() for image in dataset.images(split.train, 128)}
+    for path in duplicates:
         index = [example.path for example in dataset.source.examples].index(path)
-        assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in seen
+        assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in train_images
 
 
-def test_brain_mri_images_that_train_do_not_calibrate(draw):
+def test_brain_mri_calibration_images_do_not_equal_training_images(draw):
     dataset = draw("brain_mri", calibration=0.4)
     assert len(dataset.split.calibration) == 29  # of 73
     images = {path: dataset.images([path], 128).tobytes() for path in dataset.split.calibration}
-    trained = {image.tobytes() for image in dataset.images(dataset.split.train, 128)}
-    assert dataset.calibration == [path for path, image in images.items() if image not in trained]
+    train_images = {image.tobytes() for image in dataset.images(dataset.split.train, 128)}
+    assert dataset.calibration == [
+        path for path, image in images.items() if image not in train_images
+    ]
     assert len(dataset.calibration) < 29

@@ -1,4 +1,4 @@
-"""Balanced batches: a pure function of (seed, step), fair to every image."""
+"""Tests of balanced batches: equal frequency of all images, and purity."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ from devnet_jax.data.sampler import balanced_batch
     batch_size=st.integers(2, 48),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_every_kind_is_seen_equally_often(
+def test_images_of_a_kind_are_drawn_equally_often(
     n_normal: int, n_anomaly: int, batch_size: int, seed: int
 ) -> None:
     batches = [
@@ -25,22 +25,22 @@ def test_every_kind_is_seen_equally_often(
         for step in range(20)
     ]
     half = batch_size // 2
-    seen = Counter(np.concatenate(batches).tolist())
+    drawn = Counter(np.concatenate(batches).tolist())
     for batch in batches:
         assert batch.dtype == np.int32
         assert batch.shape == (batch_size,)
         assert (batch[:half] < n_normal).all()
         assert (batch[half:] >= n_normal).all()
     for images in (range(n_normal), range(n_normal, n_normal + n_anomaly)):
-        counts = [seen[i] for i in images]
-        assert max(counts) - min(counts) <= 1  # shuffles laid end to end
+        counts = [drawn[i] for i in images]
+        assert max(counts) - min(counts) <= 1  # concatenated shuffles
 
 
-def test_a_step_does_not_depend_on_the_steps_before() -> None:
+def test_a_step_does_not_depend_on_earlier_steps() -> None:
     kwargs = {"n_normal": 30, "n_anomaly": 7, "batch_size": 16, "seed": 3}
-    alone = balanced_batch(11, **kwargs)
+    batch = balanced_batch(11, **kwargs)
     for step in range(11):
         balanced_batch(step, **kwargs)
-    np.testing.assert_array_equal(balanced_batch(11, **kwargs), alone)
-    assert not np.array_equal(balanced_batch(12, **kwargs), alone)
-    assert not np.array_equal(balanced_batch(11, **{**kwargs, "seed": 4}), alone)
+    np.testing.assert_array_equal(balanced_batch(11, **kwargs), batch)
+    assert not np.array_equal(balanced_batch(12, **kwargs), batch)
+    assert not np.array_equal(balanced_batch(11, **{**kwargs, "seed": 4}), batch)

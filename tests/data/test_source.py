@@ -1,4 +1,4 @@
-"""Preparing and opening: when it is done anew, and what is left when it fails."""
+"""Tests of preparing and opening data sets: when data is prepared again, failures, concurrency."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def verifications(monkeypatch) -> list[str]:
-    """The data sets that were verified, thus prepared."""
+    """The names of the data sets that were verified, thus prepared."""
     names: list[str] = []
 
     def verify(raw):
@@ -68,7 +68,8 @@ def open_parts(parts: Path, data_dir: Path):
     return open_source("image_folder", manual_dir=str(parts), data_dir=str(data_dir))
 
 
-def everything(folder: Path) -> set[str]:
+def all_paths(folder: Path) -> set[str]:
+    """Returns the relative paths of all files and folders, except lock files."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name != ".lock"}
 
 
@@ -81,7 +82,7 @@ def test_examples_and_bytes(parts, data_dir):
         Example("test/good/a.png", "test", 0, "good", ""),
     ]
     for i, example in enumerate(source.examples):
-        # Exactly the file, also where it ends in zeros, as the bitmap does.
+        # The bitmap ends in zeros, which must not be stripped.
         assert source.image_bytes(i) == (parts / example.path).read_bytes()
     mask = (parts / "ground_truth/dent/a_mask.png").read_bytes()
     assert [source.mask_bytes(i) for i in range(4)] == [b"", b"", mask, b""]
@@ -92,7 +93,7 @@ def test_examples_and_bytes(parts, data_dir):
     assert images[:, 0, 0, 0].tolist() == [11, 10, 13, 12]
 
 
-def test_trailing_zeros_survive(parts, data_dir):
+def test_trailing_zeros_are_preserved(parts, data_dir):
     np.save(parts / "test/dent/z.npy", np.zeros((4, 4), np.uint8))
     source = open_parts(parts, data_dir)
     index = [e.path for e in source.examples].index("test/dent/z.npy")
@@ -115,21 +116,21 @@ def test_changed_folder_is_prepared_again(parts, data_dir, verifications):
     assert before.fingerprint != after.fingerprint
     assert len(after.examples) == 5
     assert after.image_bytes(0) == (parts / "train/good/a.png").read_bytes()
-    # What was opened before goes on showing what its index describes.
+    # The source opened earlier still reads the data that its index describes.
     assert before.image_bytes(0) != after.image_bytes(0)
     assert len(before.examples) == 4
 
 
-def test_a_verification_error_leaves_nothing(parts, data_dir):
+def test_a_verification_error_leaves_no_files(parts, data_dir):
     (parts / "test/dent/a.bmp").write_bytes(b"")
     with pytest.raises(UserError, match="empty"):
         open_parts(parts, data_dir)
-    assert not [p for p in everything(data_dir) if (data_dir / p).is_file()]
+    assert not [p for p in all_paths(data_dir) if (data_dir / p).is_file()]
 
 
 def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
     before = open_parts(parts, data_dir)
-    kept = everything(data_dir)
+    paths = all_paths(data_dir)
     write_image(parts / "test/dent/b.png", 99)
 
     def fail(self, example):
@@ -138,13 +139,13 @@ def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
     monkeypatch.setattr(dataset_builder.AnomalyDatasetBuilder, "_record", fail)
     with pytest.raises(OSError, match="no space"):
         open_parts(parts, data_dir)
-    assert everything(data_dir) == kept
+    assert all_paths(data_dir) == paths
     monkeypatch.undo()
     (parts / "test/dent/b.png").unlink()
     assert open_parts(parts, data_dir).fingerprint == before.fingerprint
 
 
-def test_files_that_change_while_they_are_read_are_noticed(parts, data_dir, monkeypatch):
+def test_files_that_change_while_they_are_read_are_an_error(parts, data_dir, monkeypatch):
     def verify(raw):
         examples = dataset_builder.verify(raw)
         write_image(parts / "test/dent/a.bmp", 77)
@@ -188,12 +189,12 @@ def test_a_killed_process_leaves_the_earlier_data(parts, data_dir, verifications
     process.communicate()
     (prepared,) = data_dir.glob("image_folder/*/[0-9]*")
     assert '"test/dent/b.png"' not in (prepared / "metadata.json").read_text()
-    # The next one neither waits for the dead one's lock nor minds what it left.
+    # The next process neither waits for the dead process's lock nor fails on its files.
     assert len(open_parts(parts, data_dir).examples) == 5
     assert not list(prepared.parent.glob(".preparing*"))
 
 
-def test_a_process_killed_between_the_renames_is_made_good(parts, data_dir, verifications):
+def test_data_of_a_process_killed_between_the_renames_is_restored(parts, data_dir, verifications):
     open_parts(parts, data_dir)
     (prepared,) = data_dir.glob("image_folder/*/[0-9]*")
     prepared.rename(prepared.with_name(f".{prepared.name}.replaced"))
@@ -201,15 +202,15 @@ def test_a_process_killed_between_the_renames_is_made_good(parts, data_dir, veri
     assert len(verifications) == 1
 
 
-def test_processes_that_prepare_at_once_do_it_once(parts, data_dir):
+def test_concurrent_processes_prepare_once(parts, data_dir):
     processes = [start(parts, data_dir, pause=0.05) for _ in range(3)]
     outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
     assert sorted(len(lines) for lines in outputs) == [1, 1, 5]
     assert {lines[-1] for lines in outputs} == {"4 False"}
 
 
-def test_two_folders_of_one_name_share_a_data_dir(tmp_path, data_dir, verifications):
-    folders = [write_parts(tmp_path / which / "parts", 10 * n) for n, which in enumerate("ab")]
+def test_two_folders_of_the_same_name_share_a_data_dir(tmp_path, data_dir, verifications):
+    folders = [write_parts(tmp_path / parent / "parts", 10 * n) for n, parent in enumerate("ab")]
     for _ in range(2):
         for n, folder in enumerate(folders):
             source = open_parts(folder, data_dir)
@@ -217,7 +218,7 @@ def test_two_folders_of_one_name_share_a_data_dir(tmp_path, data_dir, verificati
     assert len(verifications) == 2
 
 
-def test_prepared_copy_is_used_without_the_raw_folder(tmp_path, data_dir):
+def test_prepared_data_is_used_without_the_raw_folder(tmp_path, data_dir):
     for name in ("no/1.png", "no/2.png", "yes/1.png"):
         write_image(tmp_path / "raw" / name, 5)
     with pytest.raises(UserError, match=r"brain_mri.*manual_dir to a folder with no/ and yes/"):
@@ -265,14 +266,14 @@ def test_home_and_working_directory(parts, data_dir, monkeypatch):
         ),
     ],
 )
-def test_wrong_requests(arguments, message, tmp_path):
+def test_wrong_arguments(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         open_source(**arguments, data_dir=str(tmp_path))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_preparation_says_what_to_delete(parts, data_dir):
+def test_error_of_damaged_data_names_the_folder_to_delete(parts, data_dir):
     open_parts(parts, data_dir)
     (shard,) = data_dir.rglob("*test.array_record*")
     shard.unlink()
@@ -282,7 +283,7 @@ def test_damaged_preparation_says_what_to_delete(parts, data_dir):
         open_parts(parts, data_dir)
 
 
-def test_a_data_dir_that_cannot_be_written_to(parts, tmp_path):
+def test_data_dir_must_be_writable(parts, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to '.*file.*data_dir"):
         open_parts(parts, tmp_path / "file")
@@ -297,7 +298,7 @@ def test_real_data_from_many_threads(shared, data_dir):
     assert read == [(folder / e.path).read_bytes() for e in source.examples]
 
 
-def test_elpv_opens_at_once_when_prepared(shared, data_dir):
+def test_prepared_elpv_opens_fast(shared, data_dir):
     arguments = {"manual_dir": str(shared / "data/elpv"), "data_dir": str(data_dir)}
     source = open_source("elpv", **arguments)
     assert Counter((e.split, e.label) for e in source.examples) == {
@@ -320,13 +321,13 @@ def test_synthetic_textures_need_no_folder(data_dir, monkeypatch):
     assert all(bool(source.mask_bytes(i)) == bool(e.label) for i, e in enumerate(source.examples))
 
 
-def test_data_is_kept_where_tfds_keeps_it(parts, tmp_path, monkeypatch):
+def test_default_data_dir_is_that_of_tfds(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(source_module.tfds.core.constants, "DATA_DIR", str(tmp_path / "home"))
     open_source("image_folder", manual_dir=str(parts))
     assert list((tmp_path / "home/image_folder").iterdir())
 
 
-def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, monkeypatch, tmp_path):
+def test_public_raw_data_is_downloaded_once(parts, data_dir, monkeypatch, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "parts"), "zip", parts))
     checksum = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     requests: list[str] = []
@@ -340,7 +341,7 @@ def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, mon
 
     class Public(ImageFolder):
         name = "public"
-        SHARED_NAME = True
+        NAME_IDENTIFIES_DATA = True
 
         @classmethod
         def config_name(cls, folder, category):
@@ -363,6 +364,6 @@ def test_a_raw_folder_that_anyone_may_fetch_is_fetched_once(parts, data_dir, mon
         server.shutdown()
     monkeypatch.setattr(Public, "DOWNLOAD", (Archive(url, checksum),))
     with pytest.raises(
-        UserError, match=r"cannot be fetched .*manual_dir to a folder with train/go"
+        UserError, match=r"cannot be downloaded .*manual_dir to a folder with train/go"
     ):
         open_source("public", data_dir=str(tmp_path / "elsewhere"))

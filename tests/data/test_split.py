@@ -1,4 +1,4 @@
-"""Few-shot protocols: who trains, who tests."""
+"""Tests of the few-shot protocols."""
 
 import functools
 
@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from devnet_jax.data.source import Example
 from devnet_jax.data.split import Split
-from devnet_jax.data.split import few_shot_split as any_split
+from devnet_jax.data.split import few_shot_split as full_split
 from devnet_jax.errors import UserError
 
-few_shot_split = functools.partial(any_split, contamination=0.0, calibration=0.0)
+few_shot_split = functools.partial(full_split, contamination=0.0, calibration=0.0)
 
 
 def examples(train: int, good: int, **defects: int) -> list[Example]:
@@ -34,22 +34,22 @@ def test_general_setting(seed: int, hole: int, scratch: int, data: st.DataObject
     split = few_shot_split(rows, n_anomaly=n, known_class=None, seed=seed)
     assert len(split.train_anomaly) == n
     assert not set(split.train_anomaly) & set(split.test)
-    assert sorted(split.paths) == sorted(row.path for row in rows)  # every image plays one part
+    assert sorted(split.paths) == sorted(row.path for row in rows)  # every image is in one part
     assert split == few_shot_split(rows[::-1], n_anomaly=n, known_class=None, seed=seed)
     assert Split.from_dict(split.to_dict()) == split
 
 
-def test_hard_setting_keeps_the_known_class_out_of_the_test() -> None:
+def test_hard_setting_does_not_test_the_known_class() -> None:
     rows = examples(5, 4, hole=6, scratch=3)
     split = few_shot_split(rows, n_anomaly=2, known_class="hole", seed=0)
     assert all("hole" in path for path in split.train_anomaly)
     assert not any("hole" in path for path in split.test)
     assert len(split.test) == 4 + 3
-    # All of the known class may be shown: other classes stay for the test.
+    # All images of the known class may be labelled: other classes remain for the test.
     assert len(few_shot_split(rows, n_anomaly=6, known_class="hole", seed=0).train_anomaly) == 6
 
 
-def test_seeds_draw_differently() -> None:
+def test_seeds_draw_different_anomalies() -> None:
     rows = examples(5, 4, hole=30)
     drawn = {
         few_shot_split(rows, n_anomaly=3, known_class=None, seed=seed).train_anomaly
@@ -66,14 +66,16 @@ def test_seeds_draw_differently() -> None:
         (1, "hoel", "no such defect class; did you mean hole"),
     ],
 )
-def test_impossible_requests(n_anomaly: int, known_class: str | None, message: str) -> None:
+def test_impossible_settings_are_errors(
+    n_anomaly: int, known_class: str | None, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         few_shot_split(
             examples(5, 4, hole=6, scratch=3), n_anomaly=n_anomaly, known_class=known_class, seed=0
         )
 
 
-def test_only_class_cannot_be_the_known_one() -> None:
+def test_the_only_class_cannot_be_the_known_class() -> None:
     with pytest.raises(UserError, match="only defect class"):
         few_shot_split(examples(5, 4, hole=6), n_anomaly=1, known_class="hole", seed=0)
 
@@ -89,11 +91,11 @@ def test_a_single_anomaly_is_not_enough() -> None:
     known_class=st.sampled_from([None, "hole", "scratch"]),
     contamination=st.floats(0, 0.2),
 )
-def test_contamination_never_tests_and_is_not_labelled(
+def test_contamination_is_neither_tested_nor_labelled(
     seed: int, shots: int, known_class: str | None, contamination: float
 ) -> None:
     rows = examples(40, 4, hole=15, scratch=15)
-    split = any_split(
+    split = full_split(
         rows,
         n_anomaly=shots,
         known_class=known_class,
@@ -101,12 +103,12 @@ def test_contamination_never_tests_and_is_not_labelled(
         calibration=0.0,
         seed=seed,
     )
-    unnoticed = set(split.train_contamination)
-    # The largest number whose share does not pass the one asked for.
-    assert len(unnoticed) <= contamination * (40 + len(unnoticed)) + 1e-6
-    assert len(unnoticed) + 1 > contamination * (40 + len(unnoticed) + 1) - 1e-6
-    assert not unnoticed & {*split.test, *split.train_anomaly, *split.train_normal}
-    assert all("good" not in path for path in unnoticed)
+    contaminating = set(split.train_contamination)
+    # The largest number whose fraction does not exceed the setting.
+    assert len(contaminating) <= contamination * (40 + len(contaminating)) + 1e-6
+    assert len(contaminating) + 1 > contamination * (40 + len(contaminating) + 1) - 1e-6
+    assert not contaminating & {*split.test, *split.train_anomaly, *split.train_normal}
+    assert all("good" not in path for path in contaminating)
     if known_class:
         assert not any(known_class in path for path in split.test)
     # The labelled anomalies are those of the run without contamination.
@@ -115,18 +117,18 @@ def test_contamination_never_tests_and_is_not_labelled(
     assert Split.from_dict(split.to_dict()) == split
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.02, 18), (0.05, 47), (0.1, 100)])
-def test_contamination_is_a_share_of_what_trains_as_normal(share: float, count: int) -> None:
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.02, 18), (0.05, 47), (0.1, 100)])
+def test_contamination_is_a_fraction_of_the_unlabelled_images(fraction: float, count: int) -> None:
     # 900 normal images: 900·0.02/0.98 = 18.4, 900·0.05/0.95 = 47.4, 900·0.1/0.9 = 100 exactly.
     rows = examples(900, 4, hole=200)
-    split = any_split(
-        rows, n_anomaly=10, known_class=None, contamination=share, calibration=0.0, seed=1
+    split = full_split(
+        rows, n_anomaly=10, known_class=None, contamination=fraction, calibration=0.0, seed=1
     )
     assert len(split.train_contamination) == count
     assert len(split.test) == 4 + 200 - 10 - count
 
 
-def test_fewer_shots_are_among_more() -> None:
+def test_fewer_shots_are_a_subset_of_more_shots() -> None:
     rows = examples(5, 4, hole=30)
     drawn = [
         set(few_shot_split(rows, n_anomaly=n, known_class=None, seed=3).train_anomaly)
@@ -135,45 +137,49 @@ def test_fewer_shots_are_among_more() -> None:
     assert drawn[0] < drawn[1] < drawn[2]
 
 
-@pytest.mark.parametrize(("known_class", "share"), [(None, 0.5), ("hole", 0.24), ("hole", 0.4)])
-def test_contamination_that_leaves_nothing_to_test(known_class: str | None, share: float) -> None:
-    with pytest.raises(UserError, match="none would be left for the test; ask for less"):
-        any_split(
+@pytest.mark.parametrize(("known_class", "fraction"), [(None, 0.5), ("hole", 0.24), ("hole", 0.4)])
+def test_contamination_must_leave_anomalies_for_the_test(
+    known_class: str | None, fraction: float
+) -> None:
+    with pytest.raises(UserError, match="none would be left for the test; use a smaller value"):
+        full_split(
             examples(19, 4, hole=6, scratch=3),
             n_anomaly=6,
             known_class=known_class,
-            contamination=share,
+            contamination=fraction,
             calibration=0.0,
             seed=0,
         )
 
 
-@given(share=st.floats(0, 0.8), contamination=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 99))
-def test_what_calibrates_neither_trains_nor_tests(
-    share: float, contamination: float, seed: int
+@given(
+    fraction=st.floats(0, 0.8), contamination=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 99)
+)
+def test_calibration_images_are_neither_trained_nor_tested(
+    fraction: float, contamination: float, seed: int
 ) -> None:
     rows = examples(40, 4, hole=15)
-    split = any_split(
+    split = full_split(
         rows,
         n_anomaly=5,
         known_class=None,
         contamination=contamination,
-        calibration=share,
+        calibration=fraction,
         seed=seed,
     )
     held_out = set(split.calibration)
-    assert abs(len(held_out) - 40 * share) <= 0.5
+    assert abs(len(held_out) - 40 * fraction) <= 0.5
     assert not held_out & {*split.train, *split.test}
     assert held_out | set(split.train_normal) == {f"train/good/{i}.png" for i in range(40)}
     assert Split.from_dict(split.to_dict()) == split
-    # It changes nothing about the anomalies that are shown.
+    # The labelled anomalies do not depend on it.
     plain = few_shot_split(rows, n_anomaly=5, known_class=None, seed=seed)
     assert split.train_anomaly == plain.train_anomaly
 
 
-def test_calibration_that_leaves_nothing_to_train_with() -> None:
+def test_calibration_must_leave_normal_images_for_training() -> None:
     with pytest.raises(UserError, match=r"calibration = 0\.9: none of the 3 normal images"):
-        any_split(
+        full_split(
             examples(3, 4, hole=15),
             n_anomaly=5,
             known_class=None,

@@ -1,4 +1,4 @@
-"""Three stores: the same images whichever it is, where they fit, and memory that does not grow."""
+"""Tests of the image stores: equal images, automatic choice, and memory use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from devnet_jax.data.store import (
     StreamedStore,
     host_memory,
     make_store,
-    padded,
+    padded_length,
 )
 from devnet_jax.distributed.sharding import replicated
 from tests.conftest import REPOSITORY
@@ -31,12 +31,12 @@ GIB = 2**30
 
 
 class ArrayReader:
-    """Images of an array, or zeros of a length and size; remembers what was read."""
+    """An `ImageReader` of an array; records the indices that were read."""
 
-    def __init__(self, images: np.ndarray, are_kept: bool = True) -> None:
+    def __init__(self, images: np.ndarray, is_cached: bool = True) -> None:
         self._images = images
         self.image_size = images.shape[1]
-        self.are_kept = are_kept
+        self.is_cached = is_cached
         self.read_indices: list[int] = []
 
     def __len__(self) -> int:
@@ -47,63 +47,63 @@ class ArrayReader:
         return self._images[indices]
 
 
-def claim(n_bytes: float) -> ArrayReader:
-    """Images that would take about so much memory, and take none."""
+def virtual_reader(n_bytes: float) -> ArrayReader:
+    """Returns a reader of about `n_bytes` of images that takes no memory."""
     one = np.zeros((1, 64, 64, 3), np.uint8)
     return ArrayReader(np.broadcast_to(one, (round(n_bytes / one.nbytes), 64, 64, 3)))
 
 
-KINDS = {"device": DeviceStore, "host": HostStore, "stream": StreamedStore}
+STORES = {"device": DeviceStore, "host": HostStore, "stream": StreamedStore}
 
 
-def test_all_stores_give_the_step_the_same_images() -> None:
+def test_all_stores_gather_the_same_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
     indices = np.array([[[0, 3], [4, 4]]], np.int32)
-    for place, kind in KINDS.items():
-        store = make_store(ArrayReader(images), DatasetConfig(store=place), replicated())  # type: ignore[arg-type]
-        assert type(store) is kind
+    for location, store_class in STORES.items():
+        store = make_store(ArrayReader(images), DatasetConfig(store=location), replicated())  # type: ignore[arg-type]
+        assert type(store) is store_class
         assert len(store) == 9
-        call = store.per_call(indices)
+        call = store.call_input(indices)
         assert call.shape[:3] == indices.shape
         for device in range(2):
             batch = store.gather(store.resident, call[0, device])
             np.testing.assert_array_equal(batch, images[indices[0, device]])
 
 
-def test_images_are_read_once_or_as_they_are_needed() -> None:
+def test_images_are_read_once_or_on_demand() -> None:
     images = np.zeros((6, 4, 4, 3), np.uint8)
-    for place, at_first, then in (
+    for location, read_at_first, read_by_call in (
         ("device", [0, 1, 2, 3, 4, 5], []),
         ("host", [0, 1, 2, 3, 4, 5], []),
         ("stream", [], [5, 0]),
     ):
         reader = ArrayReader(images)
-        store = make_store(reader, DatasetConfig(store=place), replicated())  # type: ignore[arg-type]
-        assert reader.read_indices == at_first
-        store.per_call(np.array([[[5, 0]]]))
-        assert reader.read_indices == at_first + then
+        store = make_store(reader, DatasetConfig(store=location), replicated())  # type: ignore[arg-type]
+        assert reader.read_indices == read_at_first
+        store.call_input(np.array([[[5, 0]]]))
+        assert reader.read_indices == read_at_first + read_by_call
 
 
-def test_handed_over_pixels_are_bounded() -> None:
+def test_pixels_of_a_call_are_limited() -> None:
     store = HostStore(ArrayReader(np.zeros((2, 1024, 1024, 3), np.uint8)))
-    assert store.max_steps(batch_size=16) == 5  # 256 MiB are 85 such images
-    assert store.max_steps(batch_size=1000) == 1
+    assert store.max_steps_per_call(batch_size=16) == 5  # 256 MiB hold 85 such images
+    assert store.max_steps_per_call(batch_size=1000) == 1
 
 
 @given(st.integers(1, 10**6))
-def test_device_stores_waste_little(n: int) -> None:
-    assert n <= padded(n) <= max(4, 1.25 * n)
+def test_padding_is_small(n: int) -> None:
+    assert n <= padded_length(n) <= max(4, 1.25 * n)
 
 
-def test_device_stores_have_few_sizes() -> None:
-    assert len({padded(n) for n in range(200, 400)}) <= 5  # most of MVTec AD's categories
-    assert len({padded(n) for n in range(1, 10_001)}) <= 50
+def test_padded_lengths_are_few() -> None:
+    assert len({padded_length(n) for n in range(200, 400)}) <= 5  # most categories of MVTec AD
+    assert len({padded_length(n) for n in range(1, 10_001)}) <= 50
 
 
 @pytest.mark.parametrize(
-    ("platform", "device_gib", "memory_gib", "images_gib", "place", "reason"),
+    ("platform", "device_gib", "memory_gib", "images_gib", "location", "reason"),
     [
-        # A CPU's device is the host.
+        # A CPU device uses the host's memory.
         ("cpu", None, 0.0, 1.9, "host", "are kept in host memory\n"),
         ("cpu", None, 0.0, 2.1, "stream", "from disk: more than a quarter of the host's 8.00 GiB"),
         ("cpu", None, 3.0, 2.1, "host", "are kept in host memory\n"),
@@ -111,17 +111,17 @@ def test_device_stores_have_few_sizes() -> None:
         ("gpu", 4.0, 0.5, 0.9, "device", "are kept in device memory\n"),
         ("gpu", 4.0, 0.0, 1.1, "host", "host memory: more than a quarter of the device's 4.00 GiB"),
         ("gpu", 4.0, 0.0, 2.1, "stream", "from disk: more than a quarter of the host's 8.00 GiB"),
-        ("gpu", None, 0.0, 0.2, "host", "host memory: the device does not say"),
+        ("gpu", None, 0.0, 0.2, "host", "host memory: the device does not report"),
     ],
 )
-def test_images_are_kept_where_they_fit(
+def test_automatic_choice_of_the_store(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     platform: str,
     device_gib: float | None,
     memory_gib: float,
     images_gib: float,
-    place: str,
+    location: str,
     reason: str,
 ) -> None:
     caplog.set_level("INFO")
@@ -131,20 +131,21 @@ def test_images_are_kept_where_they_fit(
     monkeypatch.setattr(store_module, "host_memory", lambda: 8 * GIB)
     for name in ("DeviceStore", "HostStore", "StreamedStore"):
         monkeypatch.setattr(store_module, name, lambda *_, name=name: name)
-    made = make_store(claim(images_gib * GIB), DatasetConfig(memory_gib=memory_gib), None)  # type: ignore[arg-type]
-    assert made == KINDS[place].__name__
+    reader, config = virtual_reader(images_gib * GIB), DatasetConfig(memory_gib=memory_gib)
+    chosen = make_store(reader, config, None)  # type: ignore[arg-type]
+    assert chosen == STORES[location].__name__
     assert reason in caplog.text
     assert f"training images ({images_gib:.2f} GiB)" in caplog.text
 
 
-def test_streaming_without_a_cache_is_said_to_be_slow(caplog: pytest.LogCaptureFixture) -> None:
+def test_streaming_without_a_cache_is_logged_as_slow(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    reader = ArrayReader(np.zeros((1000, 4, 4, 3), np.uint8), are_kept=False)
+    reader = ArrayReader(np.zeros((1000, 4, 4, 3), np.uint8), is_cached=False)
     make_store(reader, DatasetConfig(memory_gib=1e-6), replicated())
-    assert "1,000 training images (0.05 MiB) are decoded anew for each batch" in caplog.text
+    assert "1,000 training images (0.05 MiB) are decoded again for each batch" in caplog.text
 
 
-def test_the_memory_of_a_control_group_counts(tmp_path: Path) -> None:
+def test_host_memory_respects_control_groups(tmp_path: Path) -> None:
     groups, mounts = tmp_path / "cgroup", tmp_path / "mounts"
 
     def limit(file: str, content: str) -> None:
@@ -156,9 +157,9 @@ def test_the_memory_of_a_control_group_counts(tmp_path: Path) -> None:
     groups.write_text("0::/user/job\n")
     limit("user/job/memory.max", "max\n")
     assert host_memory(groups, mounts) == physical
-    limit("user/memory.max", "3000000\n")  # the group around it
+    limit("user/memory.max", "3000000\n")  # of the parent group
     assert host_memory(groups, mounts) == 3_000_000
-    # Version 1, in a container that sees its own group as the root.
+    # cgroups version 1, in a container that sees its own group as the root.
     groups.write_text("3:cpu,cpuacct:/x\n5:memory:/docker/abc\n")
     assert host_memory(groups, mounts) == physical
     limit("memory/memory.limit_in_bytes", "2000000\n")
@@ -183,30 +184,31 @@ reader.read(np.arange(4))
 tracemalloc.start()
 store = make_store(reader, settings, None)
 for first in range(0, len(store) - 8, 8):
-    store.per_call(np.arange(first, first + 8).reshape(1, 1, 8))
+    store.call_input(np.arange(first, first + 8).reshape(1, 1, 8))
 print(len(store), tracemalloc.get_traced_memory()[1])
 """
 
 
-def test_streaming_takes_no_more_memory_for_more_images(tmp_path: Path) -> None:
+def test_memory_of_streaming_does_not_grow_with_the_images(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     for kind in ("train/good", "test/good", "test/dent"):
         (folder / kind).mkdir(parents=True)
         for i in range(2):
             Image.new("L", (8, 8), i).save(folder / kind / f"{i}.png")
     peaks = {}
-    for n_images, place in ((40, "stream"), (400, "stream"), (400, "host")):
+    for n_images, location in ((40, "stream"), (400, "stream"), (400, "host")):
         for i in range(n_images):
             Image.new("L", (8, 8), i % 256).save(folder / "train/good" / f"{i:04}.png")
         child = subprocess.run(
-            [sys.executable, "-c", STREAM, str(folder), place],
+            [sys.executable, "-c", STREAM, str(folder), location],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
         )
         assert child.returncode == 0, child.stderr
-        length, peaks[n_images, place] = map(int, child.stdout.split())
+        length, peaks[n_images, location] = map(int, child.stdout.split())
         assert length >= n_images
-    image = 64 * 64 * 3
-    assert peaks[400, "host"] > 400 * image
-    assert peaks[400, "stream"] < peaks[40, "stream"] + 30 * image  # of 360 more
+    image_nbytes = 64 * 64 * 3
+    assert peaks[400, "host"] > 400 * image_nbytes
+    # 360 more images take less memory than 30 images.
+    assert peaks[400, "stream"] < peaks[40, "stream"] + 30 * image_nbytes

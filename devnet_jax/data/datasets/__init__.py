@@ -1,4 +1,4 @@
-"""One TFDS builder a data set: its raw layout is known there and nowhere else."""
+"""The registry of data sets, `DATASETS`, and one TFDS builder for each."""
 
 from collections.abc import Mapping
 

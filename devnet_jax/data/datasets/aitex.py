@@ -1,4 +1,4 @@
-"""AITEX: woven fabrics, https://www.aitex.es/afid/."""
+"""The data set AITEX: woven fabrics, https://www.aitex.es/afid/."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.datasets.crops import Box, cut
-from devnet_jax.data.paths import list_files, unnested
+from devnet_jax.data.datasets.crops import Box, cut_image
+from devnet_jax.data.paths import inner_folder, list_files
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PATCH = 256  # pixels
+PATCH_WIDTH = 256  # pixels
 
-# By the code in a defective strip's name.
+# Defect classes by the code in the file name of a defective strip.
 DEFECTS = {
     "002": "Broken_end",
     "006": "Broken_yarn",
@@ -42,12 +42,12 @@ DEFECTS = {
 
 
 class Aitex(AnomalyDatasetBuilder):
-    """Seven woven fabrics and twelve kinds of their defects, with pixel masks: 256×256 patches.
+    """Seven woven fabrics with twelve classes of defects and pixel masks: 256×256 patches.
 
-    The strips of 4096×256 pixels are cut from the left into patches 256 wide; what remains at the
-    right end is a narrower patch, as in the published results. All patches of a strip without
-    defects are normal. Of a defective strip those are anomalies where its masks are not black;
-    the others are not used. A defective strip without any is left out, with a warning.
+    The strips of 4096×256 pixels are cut from the left into patches 256 pixels wide; the last patch
+    may be narrower, as in the published results. All patches of a strip without defects are normal.
+    Patches of a defective strip are anomalies if its masks are not black there; the others are not
+    used. A defective strip without such a patch is skipped with a warning.
     """
 
     name = "aitex"
@@ -55,59 +55,66 @@ class Aitex(AnomalyDatasetBuilder):
         "NODefect_images/<fabric>/*.png, Defect_images/*.png and Mask_images/*_mask.png, as"
         " unpacked from the three archives of https://www.aitex.es/afid/"
     )
-    # 16 patches of each of the 141 strips without defects in the archives (the paper that
-    # describes them counts 140), which is 1692 + 564 in table 5 of arXiv 2203.14506. That table
-    # has 183 anomalies; how many of each class is not published.
+    # 16 patches of each of the 141 strips without defects in the archives (140 in the paper that
+    # describes them): 1692 + 564 in table 5 of arXiv 2203.14506. That table has 183 anomalies; the
+    # number of each class is not published.
     PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {None: {GOOD: 141 * 16}}
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
         examples = []
         for path, strip in cls._strips(folder, "NODefect_images"):
-            for number, part in enumerate(cut(strip, (), _patches)):
+            for number, part in enumerate(cut_image(strip, (), _patch_boxes)):
                 examples.append(RawExample(f"{path}_{number:02d}.png", NORMAL, GOOD, part.image))
-        masks = defaultdict(list)
+        masks = defaultdict(list)  # a strip may have several masks
         for mask in cls.index_files(folder):
-            masks[re.sub(r"_mask\d*$", "", mask.stem)].append(mask)  # one or several of a strip
-        unmarked = []
+            masks[re.sub(r"_mask\d*$", "", mask.stem)].append(mask)
+        skipped = []
         for path, strip in cls._strips(folder, "Defect_images"):
-            defect = _defect(strip)
+            defect = _defect_class(strip)
+            parts = cut_image(strip, tuple(masks[strip.stem]), _patch_boxes)
             anomalies = [
                 RawExample(f"{path}_{number:02d}.png", ANOMALY, defect, part.image, part.mask)
-                for number, part in enumerate(cut(strip, tuple(masks[strip.stem]), _patches))
+                for number, part in enumerate(parts)
                 if part.mask
             ]
             examples += anomalies
-            unmarked += [] if anomalies else [strip.name]
-        if unmarked:
+            skipped += [] if anomalies else [strip.name]
+        if skipped:
             logger.warning(
-                "%d defective strips are left out, for want of a mask that is not black: %s",
-                len(unmarked),
-                ", ".join(unmarked),
+                "skipped %d defective strips without a mask that is not black: %s",
+                len(skipped),
+                ", ".join(skipped),
             )
         return examples
 
     @classmethod
     def index_files(cls, folder: Path) -> list[Path]:
-        """The masks: also those that are black, and in no example."""
+        """Returns all masks, including black ones, which belong to no example."""
         return [mask for _, mask in cls._strips(folder, "Mask_images")]
 
     @classmethod
     def _strips(cls, folder: Path, name: str) -> list[tuple[str, Path]]:
-        """The images of one of the three folders, by their path without the extension."""
-        place = unnested(folder / name, name)
-        strips = [file for file in list_files(place) if file.suffix.lower() == ".png"]
+        """Lists the images of one of the three folders.
+
+        Returns:
+          Pairs of the path in the data set, without the extension, and the file.
+        """
+        root = inner_folder(folder / name, name)
+        strips = [file for file in list_files(root) if file.suffix.lower() == ".png"]
         if not strips:
-            raise UserError(f"no PNG images in '{place}': expected {cls.LAYOUT}")
-        return [(f"{name}/{s.relative_to(place).with_suffix('').as_posix()}", s) for s in strips]
+            raise UserError(f"no PNG images in '{root}': expected {cls.LAYOUT}")
+        return [(f"{name}/{s.relative_to(root).with_suffix('').as_posix()}", s) for s in strips]
 
 
-def _patches(height: int, width: int) -> list[Box]:
-    return [(slice(height), slice(left, left + PATCH)) for left in range(0, width, PATCH)]
+def _patch_boxes(height: int, width: int) -> list[Box]:
+    """Returns the boxes of the patches of a strip, from left to right."""
+    starts = range(0, width, PATCH_WIDTH)
+    return [(slice(height), slice(left, left + PATCH_WIDTH)) for left in starts]
 
 
-def _defect(strip: Path) -> str:
-    """The class in a name such as 0001_002_00: number, defect and fabric."""
+def _defect_class(strip: Path) -> str:
+    """Returns the class from a file name such as 0001_002_00: number, defect and fabric."""
     code = re.fullmatch(r"[^_]+_([^_]+)_[^_]+", strip.stem)
     if not code or code[1] not in DEFECTS:
         raise UserError(

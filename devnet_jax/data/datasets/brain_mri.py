@@ -1,4 +1,4 @@
-"""Brain MRI images for tumour detection, as published on Kaggle: `no/` and `yes/`."""
+"""The data set Brain MRI, with and without a tumour, as published on Kaggle."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.paths import list_files, unnested
+from devnet_jax.data.paths import inner_folder, list_files
 from devnet_jax.errors import UserError
 
 
 class BrainMri(AnomalyDatasetBuilder):
-    """Slices of brain scans, 98 without (`no`) and 155 with a tumour (`yes`)."""
+    """Slices of brain MRI, 98 without a tumour (`no`) and 155 with one (`yes`)."""
 
     name = "brain_mri"
     LAYOUT = (
         "no/ and yes/, as unpacked from"
         " https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
     )
-    # As counted in the archive.
+    # Counted in the archive.
     PUBLISHED_COUNTS: ClassVar = {None: {GOOD: 98, "tumor": 155}}
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        folder = unnested(folder, "brain_tumor_dataset")
+        folder = inner_folder(folder, "brain_tumor_dataset")
         examples = []
         for name, label, defect in (("no", NORMAL, GOOD), ("yes", ANOMALY, "tumor")):
             images = list_files(folder / name)

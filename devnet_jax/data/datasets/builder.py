@@ -1,8 +1,8 @@
-"""What all data sets share: from a raw layout to verified, versioned TFDS records.
+"""The base class of all data sets: turns raw files into verified, versioned TFDS records.
 
-A data set is described by a subclass of `AnomalyDatasetBuilder` that lists its raw examples; all
-else is done here: noticing changes, verifying every file, holding out normal images, writing
-ArrayRecord files with an index that is read without reading the images. TensorFlow is not needed.
+A subclass of `AnomalyDatasetBuilder` lists the raw examples of a data set. This module does the
+rest: it detects changes, verifies every file, holds out normal images, and writes ArrayRecord files
+and an index that can be read without the images. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,24 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 NORMAL, ANOMALY = 0, 1
 GOOD = "good"  # the defect class of normal images
-_SHARD_BYTES = 128 << 20  # TFDS keeps a shard's examples in memory while it writes it
+_MAX_SHARD_BYTES = 128 << 20  # TFDS holds all examples of a shard in memory to write it
 
 
 @dataclass(frozen=True)
-class Produced:
-    """Bytes that are made rather than read, such as a crop, and the raw files they come from."""
+class LazyBytes:
+    """The content of an image file that is computed on demand, such as a crop.
+
+    Attributes:
+      make: computes the content.
+      source_files: the raw files that the content is computed from.
+    """
 
     make: Callable[[], bytes]
-    files: tuple[Path, ...] = ()
+    source_files: tuple[Path, ...] = ()
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """The pixels uint8 [H, W] or [H, W, 3] as a PNG file's bytes, quickly rather than small."""
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W] or [H, W, 3] as PNG, fast rather than small."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -53,36 +58,37 @@ def png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class RawExample:
-    """One image of a raw data set, before it is read.
+    """An image of a raw data set, not read yet.
 
     Attributes:
-      path: its name, unique in the data set: posix, relative to the raw folder.
+      path: posix path relative to the raw folder, unique in the data set; it names the image.
       label: NORMAL or ANOMALY.
-      defect: the defect's class; GOOD for a normal image.
-      image: its file, or how its bytes are made.
-      mask: the same for the defect's mask, where there is one.
-      split: "train" (normal images only) or "test"; None where the data set has no such split:
-        a quarter of its normal images, and all anomalies, become "test".
-      digest: of the decoded image, whatever its file's type; set by `verify`.
+      defect: defect class; GOOD for a normal image.
+      image: the image file, or its content.
+      mask: file or content of the defect mask, if there is one.
+      split: "train" (normal images only) or "test". None if the data set has no split: a quarter
+        of its normal images and all anomalies then become "test".
+      digest: hash of the decoded pixels, independent of the file type; set by `verify`.
     """
 
     path: str
     label: int
     defect: str
-    image: Path | Produced | bytes
-    mask: Path | Produced | bytes | None = None
+    image: Path | LazyBytes | bytes
+    mask: Path | LazyBytes | bytes | None = None
     split: str | None = None
     digest: str = ""
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """All examples of a raw data set, before they are read.
+    """All examples of a raw data set, not read yet.
 
     Attributes:
-      name: the data set and its folder, for messages.
-      fingerprint: changes with the path, size or modification time of any file that is read.
-      published_counts: images of each class as published, where that is known.
+      name: name of the data set and its folder, for messages.
+      examples: the examples, sorted by path.
+      fingerprint: hash that changes with the path, size or modification time of any file used.
+      published_counts: published number of images of each class, if known.
     """
 
     name: str
@@ -92,62 +98,68 @@ class RawDataset:
 
 
 class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
-    """A data set for anomaly detection; a subclass says where its raw files are.
+    """The base class of the data sets for anomaly detection.
 
-    Why shards: TFDS's GeneratorBasedBuilder shuffles, and needs TensorFlow beyond 1 GB.
+    A subclass implements `raw_examples` and sets `name`. The base is `ShardBasedBuilder`, since
+    TFDS's `GeneratorBasedBuilder` shuffles, and needs TensorFlow beyond 1 GB.
 
     Attributes:
-      CATEGORIES: the names of the data set's parts, each a data set of its own; () if undivided.
-      LAYOUT: the raw folder's expected content, to end a message with.
-      NEEDS_FOLDER: whether there is a raw folder.
-      SHARED_NAME: whether the name stands for one data set, so that a copy prepared earlier can
-        be used without the raw folder.
-      PUBLISHED_COUNTS: images of each defect class, GOOD for the normal ones, by category (None
-        for a data set without), as its publication says; {} where it is not known. Other counts
-        are reported when the data set is prepared.
-      DOWNLOAD: where the raw folder is fetched from, if anyone may, when it is not given.
+      CATEGORIES: names of the categories, each a data set of its own; () if there are none.
+      LAYOUT: expected content of the raw folder, for messages.
+      NEEDS_FOLDER: False if the data set has no raw folder.
+      NAME_IDENTIFIES_DATA: True if all raw folders of this name hold the same data, so that
+        prepared data can be used without the raw folder.
+      PUBLISHED_COUNTS: published number of images of each defect class (GOOD for normal images),
+        by category (None if there are no categories); {} if unknown. If the counts differ when the
+        data set is prepared, a warning is logged.
+      DOWNLOAD: archives to download if no raw folder is given; None if they are not public.
     """
 
     VERSION = tfds.core.Version("1.1.0")
     CATEGORIES: ClassVar[tuple[str, ...]] = ()
     LAYOUT: ClassVar[str] = ""
     NEEDS_FOLDER: ClassVar[bool] = True
-    SHARED_NAME: ClassVar[bool] = True
+    NAME_IDENTIFIES_DATA: ClassVar[bool] = True
     PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {}
     DOWNLOAD: ClassVar[Download | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Not in TFDS's global registry, where names of its own (image_folder) would collide.
+        # Not registered in TFDS, which has data sets of the same name (image_folder).
         super().__init_subclass__(skip_registration=True, **kwargs)
         cls.BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in cls.CATEGORIES]
 
     def __init__(self, *, examples: Iterable[RawExample] = (), **kwargs: Any) -> None:
-        """Takes verified examples, to prepare them, beside what any TFDS builder takes."""
+        """Creates a builder.
+
+        Args:
+          examples: verified examples, if the data is to be written.
+          **kwargs: arguments of the TFDS builder.
+        """
         self._examples = list(examples)
         super().__init__(**kwargs)
 
     @classmethod
     @abc.abstractmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        """Lists the raw folder's examples; reads no images.
+        """Lists the examples of the raw folder; reads no images.
 
         Raises:
-          UserError: the folder is not laid out as LAYOUT says.
+          UserError: if the folder does not have the layout LAYOUT.
         """
 
     @classmethod
     def index_files(cls, folder: Path) -> list[Path]:
-        """The files beside the images that `raw_examples` reads, such as a table of labels."""
+        """Returns the other files that `raw_examples` reads, such as a table of labels."""
         return []
 
     @classmethod
-    def state(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
-        """Yields what identifies the raw data: by default, of each file, path, size and time."""
+    def fingerprint_parts(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
+        """Yields the texts to fingerprint: by default path, size and time of each file."""
         files = set(cls.index_files(folder))
         for example in examples:
-            for part in (example.image, example.mask):
-                files.update([part] if isinstance(part, Path) else ())
-                files.update(part.files if isinstance(part, Produced) else ())
+            for content in (example.image, example.mask):
+                files.update([content] if isinstance(content, Path) else ())
+                files.update(content.source_files if isinstance(content, LazyBytes) else ())
         for file in sorted(files):
             stat = file.stat()
             name = Path(os.path.relpath(file, folder)).as_posix()
@@ -155,7 +167,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
 
     @classmethod
     def read_raw(cls, folder: Path, category: str | None) -> RawDataset:
-        """Lists the raw folder's examples and takes their fingerprint; reads no images.
+        """Lists the examples of the raw folder and computes the fingerprint; reads no images.
 
         Raises:
           UserError: as `raw_examples`.
@@ -164,16 +176,17 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         digest = hashlib.sha256(f"{cls.name} {category} {cls.VERSION}\n".encode())
         for e in examples:
             digest.update(f"{e.path}\0{e.split}\0{e.label}\0{e.defect}\n".encode())
-        for line in cls.state(folder, examples):
-            digest.update(f"{line}\n".encode())
-        place = f" in '{folder}'" if cls.NEEDS_FOLDER else ""
+        for text in cls.fingerprint_parts(folder, examples):
+            digest.update(f"{text}\n".encode())
         name = "/".join(filter(None, (cls.name, category)))
+        if cls.NEEDS_FOLDER:
+            name += f" in '{folder}'"
         published = cls.PUBLISHED_COUNTS.get(category, {})
-        return RawDataset(f"{name}{place}", examples, digest.hexdigest(), published)
+        return RawDataset(name, examples, digest.hexdigest(), published)
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
-        """The name of the TFDS config that holds this data: by default the category's."""
+        """Returns the name of the TFDS config: by default the category."""
         return category
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -184,7 +197,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
             features=tfds.features.FeaturesDict(
                 {
                     "image": file_bytes,
-                    "mask": file_bytes,  # empty where there is none
+                    "mask": file_bytes,  # empty if there is no mask
                     "label": np.int64,
                     "defect": tfds.features.Text(),
                     "path": tfds.features.Text(),
@@ -205,9 +218,10 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         }
 
     def _record(self, example: RawExample) -> tuple[str, dict[str, Any]]:
+        """Returns the key and the record of an example."""
         return example.path, {
-            "image": _read(example.image),
-            "mask": b"" if example.mask is None else _read(example.mask),
+            "image": _read_content(example.image),
+            "mask": b"" if example.mask is None else _read_content(example.mask),
             "label": example.label,
             "defect": example.defect,
             "path": example.path,
@@ -225,59 +239,74 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
 
-    # TFDS prints these to stdout; what it does is logged by us.
+    # TFDS prints these messages to stdout; we log our own.
     def _log_download_bytes(self) -> None: ...
     def _log_download_done(self) -> None: ...
 
 
 class _LocalDatasetInfo(tfds.core.DatasetInfo):
+    """A `DatasetInfo` that needs no network."""
+
     def initialize_from_bucket(self) -> None:
-        """Looks nowhere: our data sets are not in TFDS's bucket."""
+        """Does nothing: our data sets are not in TFDS's bucket."""
 
 
 def verify(raw: RawDataset) -> list[RawExample]:
-    """Decodes every file once and settles the splits: all of train, then all of test.
+    """Verifies a raw data set: decodes every file once and assigns the splits.
 
-    Files that are no images are left out and counted in the log; their names are logged at
-    verbosity 1. Other counts than the published ones are reported there too. Produced images come
-    back as bytes.
+    Files that are not images are skipped; their number is logged, and their names at verbosity 1.
+    A warning is logged if the counts differ from the published ones.
+
+    Returns:
+      The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
 
     Raises:
-      UserError: a file is empty or damaged, a mask is not of its image's size, a class or a
-        split is left without images.
+      UserError: if a file is empty or damaged, a mask and its image differ in size, or a class or a
+        split has no images.
     """
-    examples, where = raw.examples, raw.name
-    checked = list(map_in_threads(_checked, examples, "verifying"))
-    kept = [e for e in checked if e is not None]
-    skipped = [e.path for e, result in zip(examples, checked, strict=True) if result is None]
+    examples = raw.examples
+    results = list(map_in_threads(_verify_example, examples, "verifying"))
+    verified = [e for e in results if e is not None]
+    skipped = [e.path for e, result in zip(examples, results, strict=True) if result is None]
     if skipped:
-        logger.info("%s: %d files skipped that are no images", where, len(skipped))
-        logger.debug("%s: skipped %s", where, ", ".join(skipped))
+        logger.info("%s: skipped %d files that are not images", raw.name, len(skipped))
+        logger.debug("%s: skipped %s", raw.name, ", ".join(skipped))
     for split, defect in sorted({(e.split or "", e.defect) for e in examples}):
-        if not any((e.split or "", e.defect) == (split, defect) for e in kept):
+        if not any((e.split or "", e.defect) == (split, defect) for e in verified):
             raise UserError(
-                f"{where}: none of the files of class '{defect}'{f' in {split}' * bool(split)}"
+                f"{raw.name}: none of the files of class '{defect}'{f' in {split}' * bool(split)}"
                 " is an image of a known type: convert them to PNG"
             )
-    _report_counts(kept, raw)
-    return _with_splits(kept, where)
+    _compare_with_published_counts(verified, raw)
+    return _assign_splits(verified, raw.name)
 
 
-def _report_counts(examples: list[RawExample], raw: RawDataset) -> None:
+def _compare_with_published_counts(examples: list[RawExample], raw: RawDataset) -> None:
+    """Logs a warning if the number of images of a class is not the published one."""
     counts = Counter(e.defect for e in examples)
     differences = [
-        f"{counts[defect]} of class '{defect}' where {published} are published"
+        f"{counts[defect]} of class '{defect}' (published: {published})"
         for defect, published in raw.published_counts.items()
         if counts[defect] != published
     ]
     if differences:
         logger.warning(
-            "%s: not the published data set, or not all of it: %s", raw.name, ", ".join(differences)
+            "%s: the number of images differs from the published data set: %s",
+            raw.name,
+            ", ".join(differences),
         )
 
 
-def _with_splits(examples: list[RawExample], where: str) -> list[RawExample]:
-    """All of train, then all of test, each in the given order."""
+def _assign_splits(examples: list[RawExample], name: str) -> list[RawExample]:
+    """Returns the examples with their splits: all of train, then all of test, in the given order.
+
+    Args:
+      examples: examples with or without a split.
+      name: name of the data set, for messages.
+
+    Raises:
+      UserError: if there are no normal images in a split, or no anomalies.
+    """
     held_out = {e.path for e in examples if e.split is None and e.label == ANOMALY}
     unsplit = [e.path for e in examples if e.split is None and e.label == NORMAL]
     if len(unsplit) >= 2:
@@ -285,38 +314,48 @@ def _with_splits(examples: list[RawExample], where: str) -> list[RawExample]:
     examples = [
         replace(e, split=e.split or ("test" if e.path in held_out else "train")) for e in examples
     ]
-    for split, label, need in (
+    for split, label, required in (
         ("train", NORMAL, "normal images to train with"),
         ("test", NORMAL, "normal images to test with"),
         ("test", ANOMALY, "anomalous images"),
     ):
         if not any((e.split, e.label) == (split, label) for e in examples):
-            raise UserError(f"{where}: there are no {need}: add some")
+            raise UserError(f"{name}: there are no {required}: add some")
     return sorted(examples, key=lambda e: SPLITS.index(str(e.split)))
 
 
-def _checked(example: RawExample) -> RawExample | None:
-    """The example with its produced parts as bytes; None if its file is no image."""
-    image_name, image = _name(example, example.image), _read(example.image)
+def _verify_example(example: RawExample) -> RawExample | None:
+    """Returns the example with its digest and with bytes instead of `LazyBytes`.
+
+    Returns None if the image file is not an image.
+    """
+    image_name, image = _content_name(example, example.image), _read_content(example.image)
     try:
         pixels = decode_image(image, image_name)
     except NotAnImageError:
         return None
     example = replace(example, digest=_digest(pixels))
-    if isinstance(example.image, Produced):
+    if isinstance(example.image, LazyBytes):
         example = replace(example, image=image)
     if example.mask is None:
         return example
-    mask_name, mask = _name(example, example.mask), _read(example.mask)
+    mask_name, mask = _content_name(example, example.mask), _read_content(example.mask)
     mask_shape = decode_mask(mask, mask_name).shape
     require_equal_sizes(mask_name, mask_shape, image_name, pixels.shape[:2])
-    return replace(example, mask=mask) if isinstance(example.mask, Produced) else example
+    return replace(example, mask=mask) if isinstance(example.mask, LazyBytes) else example
 
 
 def require_equal_sizes(
     mask: str, mask_shape: tuple[int, ...], image: str, shape: tuple[int, ...]
 ) -> None:
-    """Raises `UserError` unless a mask and its image, both by name, are of one height and width."""
+    """Raises `UserError` unless a mask and its image have the same size.
+
+    Args:
+      mask: name of the mask, for the message.
+      mask_shape: (height, width) of the mask.
+      image: name of the image, for the message.
+      shape: (height, width) of the image.
+    """
     if mask_shape != shape:
         raise UserError(
             f"mask '{mask}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
@@ -325,32 +364,36 @@ def require_equal_sizes(
 
 
 def _digest(pixels: np.ndarray) -> str:
-    """Equal for images that are equal once decoded, and for no others."""
+    """Returns a hash of the shape and the pixels."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
-def _name(example: RawExample, part: Path | Produced | bytes) -> str:
-    return str(part) if isinstance(part, Path) else example.path
+def _content_name(example: RawExample, content: Path | LazyBytes | bytes) -> str:
+    """Returns the name of an image or a mask, for messages."""
+    return str(content) if isinstance(content, Path) else example.path
 
 
-def _read(part: Path | Produced | bytes) -> bytes:
-    if isinstance(part, bytes):
-        return part
-    if isinstance(part, Produced):
-        return part.make()
-    return read_file(part)
+def _read_content(content: Path | LazyBytes | bytes) -> bytes:
+    """Returns the bytes of an image or a mask."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, LazyBytes):
+        return content.make()
+    return read_file(content)
 
 
-def _shards(examples: list[RawExample], most: int = _SHARD_BYTES) -> Iterator[list[RawExample]]:
-    """Consecutive examples of at most `most` bytes of images, or one."""
+def _shards(
+    examples: list[RawExample], max_bytes: int = _MAX_SHARD_BYTES
+) -> Iterator[list[RawExample]]:
+    """Yields consecutive examples: at most `max_bytes` of images each, or one larger image."""
     shard: list[RawExample] = []
     size = 0
     for example in examples:
         image = example.image
-        length = image.stat().st_size if isinstance(image, Path) else len(_read(image))
-        if shard and size + length > most:
+        length = image.stat().st_size if isinstance(image, Path) else len(_read_content(image))
+        if shard and size + length > max_bytes:
             yield shard
             shard, size = [], 0
         shard.append(example)

@@ -1,4 +1,4 @@
-"""Large images cut into parts: the parts are lossless PNGs, each with its part of the mask."""
+"""Cuts large images and their masks into parts, encoded as PNG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from devnet_jax.data.datasets.builder import Produced, png, require_equal_sizes
+from devnet_jax.data.datasets.builder import LazyBytes, encode_png, require_equal_sizes
 from devnet_jax.data.decode import decode_image, decode_mask
 from devnet_jax.data.paths import read_file
 
@@ -19,61 +19,66 @@ Box = tuple[slice, slice]  # rows, columns
 
 
 class Part(NamedTuple):
-    """A part of an image; the mask is None where the part has no defect."""
+    """A part of an image; its mask is None if it has no defect."""
 
-    image: Produced
-    mask: Produced | None
+    image: LazyBytes
+    mask: LazyBytes | None
 
 
-def cut(
+def cut_image(
     image: Path, masks: tuple[Path, ...], boxes: Callable[[int, int], Iterable[Box]]
 ) -> list[Part]:
-    """Cuts an image: its masks and its header are read now, its pixels when a part is made.
+    """Cuts an image into parts.
 
-    A part's mask is white where any of the masks is not black. Greyscale stays greyscale.
+    The masks and the image's header are read now; its pixels are read when a part is made. The mask
+    of a part is white where any of the masks is not black. Greyscale images stay greyscale.
 
     Args:
-      image: the file to cut.
-      masks: of its defects; none if it has no defect.
-      boxes: height, width → the parts.
+      image: image file to cut.
+      masks: mask files of its defects; () if it has no defect.
+      boxes: function of height and width that returns the boxes of the parts.
 
     Raises:
-      UserError: a file is no image, or damaged, or a mask is not of the image's size.
+      UserError: if a file is not an image or is damaged, or a mask has another size than the image.
     """
-    shape = _shape(image)
-    stamp = image.stat().st_mtime_ns
-    defect = _defect(masks, image, shape)
+    shape = _image_shape(image)
+    mtime_ns = image.stat().st_mtime_ns
+    defect = _defect_mask(masks, image, shape)
     parts = []
     for box in boxes(*shape):
-        picture = Produced(functools.partial(_image_part, image, stamp, box), (image,))
-        mask = Produced(functools.partial(_mask_part, masks, image, shape, box), masks)
-        parts.append(Part(picture, mask if defect[box].any() else None))
+        pixels = LazyBytes(functools.partial(_image_part, image, mtime_ns, box), (image,))
+        mask = LazyBytes(functools.partial(_mask_part, masks, image, shape, box), masks)
+        parts.append(Part(pixels, mask if defect[box].any() else None))
     return parts
 
 
-def _shape(image: Path) -> tuple[int, int]:
-    """Height and width, from the header."""
+def _image_shape(image: Path) -> tuple[int, int]:
+    """Returns height and width of an upright image, from its header."""
     try:
         with Image.open(image) as header:
-            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (header.width, header.height) if turned else (header.height, header.width)
-    except Exception:  # Pillow raises almost anything; decoding says what is wrong
+            transposed = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (header.width, header.height) if transposed else (header.height, header.width)
+    except Exception:  # Pillow raises errors of many types; decoding explains the error
         return decode_image(read_file(image), str(image)).shape[:2]
 
 
-# Parts are made in order by many threads, which then all need the same image: one decodes it.
+# Threads that make the parts of one image wait until one of them has decoded it.
 _DECODING = threading.Lock()
 
 
-def _image_part(image: Path, stamp: int, box: Box) -> bytes:
+def _image_part(image: Path, mtime_ns: int, box: Box) -> bytes:
+    """Returns a part of an image as PNG."""
     with _DECODING:
-        pixels = _decoded(image, stamp)
-    return png(pixels[box])
+        pixels = _decode_cached(image, mtime_ns)
+    return encode_png(pixels[box])
 
 
-@functools.lru_cache(maxsize=32)  # more than are in hand at once with a hundred threads
-def _decoded(image: Path, stamp: int) -> np.ndarray:
-    """uint8 [H, W] or, if there are colours, [H, W, 3]; the stamp tells a changed file."""
+@functools.lru_cache(maxsize=32)  # more images than are in use at once by a hundred threads
+def _decode_cached(image: Path, mtime_ns: int) -> np.ndarray:
+    """Decodes an image to uint8 [H, W], or [H, W, 3] if it has colours.
+
+    The modification time is an argument so that a changed file is decoded again.
+    """
     rgb = decode_image(read_file(image), str(image))
     red, green, blue = np.moveaxis(rgb, -1, 0)
     grey = (red == green).all() and (green == blue).all()
@@ -81,14 +86,15 @@ def _decoded(image: Path, stamp: int) -> np.ndarray:
 
 
 def _mask_part(masks: tuple[Path, ...], image: Path, shape: tuple[int, int], box: Box) -> bytes:
-    return png(_defect(masks, image, shape)[box].astype(np.uint8) * 255)
+    """Returns a part of the defect mask of an image as PNG."""
+    return encode_png(_defect_mask(masks, image, shape)[box].astype(np.uint8) * 255)
 
 
-def _defect(masks: tuple[Path, ...], image: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Where any of the image's masks is not black: bool [H, W]."""
-    defect = np.zeros(shape, bool)
+def _defect_mask(masks: tuple[Path, ...], image: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Returns the union of the masks of an image: bool [H, W], True where any is not black."""
+    union = np.zeros(shape, bool)
     for mask in masks:
-        marked = decode_mask(read_file(mask), str(mask), any_value=True)
-        require_equal_sizes(str(mask), marked.shape, str(image), shape)
-        defect |= marked
-    return defect
+        defect = decode_mask(read_file(mask), str(mask), any_nonzero=True)
+        require_equal_sizes(str(mask), defect.shape, str(image), shape)
+        union |= defect
+    return union

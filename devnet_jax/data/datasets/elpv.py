@@ -1,4 +1,4 @@
-"""ELPV: solar cells in electroluminescence, https://github.com/zae-bayern/elpv-dataset."""
+"""The data set ELPV: solar cells in electroluminescence, https://github.com/zae-bayern/elpv-dataset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from devnet_jax.errors import UserError
 
 
 class Elpv(AnomalyDatasetBuilder):
-    """Solar cells, 1508 working and 715 defective: monocrystalline or polycrystalline.
+    """Solar cells, 1508 working and 715 defective, monocrystalline or polycrystalline.
 
-    Cells whose probability of being defective lies between 0 and 1 are left out.
+    Cells with a defect probability other than 0 or 1 are not used.
     """
 
     name = "elpv"
@@ -27,9 +27,10 @@ class Elpv(AnomalyDatasetBuilder):
         "labels.csv and images/, as in src/elpv_dataset/data of"
         " https://github.com/zae-bayern/elpv-dataset"
     )
-    # As counted in its labels.csv.
+    # Counted in labels.csv.
     PUBLISHED_COUNTS: ClassVar = {None: {GOOD: 1508, "mono": 313, "poly": 402}}
-    # Its host packs it anew each time: the checksum is that of labels.csv and the 2624 images.
+    # The host packs the archive for each download, so the checksum is that of labels.csv and the
+    # 2624 images.
     DOWNLOAD = (
         Archive(
             "https://github.com/zae-bayern/elpv-dataset/archive/refs/heads/master.zip",
@@ -48,8 +49,8 @@ class Elpv(AnomalyDatasetBuilder):
             if not line.strip():
                 continue
             try:
-                path, probability, kind = line.split()
-                defective = float(probability)
+                path, probability_text, kind = line.split()
+                probability = float(probability_text)
             except ValueError:
                 raise UserError(
                     f"'{table}', line {number}: expected a path, a probability and mono or poly,"
@@ -57,9 +58,9 @@ class Elpv(AnomalyDatasetBuilder):
                 ) from None
             if not (folder / path).is_file():
                 raise UserError(f"'{table}', line {number}: no file '{folder / path}': restore it")
-            if defective == 0:
+            if probability == 0:
                 examples.append(RawExample(path, NORMAL, GOOD, folder / path))
-            elif defective == 1:
+            elif probability == 1:
                 examples.append(RawExample(path, ANOMALY, kind, folder / path))
         return examples
 

@@ -1,4 +1,4 @@
-"""Head CT with and without haemorrhage, as published on Kaggle: `head_ct/` and `labels.csv`."""
+"""The data set Head CT, with and without haemorrhage, as published on Kaggle."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from devnet_jax.errors import UserError
 
 
 class HeadCt(AnomalyDatasetBuilder):
-    """Slices of head CT, 100 without and 100 with a haemorrhage, each of another person."""
+    """Slices of head CT, 100 without and 100 with a haemorrhage, each of a different person."""
 
     name = "head_ct"
     LAYOUT = (
         "labels.csv (id, hemorrhage) and the images 000.png to 199.png in head_ct/, as unpacked"
         " from https://www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage"
     )
-    # The data set's page on Kaggle.
+    # From the data set's page on Kaggle.
     PUBLISHED_COUNTS: ClassVar = {None: {GOOD: 100, "hemorrhage": 100}}
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        """Lists the images in the order of the table; they may lie at any depth."""
-        table = _table(folder)
+        """Lists the images in the order of the table; they may be at any depth."""
+        table = _label_table(folder)
         if not table.is_file():
             raise UserError(f"no file '{table}': expected {cls.LAYOUT}")
         images: dict[int, Path] = {}
@@ -40,43 +40,44 @@ class HeadCt(AnomalyDatasetBuilder):
                 continue
             if (number := int(file.stem)) in images:
                 raise UserError(
-                    f"two images of one id, '{images[number]}' and '{file}': remove one"
+                    f"two images with the same id, '{images[number]}' and '{file}': remove one"
                 )
             images[number] = file
         examples = []
         with table.open(newline="", encoding="utf-8-sig") as lines:
-            # The published header and values have a space after the comma.
+            # In the published table, a space follows each comma.
             rows = csv.DictReader(lines, skipinitialspace=True)
             for row in rows:
                 where = f"'{table}', line {rows.line_num}"
                 try:
                     number = int(row["id"])
-                    defective = {"0": False, "1": True}[row["hemorrhage"].strip()]
+                    label = {"0": NORMAL, "1": ANOMALY}[row["hemorrhage"].strip()]
                 except (KeyError, TypeError, ValueError, AttributeError):
                     raise UserError(
-                        f"{where}: expected an id and, as hemorrhage, 0 or 1, not"
+                        f"{where}: expected an id and a hemorrhage, 0 or 1, not"
                         f" {dict(row)}: restore it"
                     ) from None
                 image = images.pop(number, None)
                 if image is None:
                     raise UserError(
-                        f"{where}: id {number} has no image in '{folder}', or has a line already:"
+                        f"{where}: id {number} has no image in '{folder}', or has an earlier line:"
                         " restore the image or remove the line"
                     )
-                label, defect = (ANOMALY, "hemorrhage") if defective else (NORMAL, GOOD)
+                defect = "hemorrhage" if label == ANOMALY else GOOD
                 examples.append(RawExample(image.name, label, defect, image))
         if images:
             raise UserError(
                 f"{len(images)} images have no line in '{table}', for example"
-                f" '{min(images.values())}': restore the table or remove them"
+                f" '{min(images.values())}': restore the table or remove the images"
             )
         return examples
 
     @classmethod
     def index_files(cls, folder: Path) -> list[Path]:
-        return [_table(folder)]
+        return [_label_table(folder)]
 
 
-def _table(folder: Path) -> Path:
+def _label_table(folder: Path) -> Path:
+    """Returns the path of labels.csv, which some copies have inside head_ct/."""
     nested = folder / "head_ct" / "labels.csv"
     return nested if nested.is_file() else folder / "labels.csv"

@@ -1,4 +1,4 @@
-"""HyperKvasir's upper gastrointestinal tract, https://datasets.simula.no/hyper-kvasir."""
+"""The data set HyperKvasir, upper GI tract only, https://datasets.simula.no/hyper-kvasir."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devnet_jax.data.datasets.builder import (
     RawExample,
 )
 from devnet_jax.data.download import Archive
-from devnet_jax.data.paths import list_files, unnested
+from devnet_jax.data.paths import inner_folder, list_files
 from devnet_jax.errors import UserError
 
 _TRACT = "upper-gi-tract"
@@ -27,8 +27,8 @@ class HyperKvasir(AnomalyDatasetBuilder):
         f"{_TRACT}/anatomical-landmarks/<class>/ and {_TRACT}/pathological-findings/<class>/,"
         " as in hyper-kvasir-labeled-images.zip of https://datasets.simula.no/hyper-kvasir"
     )
-    # Borgli et al. 2020, https://doi.org/10.1038/s41597-020-00622-y. Normal are 999 of the
-    # pylorus, 764 of the retroflex stomach and 932 of the Z-line.
+    # Borgli et al. 2020, https://doi.org/10.1038/s41597-020-00622-y. The normal images are 999 of
+    # the pylorus, 764 of the retroflex stomach and 932 of the Z-line.
     PUBLISHED_COUNTS: ClassVar = {
         None: {
             GOOD: 2695,
@@ -38,8 +38,8 @@ class HyperKvasir(AnomalyDatasetBuilder):
             "esophagitis-b-d": 260,
         }
     }
-    # The checksum is in the GitHub repositories christianbueno1/polysight-seg and
-    # 47-Nibirh/Agreement-Stratified-Evaluation-, each from a download of its own.
+    # The checksum is from the GitHub repositories christianbueno1/polysight-seg and
+    # 47-Nibirh/Agreement-Stratified-Evaluation-, which downloaded the archive independently.
     DOWNLOAD = (
         Archive(
             "https://datasets.simula.no/downloads/hyper-kvasir/hyper-kvasir-labeled-images.zip",
@@ -50,7 +50,7 @@ class HyperKvasir(AnomalyDatasetBuilder):
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        folder = unnested(folder, "labeled-images")
+        folder = inner_folder(folder, "labeled-images")
         examples = []
         for name, label in (("anatomical-landmarks", NORMAL), ("pathological-findings", ANOMALY)):
             group = folder / _TRACT / name

@@ -1,4 +1,4 @@
-"""Any folder of images laid out as MVTec AD's categories are, and the reading of that layout."""
+"""The data set `image_folder`: any folder of images with the layout of an MVTec AD category."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LAYOUT = (
 
 
 class ImageFolder(AnomalyDatasetBuilder):
-    """Images in folders named after their class; masks, where there are any, of the same name."""
+    """Images in folders named after their class, with optional masks of the same names."""
 
     name = "image_folder"
     LAYOUT = LAYOUT
-    SHARED_NAME = False
+    NAME_IDENTIFIES_DATA = False
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
@@ -37,7 +37,7 @@ class ImageFolder(AnomalyDatasetBuilder):
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
-        """The folder's name and a hash of its full path: folders of one name stay apart."""
+        """Returns the folder's name and a hash of its full path, to tell folders apart."""
         if folder is None:
             return None
         path = folder.resolve()
@@ -46,14 +46,13 @@ class ImageFolder(AnomalyDatasetBuilder):
 
 
 def read_class_folders(folder: Path) -> list[RawExample]:
-    """Lists train/good, test/good and test/<defect>, with masks from ground_truth/<defect>.
+    """Lists the images of train/good, test/good and test/<defect>, and their masks.
 
-    Folders inside the class folders are read too. A mask has its image's stem, with or without
-    `_mask`, and any image type.
+    Masks are in ground_truth/<defect>. A mask has the stem of its image, with or without `_mask`,
+    and any image type. Subfolders of the class folders are read, too.
 
     Raises:
-      UserError: a folder is missing or empty, there are anomalies in train, or two masks for
-        one image.
+      UserError: if a folder is missing or empty, train has anomalies, or an image has two masks.
     """
     for needed in ("train/good", "test/good"):
         if not (folder / needed).is_dir():
@@ -77,8 +76,8 @@ def read_class_folders(folder: Path) -> list[RawExample]:
         unused = set(masks)
         for image in images:
             stem = image.relative_to(class_folder).with_suffix("").as_posix()
-            # The image's own stem first: an image may itself be called …_mask.
-            found = masks.get(stem) or masks.get(f"{stem}_mask")
+            # The exact stem comes first: an image may itself be named …_mask.
+            mask = masks.get(stem) or masks.get(f"{stem}_mask")
             unused -= {stem, f"{stem}_mask"}
             examples.append(
                 RawExample(
@@ -86,13 +85,13 @@ def read_class_folders(folder: Path) -> list[RawExample]:
                     label=NORMAL if defect == GOOD else ANOMALY,
                     defect=defect,
                     image=image,
-                    mask=found,
+                    mask=mask,
                     split=class_folder.parent.name,
                 )
             )
         if unused:
             logger.warning(
-                "%d masks belong to no image in '%s', for example '%s'",
+                "%d masks have no image in '%s', for example '%s'",
                 len(unused),
                 class_folder,
                 masks[min(unused)],
@@ -101,11 +100,12 @@ def read_class_folders(folder: Path) -> list[RawExample]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
+    """Returns the subfolders that are not hidden, sorted."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """The mask files below a folder by their stem, with the folders in between."""
+    """Returns the mask files below a folder, by relative path without the extension."""
     masks: dict[str, Path] = {}
     for file in list_files(folder):
         stem = file.relative_to(folder).with_suffix("").as_posix()

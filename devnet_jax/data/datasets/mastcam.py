@@ -1,4 +1,4 @@
-"""Mastcam: novelties on Mars in multispectral images, https://zenodo.org/records/3732485."""
+"""The data set Mastcam: multispectral images of Mars, https://zenodo.org/records/3732485."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from devnet_jax.data.datasets.builder import (
     GOOD,
     NORMAL,
     AnomalyDatasetBuilder,
-    Produced,
+    LazyBytes,
     RawExample,
-    png,
+    encode_png,
 )
 from devnet_jax.data.download import Archive
 from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
 
-# Beside the classes' folders: copies of most of their files.
-_UNION = "all"
+# A folder with copies of most files of the class folders.
+_COPIES = "all"
 
 
 class Mastcam(AnomalyDatasetBuilder):
-    """The surface of Mars; novel is what is rare (veins, meteorites) or the rover's own trace.
+    """The surface of Mars; anomalies are rare (veins, meteorites) or traces of the rover.
 
-    Of the six spectral bands the first three are taken, as in the official code. Five of the
-    images show two novelties and are in the folders of both.
+    The first three of the six spectral bands are used, as in the official code. Five images show
+    two novelties and are in both class folders.
     """
 
     name = "mastcam"
@@ -37,7 +37,7 @@ class Mastcam(AnomalyDatasetBuilder):
         "train_typical/, test_typical/ and test_novel/<class>/, as unpacked from the archives of"
         " https://zenodo.org/records/3732485 (Kerner et al. 2020)"
     )
-    # As counted in the archives by https://github.com/maksim-shabunov/novum; validation_typical/ is
+    # Counted in the archives by https://github.com/maksim-shabunov/novum. validation_typical/ is
     # not used.
     PUBLISHED_COUNTS: ClassVar = {
         None: {
@@ -55,7 +55,7 @@ class Mastcam(AnomalyDatasetBuilder):
             "other": 1,
         }
     }
-    # The checksums are Zenodo's, by the same source.
+    # Zenodo's checksums, from the same source.
     DOWNLOAD = tuple(
         Archive(f"https://zenodo.org/records/3732485/files/{name}.zip", f"md5:{checksum}")
         for name, checksum in (
@@ -69,62 +69,64 @@ class Mastcam(AnomalyDatasetBuilder):
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
         examples = []
         for name, split in (("train_typical", "train"), ("test_typical", "test")):
-            part = cls._part(folder, name)
-            for image in list_files(part):
-                path = f"{name}/{image.relative_to(part).as_posix()}"
+            typical = cls._find_folder(folder, name)
+            for image in list_files(typical):
+                path = f"{name}/{image.relative_to(typical).as_posix()}"
                 examples.append(RawExample(path, NORMAL, GOOD, _image(image), split=split))
-        part = cls._part(folder, "test_novel")
-        novel = [image for image in list_files(part) if image.parent != part]
-        classes = {image.relative_to(part).parts[0] for image in novel}
+        novel = cls._find_folder(folder, "test_novel")
+        images = [image for image in list_files(novel) if image.parent != novel]
+        classes = {image.relative_to(novel).parts[0] for image in images}
         if not classes:
-            raise UserError(f"no folder of images in '{part}': expected {cls.LAYOUT}")
-        for image in novel:
-            inside = image.relative_to(part)
-            defect = inside.parts[0]
-            if defect != _UNION or len(classes) == 1:
-                path = f"test_novel/{inside.as_posix()}"
+            raise UserError(f"no folder of images in '{novel}': expected {cls.LAYOUT}")
+        for image in images:
+            relative = image.relative_to(novel)
+            defect = relative.parts[0]
+            if defect != _COPIES or len(classes) == 1:
+                path = f"test_novel/{relative.as_posix()}"
                 examples.append(RawExample(path, ANOMALY, defect, _image(image), split="test"))
         return examples
 
     @classmethod
-    def _part(cls, folder: Path, name: str) -> Path:
-        """The folder of that name, up to two levels down, or the one inside it."""
+    def _find_folder(cls, folder: Path, name: str) -> Path:
+        """Returns the innermost folder of that name, searched up to two levels down."""
         for pattern in (name, f"*/{name}", f"*/*/{name}"):
-            for found in sorted(folder.glob(pattern)):
-                if found.is_dir() and list_files(found):  # not the archiver's __MACOSX
-                    while (found / name).is_dir():
-                        found /= name
-                    return found
+            for match in sorted(folder.glob(pattern)):
+                # Folders of hidden files only are skipped, such as __MACOSX.
+                if match.is_dir() and list_files(match):
+                    while (match / name).is_dir():
+                        match /= name
+                    return match
         raise UserError(f"no folder '{name}' with files in '{folder}': expected {cls.LAYOUT}")
 
 
-def _image(file: Path) -> Path | Produced:
+def _image(file: Path) -> Path | LazyBytes:
+    """Returns an image file as it is, or the first bands of an array."""
     if file.suffix.lower() != ".npy":
         return file
-    return Produced(functools.partial(_first_bands, file), (file,))
+    return LazyBytes(functools.partial(_first_bands, file), (file,))
 
 
 def _first_bands(file: Path) -> bytes:
-    """The first three bands of an array [H, W, C ≥ 3] of values from 0 to 255, as PNG.
+    """Returns the first three bands of an array [H, W, C ≥ 3] as PNG.
 
-    The published arrays hold such values as float64.
+    The values must be in 0 to 255; the published arrays hold them as float64.
     """
     try:
-        # Mapped and not read: a damaged header may ask for any amount of memory.
+        # Memory-mapped: a damaged header may demand any amount of memory.
         array = np.lib.format.open_memmap(file, mode="r")
-    except Exception as error:  # a damaged header fails in many ways; a pickle is refused
+    except Exception as error:  # damaged headers raise errors of many types; so do pickles
         raise UserError(f"array '{file}' cannot be read: restore it") from error
     if array.ndim != 3 or array.shape[2] < 3 or array.dtype.kind not in "uif":
         raise UserError(
-            f"array '{file}' is of shape {array.shape} and type {array.dtype}: expected"
-            " H×W×C, C ≥ 3, of numbers"
+            f"array '{file}' has the shape {array.shape} and the type {array.dtype}: expected"
+            " numbers, H×W×C with C ≥ 3"
         )
     low, high = float(array.min()), float(array.max())
-    scaled_down = high <= 1 and bool((array % 1).any())
-    if not (low >= 0 and high <= 255) or scaled_down:  # also when there is a NaN
+    is_scaled_to_1 = high <= 1 and bool((array % 1).any())
+    if not (low >= 0 and high <= 255) or is_scaled_to_1:  # also True for NaN
         raise UserError(
-            f"array '{file}' has values from {low:g} to {high:g}; the published ones go from 0"
-            " to 255: restore or rescale it"
+            f"array '{file}' has values from {low:g} to {high:g}; expected 0 to 255, as published:"
+            " restore or rescale it"
         )
-    # Fractions are cut off, as in the official code.
-    return png(array[..., :3].astype(np.uint8))
+    # Truncated, not rounded, as in the official code.
+    return encode_png(array[..., :3].astype(np.uint8))

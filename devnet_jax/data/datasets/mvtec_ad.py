@@ -1,4 +1,4 @@
-"""MVTec AD: industrial objects and textures, https://www.mvtec.com/company/research/datasets."""
+"""The data set MVTec AD, https://www.mvtec.com/company/research/datasets/mvtec-ad."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from devnet_jax.data.datasets.builder import GOOD, AnomalyDatasetBuilder, RawExa
 from devnet_jax.data.datasets.image_folder import LAYOUT, read_class_folders
 from devnet_jax.errors import UserError
 
-# Good images to train with + to test with, and images of each defect. Bergmann et al. 2019,
-# table 1, has the former and the sums of the latter; the parts are as counted in the archive.
+# Good images for training + for testing, and images of each defect class. The former and the sums
+# of the latter are in table 1 of Bergmann et al. 2019; the classes were counted in the archive.
 _COUNTS = {
     "bottle": (209 + 20, {"broken_large": 20, "broken_small": 22, "contamination": 21}),
     "cable": (
@@ -100,7 +100,7 @@ class MvtecAd(AnomalyDatasetBuilder):
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        """Lists <folder>/<category>, or the folder itself if it has the category's name."""
+        """Lists the images of folder/category, or of the folder if it has the category's name."""
         assert category is not None
         if (folder / category).is_dir():
             return read_class_folders(folder / category)

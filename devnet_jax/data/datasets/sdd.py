@@ -1,4 +1,4 @@
-"""SDD: the Kolektor surface-defect data set, https://www.vicos.si/resources/kolektorsdd/."""
+"""The data set SDD: Kolektor surface defects, https://www.vicos.si/resources/kolektorsdd/."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.datasets.crops import Box, cut
+from devnet_jax.data.datasets.crops import Box, cut_image
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.download import Archive
-from devnet_jax.data.paths import list_files, unnested
+from devnet_jax.data.paths import inner_folder, list_files
 from devnet_jax.errors import UserError
 
-PARTS = 3
+N_PARTS = 3
 
 
 class Sdd(AnomalyDatasetBuilder):
-    """Surfaces of commutators, sound and cracked, with pixel masks: thirds of 399 images.
+    """Surfaces of commutators, intact and cracked, with pixel masks: thirds of 399 images.
 
-    Each image is cut along its height into three parts, equal but for a row of pixels. A part is
-    an anomaly where its mask is not black.
+    Each image is cut along its height into three parts, whose heights differ by at most one pixel.
+    A part is an anomaly if its mask is not black.
     """
 
     name = "sdd"
@@ -36,13 +36,13 @@ class Sdd(AnomalyDatasetBuilder):
         "kos<NN>/Part<N>.jpg and kos<NN>/Part<N>_label.bmp, as unpacked from"
         " https://data.vicos.si/datasets/KSDD/KolektorSDD.zip"
     )
-    # 54 anomalies and, in the test quarter, 286 normal parts: table 5 of arXiv 2203.14506; that
-    # leaves 1143 of the 3 × 399 parts, and 286 is a quarter of them. (The 594 normal parts to
-    # train with that it names are not the other three.)
+    # Table 5 of arXiv 2203.14506 has 54 anomalies, thus 1143 normal parts of the 3 × 399, and 286
+    # normal test images, a quarter of them. (Its 594 normal training images are not the other three
+    # quarters.)
     PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {
-        None: {GOOD: PARTS * 399 - 54, "defect": 54}
+        None: {GOOD: N_PARTS * 399 - 54, "defect": 54}
     }
-    # The same sha256 is given by anomalib, for https://go.vicos.si/kolektorsdd, which leads
+    # The sha256 is also given by anomalib, for https://go.vicos.si/kolektorsdd, which redirects
     # here, and by three other public repositories.
     DOWNLOAD = (
         Archive(
@@ -53,12 +53,12 @@ class Sdd(AnomalyDatasetBuilder):
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        root, files = _files(folder)
+        root, files = _find_files(folder)
         images = [key for key in files if not key.endswith("_label.bmp")]
         if not images:
             raise UserError(f"no images kos<NN>/Part<N>.jpg in '{root}': expected {cls.LAYOUT}")
 
-        def parts(key: str) -> list[RawExample]:
+        def cut(key: str) -> list[RawExample]:
             image, mask = files[key], files.get(f"{key.rpartition('.')[0]}_label.bmp")
             if mask is None:
                 raise UserError(
@@ -73,25 +73,27 @@ class Sdd(AnomalyDatasetBuilder):
                     image=part.image,
                     mask=part.mask,
                 )
-                for number, part in enumerate(cut(image, (mask,), _thirds))
+                for number, part in enumerate(cut_image(image, (mask,), _third_boxes))
             ]
 
-        return [example for found in map_in_threads(parts, images, None) for example in found]
+        return [example for parts in map_in_threads(cut, images, None) for example in parts]
 
     @classmethod
     def index_files(cls, folder: Path) -> list[Path]:
-        """The masks: also those that are black, and in no example."""
-        return [file for key, file in _files(folder)[1].items() if key.endswith("_label.bmp")]
+        """Returns all masks, including black ones, which belong to no example."""
+        files = _find_files(folder)[1]
+        return [file for key, file in files.items() if key.endswith("_label.bmp")]
 
 
-def _files(folder: Path) -> tuple[Path, dict[str, Path]]:
-    """The folder that holds kos<NN>, and the files by their path in it, in lower case."""
-    root = unnested(folder, "KolektorSDD")
+def _find_files(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Returns the parent of the folders kos<NN>, and the files by their lower-case path in it."""
+    root = inner_folder(folder, "KolektorSDD")
     paths = {file.relative_to(root).as_posix().lower(): file for file in list_files(root)}
     pattern = r"kos\d+/part\d+(\.jpe?g|_label\.bmp)"
     return root, {path: file for path, file in paths.items() if re.fullmatch(pattern, path)}
 
 
-def _thirds(height: int, width: int) -> list[Box]:
-    edges = [height * i // PARTS for i in range(PARTS + 1)]
+def _third_boxes(height: int, width: int) -> list[Box]:
+    """Returns the boxes of the three parts of an image, from top to bottom."""
+    edges = [height * i // N_PARTS for i in range(N_PARTS + 1)]
     return [(slice(*rows), slice(width)) for rows in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""A data set that needs no download: drawn surfaces and defects, for a first run and for tests."""
+"""The data set of synthetic textures: no download, for a first run and for tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from devnet_jax.data.datasets.builder import (
     GOOD,
     NORMAL,
     AnomalyDatasetBuilder,
-    Produced,
+    LazyBytes,
     RawExample,
-    png,
+    encode_png,
 )
-from devnet_jax.data.datasets.drawing import defects as texture_defects
-from devnet_jax.data.datasets.drawing import surfaces as textures
+from devnet_jax.data.datasets.drawing import defects, surfaces
 
 SEED = 2108_00462
 N_TRAIN_NORMAL = 200
@@ -28,24 +27,24 @@ N_PER_DEFECT = 12
 
 
 class SyntheticTextures(AnomalyDatasetBuilder):
-    """Drawn surfaces, 240 good and 12 of each of six defects, with pixel masks: 256×256 PNG."""
+    """Synthetic surfaces, 240 good and 12 of each of six defects, with masks: 256×256 PNG."""
 
     name = "synthetic_textures"
-    CATEGORIES = tuple(textures.FAMILIES)
+    CATEGORIES = tuple(surfaces.FAMILIES)
     NEEDS_FOLDER = False
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
         assert category is not None
         classes = [("train", GOOD, N_TRAIN_NORMAL), ("test", GOOD, N_TEST_NORMAL)]
-        classes += [("test", defect, N_PER_DEFECT) for defect in texture_defects.DEFECTS]
+        classes += [("test", defect, N_PER_DEFECT) for defect in defects.DEFECTS]
         examples = []
         for split, defect, count in classes:
             for number in range(count):
                 stem = f"{split}/{defect}/{number:03d}"
                 image, mask = (
-                    Produced(functools.partial(_draw_part, category, stem, defect, part))
-                    for part in (0, 1)
+                    LazyBytes(functools.partial(_draw_one, category, stem, defect, index))
+                    for index in (0, 1)
                 )
                 examples.append(
                     RawExample(
@@ -60,22 +59,23 @@ class SyntheticTextures(AnomalyDatasetBuilder):
         return examples
 
     @classmethod
-    def state(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
-        """The drawing code stands in for raw files: when it changes, so do the pictures."""
-        for module in (__file__, textures.__file__, texture_defects.__file__):
+    def fingerprint_parts(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
+        """Yields the drawing code, which determines the images, in place of raw files."""
+        for module in (__file__, surfaces.__file__, defects.__file__):
             yield Path(module).read_text()
 
 
-def _draw_part(category: str, stem: str, defect: str, part: int) -> bytes:
-    return _draw(category, stem, defect)[part]
+def _draw_one(category: str, stem: str, defect: str, index: int) -> bytes:
+    """Returns the image (index 0) or the mask (index 1) of `_draw`."""
+    return _draw(category, stem, defect)[index]
 
 
-@functools.lru_cache(maxsize=64)  # the mask is asked for right after the picture
+@functools.lru_cache(maxsize=64)  # the mask is requested right after the image
 def _draw(category: str, stem: str, defect: str) -> tuple[bytes, bytes]:
-    """The PNGs of a picture and of its defect's mask; seeded by its name, whatever the order."""
+    """Draws an image and its defect mask, as PNG; the random seed depends on its name only."""
     rng = np.random.default_rng([SEED, zlib.crc32(f"{category}/{stem}".encode())])
-    surface = textures.draw_surface(category, rng)
+    surface = surfaces.draw_surface(category, rng)
     mask = np.zeros(surface.shape[:2], bool)
     if defect != GOOD:
-        surface, mask = texture_defects.draw_defect(defect, surface, rng)
-    return png(textures.photograph(surface, rng)), png(mask.astype(np.uint8) * 255)
+        surface, mask = defects.draw_defect(defect, surface, rng)
+    return encode_png(surfaces.photograph(surface, rng)), encode_png(mask.astype(np.uint8) * 255)

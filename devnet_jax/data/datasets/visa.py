@@ -1,4 +1,4 @@
-"""VisA: industrial objects with pixel-precise masks, https://registry.opendata.aws/visa."""
+"""The data set VisA: industrial objects with masks, https://registry.opendata.aws/visa."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
 
 _URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
-# https://github.com/amazon-science/spot-diff (Zou et al. 2022); 100 anomalous images each.
+# From https://github.com/amazon-science/spot-diff (Zou et al. 2022), with 100 anomalies each.
 _NORMAL_IMAGES = {
     "candle": 1000,
     "capsules": 602,
@@ -37,9 +37,9 @@ _NORMAL_IMAGES = {
 
 
 class Visa(AnomalyDatasetBuilder):
-    """Industrial inspection: twelve objects, single or several in a view, with masks.
+    """Industrial inspection: twelve objects, one or several per image, with masks.
 
-    The split is the one-class one of split_csv/1cls.csv, where that table is.
+    The split is the one-class split of split_csv/1cls.csv, if that file exists.
     """
 
     name = "visa"
@@ -51,7 +51,7 @@ class Visa(AnomalyDatasetBuilder):
     PUBLISHED_COUNTS: ClassVar = {
         category: {GOOD: normal, "anomaly": 100} for category, normal in _NORMAL_IMAGES.items()
     }
-    # The checksum is anomalib's; others publish the same of their own downloads.
+    # anomalib's checksum; others have published the same value.
     DOWNLOAD = (
         Archive(_URL, "sha256:2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"),
     )
@@ -60,8 +60,9 @@ class Visa(AnomalyDatasetBuilder):
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
         assert category is not None
         data = folder / category / "Data"
-        splits = _read_splits(_table(folder), category)
-        # By their stem. The values number the kinds of defects from 1, 0 is none.
+        table = _split_table(folder)
+        splits = _read_splits(table, category)
+        # Mask values number the kinds of defects from 1; 0 is no defect.
         masks = {mask.stem: mask for mask in list_files(data / "Masks" / "Anomaly")}
         examples = []
         for name, label, defect in (("Normal", NORMAL, GOOD), ("Anomaly", ANOMALY, "anomaly")):
@@ -75,21 +76,23 @@ class Visa(AnomalyDatasetBuilder):
                 examples.append(RawExample(path, label, defect, image, mask, split))
         if splits:
             raise UserError(
-                f"no file '{folder / min(splits)}', which is in '{_table(folder)}': restore it"
+                f"no file '{folder / min(splits)}', which is listed in '{table}': restore it"
             )
         return examples
 
     @classmethod
     def index_files(cls, folder: Path) -> list[Path]:
-        return [_table(folder)] if _table(folder).is_file() else []
+        table = _split_table(folder)
+        return [table] if table.is_file() else []
 
 
-def _table(folder: Path) -> Path:
+def _split_table(folder: Path) -> Path:
+    """Returns the path of the table of the one-class split."""
     return folder / "split_csv" / "1cls.csv"
 
 
 def _read_splits(table: Path, category: str) -> dict[str, str]:
-    """The split of each of the category's images, by its path; {} where there is no table."""
+    """Returns the split of each image of the category, by path; {} if there is no table."""
     if not table.is_file():
         return {}
     splits = {}

@@ -1,4 +1,4 @@
-"""AITEX: strips of fabric → patches, their classes and masks."""
+"""Tests of AITEX: patches of strips, their classes and masks."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def mask(**columns: int) -> np.ndarray:
-    """A mask of a strip: `c300=7` is the grey level 7 in column 300."""
+    """Returns a mask of a strip; `c300=7` sets grey level 7 in column 300."""
     pixels = np.zeros((8, 600), np.uint8)
     for name, level in columns.items():
         pixels[2:4, int(name[1:])] = level
@@ -34,7 +34,7 @@ def mask(**columns: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two clean strips and five defective ones, with what is odd in the published archives."""
+    """Two strips without and five with defects, as irregular as the published archives."""
     save(tmp_path / "NODefect_images/2306881-210020u/0001_000_05.png", RAMP[:, :512])
     save(tmp_path / "NODefect_images/2608691-202020u/0018_00_01.png", RAMP[:, :512])
     for name in (
@@ -70,13 +70,15 @@ def examples(folder: Path) -> dict[str, RawExample]:
     return {e.path: e for e in Aitex.read_raw(folder, None).examples}
 
 
-def decoded(part) -> tuple[str, np.ndarray]:
+def decode(part) -> tuple[str, np.ndarray]:
+    """Returns the mode and the pixels of a part."""
     image = Image.open(io.BytesIO(part.make()))
     assert image.format == "PNG"
     return image.mode, np.asarray(image)
 
 
 def nest(folder: Path, name: str) -> None:
+    """Moves a folder into a new folder of the same name."""
     (folder / name).rename(folder / "moved")
     (folder / name).mkdir()
     (folder / "moved").rename(folder / name / name)
@@ -85,58 +87,58 @@ def nest(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "nested", [(), ("Defect_images", "Mask_images"), ("NODefect_images", "Mask_images")]
 )
-def test_patches_are_labelled_by_the_masks_and_named_after_the_strip(folder, nested):
+def test_patches_have_the_label_of_the_mask_and_the_name_of_the_strip(folder, nested):
     for name in nested:
         nest(folder, name)
     found = [(e.path, e.label, e.defect) for e in Aitex.read_raw(folder, None).examples]
     assert found == EXPECTED
 
 
-def test_patches_hold_the_strips_pixels_and_masks_the_union(folder):
+def test_pixels_of_patches_and_masks(folder):
     found = examples(folder)
-    mode, pixels = decoded(found["Defect_images/0044_019_04_01.png"].image)
+    mode, pixels = decode(found["Defect_images/0044_019_04_01.png"].image)
     assert mode == "L"
     np.testing.assert_array_equal(pixels, RAMP[:, 256:512])
     expected = np.zeros((8, 256), np.uint8)
-    expected[2:4, 300 - 256] = expected[2:4, 301 - 256] = 255  # of both masks, grey or white
-    mode, pixels = decoded(found["Defect_images/0044_019_04_01.png"].mask)
+    expected[2:4, 300 - 256] = expected[2:4, 301 - 256] = 255  # the union of both masks
+    mode, pixels = decode(found["Defect_images/0044_019_04_01.png"].mask)
     assert mode == "L"
     np.testing.assert_array_equal(pixels, expected)
     assert found["NODefect_images/2306881-210020u/0001_000_05_00.png"].mask is None
 
 
-def test_what_remains_at_the_right_end_is_a_narrower_patch(folder):
+def test_the_last_patch_may_be_narrower(folder):
     knots = examples(folder)["Defect_images/0094_027_05_02.png"]
-    np.testing.assert_array_equal(decoded(knots.image)[1], RAMP[:, 512:])
+    np.testing.assert_array_equal(decode(knots.image)[1], RAMP[:, 512:])
     expected = np.zeros((8, 88), np.uint8)
     expected[2:4, 87] = 255
-    np.testing.assert_array_equal(decoded(knots.mask)[1], expected)
+    np.testing.assert_array_equal(decode(knots.mask)[1], expected)
 
 
-def test_colours_are_kept(folder):
+def test_colours_are_preserved(folder):
     strip = np.stack([RAMP, RAMP // 2, RAMP // 3], axis=-1)
     save(folder / "Defect_images/0001_002_00.png", strip)
-    mode, pixels = decoded(examples(folder)["Defect_images/0001_002_00_01.png"].image)
+    mode, pixels = decode(examples(folder)["Defect_images/0001_002_00_01.png"].image)
     assert mode == "RGB"
     np.testing.assert_array_equal(pixels, strip[:, 256:512])
 
 
-def test_strips_without_a_usable_mask_are_named(folder, caplog):
+def test_strips_without_a_usable_mask_are_skipped_with_a_warning(folder, caplog):
     Aitex.raw_examples(folder, None)
     (warning,) = caplog.messages
-    assert warning.startswith("2 defective strips are left out")
+    assert warning.startswith("skipped 2 defective strips without a mask")
     assert warning.endswith("0100_025_08.png, 0106_010_03.png")
 
 
-def test_prepared_with_every_strip_decoded_once(folder, monkeypatch):
+def test_preparing_decodes_every_strip_once(folder, monkeypatch):
     raw = Aitex.read_raw(folder, None)
-    seen: Counter = Counter()
-    decode = crops.decode_image
+    n_decoded: Counter = Counter()
+    decode_image = crops.decode_image
 
     def counting(data: bytes, path: str) -> np.ndarray:
-        seen[Path(path).parent.relative_to(folder).parts[0]] += 1
-        time.sleep(0.01)  # another thread asks for the next patch of the same strip
-        return decode(data, path)
+        n_decoded[Path(path).parent.relative_to(folder).parts[0]] += 1
+        time.sleep(0.01)  # time for another thread to make the next patch of the strip
+        return decode_image(data, path)
 
     monkeypatch.setattr(crops, "decode_image", counting)
     verified = verify(raw)
@@ -145,17 +147,17 @@ def test_prepared_with_every_strip_decoded_once(folder, monkeypatch):
         ("test", 0): 1,
         ("test", 1): 5,
     }
-    assert seen["NODefect_images"] == 2
-    assert seen["Defect_images"] == 3  # those with anomalies
+    assert n_decoded["NODefect_images"] == 2
+    assert n_decoded["Defect_images"] == 3  # the strips with anomalies
 
 
 def test_a_changed_strip_is_read_again(folder):
     path = "Defect_images/0001_002_00_00.png"
-    before = decoded(examples(folder)[path].image)[1]
+    before = decode(examples(folder)[path].image)[1]
     strip = folder / "Defect_images/0001_002_00.png"
     save(strip, 255 - RAMP)
     os.utime(strip, (1, 1))
-    np.testing.assert_array_equal(decoded(examples(folder)[path].image)[1], 255 - before)
+    np.testing.assert_array_equal(decode(examples(folder)[path].image)[1], 255 - before)
 
 
 @pytest.mark.parametrize(
@@ -163,26 +165,29 @@ def test_a_changed_strip_is_read_again(folder):
     [
         "Defect_images/0001_002_00.png",
         "Mask_images/0044_019_04_mask2.png",
-        "Mask_images/0106_010_03_mask.png",  # black: in no example, until it is mended
+        "Mask_images/0106_010_03_mask.png",  # black, so it belongs to no example
     ],
 )
-def test_the_fingerprint_follows_strips_and_masks(folder, name):
+def test_the_fingerprint_depends_on_strips_and_masks(folder, name):
     before = Aitex.read_raw(folder, None).fingerprint
     os.utime(folder / name, (1, 1))
     assert Aitex.read_raw(folder, None).fingerprint != before
 
 
-def remove(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     for file in list_files(folder):
         file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
-        (lambda f: remove(f / "NODefect_images"), r"no PNG images in '.*NODefect_images': expec"),
+        (
+            lambda f: remove_files(f / "NODefect_images"),
+            r"no PNG images in '.*NODefect_images': expec",
+        ),
         (lambda f: (f / "Defect_images").rename(f / "defects"), r"in '.*Defect_images': expected"),
-        (lambda f: remove(f / "Mask_images"), r"no PNG images in '.*Mask_images': expected"),
+        (lambda f: remove_files(f / "Mask_images"), r"no PNG images in '.*Mask_images': expected"),
         (
             lambda f: save(f / "Defect_images/0107_000_03.png", RAMP),
             r"0107_000_03\.png': expected a name like 0001_002_00\.png.*belong in NODefect_images",
@@ -198,18 +203,18 @@ def remove(folder: Path) -> None:
         ),
         (
             lambda f: (f / "Defect_images/0001_002_00.png").write_text("no image"),
-            r"0001_002_00\.png' is no image",
+            r"0001_002_00\.png' is not an image",
         ),
     ],
 )
-def test_wrong_layouts_say_what_to_do(folder, spoil, message):
-    spoil(folder)
+def test_errors_of_wrong_layouts(folder, change, message):
+    change(folder)
     with pytest.raises(UserError, match=message) as error:
         Aitex.raw_examples(folder, None)
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_strip_is_named_when_it_is_prepared(folder):
+def test_the_error_of_a_damaged_strip_names_it(folder):
     strip = folder / "Defect_images/0001_002_00.png"
     strip.write_bytes(strip.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"Defect_images/0001_002_00\.png' is truncated"):

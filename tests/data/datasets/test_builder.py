@@ -1,4 +1,4 @@
-"""Raw layouts → examples, and what is verified on the way."""
+"""Tests of the builders: reading raw layouts, verifying, fingerprints, shards."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.brain_mri import BrainMri
-from devnet_jax.data.datasets.builder import Produced, RawDataset, RawExample, _shards, verify
+from devnet_jax.data.datasets.builder import LazyBytes, RawDataset, RawExample, _shards, verify
 from devnet_jax.data.datasets.elpv import Elpv
 from devnet_jax.data.datasets.image_folder import ImageFolder
 from devnet_jax.data.datasets.mvtec_ad import MvtecAd
@@ -28,7 +28,7 @@ def write_image(path: Path, size=(6, 4), mode="RGB") -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    """A small image folder: 3 + 2 good, 2 scratches with masks, 1 dent without."""
+    """A small image folder: 3 + 2 good images, 2 scratches with masks, 1 dent without a mask."""
     folder = tmp_path / "parts"
     for name in ("train/good/0.png", "train/good/1.png", "train/good/lot2/0.png"):
         write_image(folder / name)
@@ -71,18 +71,18 @@ def test_hidden_files_are_ignored(parts):
     assert listed(parts) == before
 
 
-def remove(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     for file in list_files(folder):
         file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (lambda f: (f / "train").rename(f / "Train"), r"no folder '.*train/good': expected"),
         (lambda f: (f / "test/good").rename(f / "good"), r"no folder '.*test/good': expected"),
-        (lambda f: remove(f / "train/good"), r"no images in '.*train/good'"),
-        (lambda f: remove(f / "test/dent"), r"no images in '.*test/dent'"),
+        (lambda f: remove_files(f / "train/good"), r"no images in '.*train/good'"),
+        (lambda f: remove_files(f / "test/dent"), r"no images in '.*test/dent'"),
         (lambda f: write_image(f / "train/dent/1.png"), r"train/dent'.*move it to '.*test/dent'"),
         (
             lambda f: write_image(f / "ground_truth/scratch/0_mask.png"),
@@ -90,26 +90,26 @@ def remove(folder: Path) -> None:
         ),
     ],
 )
-def test_wrong_layouts_say_what_to_do(parts, spoil, message):
-    spoil(parts)
+def test_errors_of_wrong_layouts(parts, change, message):
+    change(parts)
     with pytest.raises(UserError, match=message):
         listed(parts)
 
 
-def test_a_folder_without_anomalies_is_refused(tmp_path):
+def test_a_folder_without_anomalies_is_an_error(tmp_path):
     write_image(tmp_path / "train/good/0.png")
     write_image(tmp_path / "test/good/0.png")
     with pytest.raises(UserError, match="no folder of anomalous images"):
         listed(tmp_path)
 
 
-def test_masks_that_belong_to_no_image_are_reported(parts, caplog):
+def test_masks_without_an_image_are_a_warning(parts, caplog):
     write_image(parts / "ground_truth/dent/7_mask.png")
     listed(parts)
-    assert re.search(r"1 masks belong to no image.*7_mask\.png", caplog.text)
+    assert re.search(r"1 masks have no image.*7_mask\.png", caplog.text)
 
 
-def test_mvtec_ad_takes_the_data_sets_folder_or_the_categorys(parts):
+def test_mvtec_ad_reads_the_folder_of_the_data_set_or_of_the_category(parts):
     category = parts.rename(parts.with_name("bottle"))
     both = [MvtecAd.read_raw(folder, "bottle") for folder in (category, category.parent)]
     assert both[0].examples == both[1].examples
@@ -144,12 +144,12 @@ def test_elpv_as_published(shared):
     assert Counter(e.defect for e in examples) == {"good": 588 + 920, "mono": 313, "poly": 402}
 
 
-def test_elpv_is_fetched_with_the_checksum_of_its_files(shared):
+def test_elpv_checksum_is_that_of_its_files(shared):
     (archive,) = Elpv.DOWNLOAD
     assert archive.checksum == f"files:{files_checksum(shared / 'data/elpv')}"
 
 
-def test_elpv_leaves_out_the_uncertain_and_checks_its_table(tmp_path):
+def test_elpv_skips_uncertain_cells_and_checks_its_table(tmp_path):
     for i in range(4):
         write_image(tmp_path / f"images/{i}.png")
     table = tmp_path / "labels.csv"
@@ -174,7 +174,7 @@ def test_elpv_leaves_out_the_uncertain_and_checks_its_table(tmp_path):
         Elpv.raw_examples(tmp_path, None)
 
 
-def test_a_quarter_of_unsplit_normals_is_held_out_and_train_comes_first(parts):
+def test_a_quarter_of_normal_images_without_a_split_is_held_out(parts):
     image = parts / "test/good/0.png"
     raw = RawDataset(
         "set",
@@ -189,18 +189,17 @@ def test_a_quarter_of_unsplit_normals_is_held_out_and_train_comes_first(parts):
         assert paths == sorted(paths)
 
 
-def test_files_that_are_no_images_are_skipped_and_counted(parts, caplog):
+def test_files_that_are_not_images_are_skipped_and_counted(parts, caplog):
     (parts / "train/good/notes.png").write_text("not an image")
     (parts / "train/good/Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     with caplog.at_level("INFO"):
         examples = verify(ImageFolder.read_raw(parts, None))
     assert len(examples) == 8
-    assert "2 files skipped that are no images" in caplog.text
+    assert "skipped 2 files that are not images" in caplog.text
     assert "Thumbs.db" not in caplog.text
 
 
-def test_equal_pixels_have_equal_digests_whatever_the_file(parts, tmp_path):
-    """A copy in another file type is found again; another size or value is not."""
+def test_digests_depend_on_the_pixels_only(parts, tmp_path):
     files = {
         "a": write_image(tmp_path / "1.png"),
         "b": write_image(tmp_path / "2.bmp"),
@@ -218,14 +217,14 @@ def test_equal_pixels_have_equal_digests_whatever_the_file(parts, tmp_path):
     assert len(set(digest.values())) == 4
 
 
-def test_other_counts_than_the_published_are_reported_and_not_fatal(parts, caplog, monkeypatch):
+def test_counts_other_than_the_published_ones_are_a_warning(parts, caplog, monkeypatch):
     counts = {None: {"good": 5, "scratch": 3, "dent": 1, "hole": 4}}
     monkeypatch.setattr(ImageFolder, "PUBLISHED_COUNTS", counts)
     assert len(verify(ImageFolder.read_raw(parts, None))) == 8
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert record.getMessage().endswith(
-        "not the published data set, or not all of it: 2 of class 'scratch' where 3 are published,"
-        " 0 of class 'hole' where 4 are published"
+        "the number of images differs from the published data set: 2 of class 'scratch'"
+        " (published: 3), 0 of class 'hole' (published: 4)"
     )
 
 
@@ -234,7 +233,7 @@ def truncate(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (lambda f: (f / "test/dent/0.png").write_bytes(b""), r"test/dent/0\.png' is empty"),
         (lambda f: truncate(f / "test/dent/0.png"), r"test/dent/0\.png' is truncated"),
@@ -244,7 +243,7 @@ def truncate(file: Path) -> None:
         ),
         (
             lambda f: (f / "ground_truth/scratch/0_mask.bmp").write_text("text"),
-            r"0_mask\.bmp' is no image",
+            r"0_mask\.bmp' is not an image",
         ),
         (
             lambda f: (f / "test/dent/0.png").write_text("text"),
@@ -252,15 +251,15 @@ def truncate(file: Path) -> None:
         ),
     ],
 )
-def test_verification_names_what_is_wrong(parts, spoil, message):
-    spoil(parts)
+def test_verification_errors(parts, change, message):
+    change(parts)
     with pytest.raises(UserError, match=message) as error:
         verify(ImageFolder.read_raw(parts, None))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "changes"),
+    ("change", "is_different"),
     [
         (lambda f: None, False),
         (lambda f: (f / "readme.txt").write_text("not read"), False),
@@ -272,13 +271,13 @@ def test_verification_names_what_is_wrong(parts, spoil, message):
         (lambda f: (f / "test/dent").rename(f / "test/hole"), True),
     ],
 )
-def test_fingerprint_follows_the_files_that_are_read(parts, change, changes):
+def test_fingerprint_depends_on_the_files_that_are_read(parts, change, is_different):
     before = ImageFolder.read_raw(parts, None).fingerprint
     change(parts)
-    assert (ImageFolder.read_raw(parts, None).fingerprint != before) == changes
+    assert (ImageFolder.read_raw(parts, None).fingerprint != before) == is_different
 
 
-def test_fingerprint_follows_tables_and_the_sources_of_produced_images(tmp_path):
+def test_fingerprint_depends_on_tables_and_sources_of_lazy_images(tmp_path):
     strip = write_image(tmp_path / "strip.png")
     table = tmp_path / "table.csv"
     table.write_text("x")
@@ -288,39 +287,39 @@ def test_fingerprint_follows_tables_and_the_sources_of_produced_images(tmp_path)
 
         @classmethod
         def raw_examples(cls, folder, category):
-            return [RawExample("strip-0", 0, "good", Produced(strip.read_bytes, (strip,)))]
+            return [RawExample("strip-0", 0, "good", LazyBytes(strip.read_bytes, (strip,)))]
 
         @classmethod
         def index_files(cls, folder):
             return [table]
 
-    seen = {Strips.read_raw(tmp_path, None).fingerprint}
+    fingerprints = {Strips.read_raw(tmp_path, None).fingerprint}
     for file in (strip, table):
         file.touch()
-        seen.add(Strips.read_raw(tmp_path, None).fingerprint)
-    assert len(seen) == 3
+        fingerprints.add(Strips.read_raw(tmp_path, None).fingerprint)
+    assert len(fingerprints) == 3
 
 
-def test_produced_images_are_made_once(parts):
-    made = []
+def test_lazy_images_are_made_once(parts):
+    calls = []
 
     def make() -> bytes:
-        made.append(1)
+        calls.append(1)
         return (parts / "test/good/0.png").read_bytes()
 
-    produced = Produced(make)
+    lazy = LazyBytes(make)
     raw = RawDataset(
         "set",
-        [RawExample(f"n{i}", 0, "good", produced) for i in range(4)]
-        + [RawExample("a", 1, "crack", produced, mask=produced)],
+        [RawExample(f"n{i}", 0, "good", lazy) for i in range(4)]
+        + [RawExample("a", 1, "crack", lazy, mask=lazy)],
         "",
     )
     examples = verify(raw)
-    assert len(made) == 6
+    assert len(calls) == 6
     assert all(isinstance(e.image, bytes) for e in examples)
 
 
-def test_shards_keep_the_order_and_their_size():
+def test_shards_keep_the_order_and_the_size_limit():
     rng = np.random.default_rng(0)
     examples = [RawExample(str(i), 0, "good", bytes(rng.integers(1, 60))) for i in range(50)]
     shards = list(_shards(examples, 100))
@@ -329,7 +328,7 @@ def test_shards_keep_the_order_and_their_size():
     assert len(shards) < 30
 
 
-def test_every_builder_is_known_by_its_name_and_says_its_layout():
+def test_every_builder_is_registered_by_name_and_has_a_layout():
     for name, builder in DATASETS.items():
         assert builder.name == name
         assert builder.LAYOUT or not builder.NEEDS_FOLDER

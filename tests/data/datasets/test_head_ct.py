@@ -1,4 +1,4 @@
-"""Head CT's table and images → examples."""
+"""Tests of Head CT: examples of its table and images."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_images(folder: Path) -> None:
         Image.new("L", (6, 4), i).save(folder / f"{i:03}.png")
 
 
-# As published: a space before each value of the second column, ids without leading zeros.
+# As published, with a space after each comma and without leading zeros.
 TABLE = "id, hemorrhage\n0, 1\n1, 1\n2, 0\n3, 0\n4, 0\n"
 
 
@@ -32,7 +32,7 @@ TABLE = "id, hemorrhage\n0, 1\n1, 1\n2, 0\n3, 0\n4, 0\n"
 @pytest.mark.parametrize(
     "text", [TABLE, TABLE.replace(" ", ""), "\ufeff" + TABLE.replace("\n", "\r\n")]
 )
-def test_every_published_layout_lists_the_same(tmp_path, images, table, text):
+def test_all_layouts_have_the_same_examples(tmp_path, images, table, text):
     write_images(tmp_path / images)
     (tmp_path / table).write_text(text, newline="")
     raw = HeadCt.read_raw(tmp_path, None)
@@ -60,27 +60,27 @@ def rewrite(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (lambda f: (f / "labels.csv").unlink(), r"no file '.*labels\.csv': expected .*kaggle"),
         (lambda f: (f / "head_ct/head_ct/002.png").unlink(), r"line 4: id 2 has no image"),
-        (lambda f: rewrite(f, "4, 0", "3, 0"), r"line 6: id 3 .* has a line already"),
+        (lambda f: rewrite(f, "4, 0", "3, 0"), r"line 6: id 3 .* has an earlier line"),
         (lambda f: rewrite(f, "4, 0\n", ""), r"1 images have no line in .* '.*004\.png'"),
         (lambda f: rewrite(f, "1, 1", "1, 2"), r"labels\.csv', line 3: expected .* 0 or 1"),
         (lambda f: rewrite(f, "1, 1", "1"), r"labels\.csv', line 3: expected"),
         (lambda f: rewrite(f, "1, 1", "one, 1"), r"labels\.csv', line 3: expected"),
         (lambda f: rewrite(f, "id, hemorrhage", "a;b"), r"labels\.csv', line 2: expected an id"),
-        (lambda f: write_images(f / "copy"), r"two images of one id, '.*000\.png' and '"),
+        (lambda f: write_images(f / "copy"), r"two images with the same id, '.*000\.png' and '"),
     ],
 )
-def test_a_table_and_images_that_do_not_agree_are_refused(head, spoil, message):
-    spoil(head)
+def test_errors_of_tables_and_images_that_disagree(head, change, message):
+    change(head)
     with pytest.raises(UserError, match=message) as error:
         HeadCt.raw_examples(head, None)
     assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_follows_the_table(head):
+def test_the_fingerprint_depends_on_the_table(head):
     before = HeadCt.read_raw(head, None).fingerprint
     (head / "labels.csv").write_text(TABLE + "\n")
     assert HeadCt.read_raw(head, None).fingerprint != before

@@ -1,4 +1,4 @@
-"""HyperKvasir's folders → examples."""
+"""Tests of HyperKvasir: examples of its folders."""
 
 from pathlib import Path
 
@@ -37,14 +37,14 @@ def test_landmarks_are_normal_and_findings_are_classes(tmp_path, nested):
     assert len(verify(raw)) == len(FILES)
 
 
-def test_files_beside_the_class_folders_are_no_class(tmp_path):
+def test_files_outside_the_class_folders_are_skipped(tmp_path):
     write_images(tmp_path)
     (tmp_path / "upper-gi-tract/pathological-findings/Thumbs.db").write_bytes(b"\xd0\xcf")
     assert [e.path for e in HyperKvasir.raw_examples(tmp_path, None)] == list(FILES)
 
 
 @pytest.mark.parametrize("group", ["anatomical-landmarks", "pathological-findings"])
-def test_wrong_layouts_say_what_to_do(tmp_path, group):
+def test_errors_of_wrong_layouts(tmp_path, group):
     write_images(tmp_path)
     (tmp_path / "upper-gi-tract" / group).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=rf"no images .*{group}': expected .*simula"):

@@ -1,4 +1,4 @@
-"""Optical: DAGM 2007's ten classes → one data set."""
+"""Tests of Optical: the ten classes of DAGM 2007 as one data set."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ def save(path: Path, size=(4, 4)) -> None:
 
 
 def write_class(texture: Path) -> None:
-    """Per part two images without a defect and one with, of numbers as published."""
+    """Writes two images without and one with a defect to each part, numbered as published."""
     for part, first in (("Train", 576), ("Test", 1)):
         lines = ["1"]
         for number, defective in ((first, 0), (first + 1, 1), (first + 2, 0)):
@@ -40,7 +40,7 @@ def nested(root: Path) -> list[Path]:
     return [root / f"Class{n}" / f"Class{n}" for n in range(1, 11)]
 
 
-def in_its_archive(root: Path) -> list[Path]:
+def in_the_archives_folder(root: Path) -> list[Path]:
     return published(root / "DAGM_KaggleUpload")
 
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("layout", [published, nested, in_its_archive])
+@pytest.mark.parametrize("layout", [published, nested, in_the_archives_folder])
 def test_ten_classes_are_pooled(tmp_path, layout):
     textures = layout(tmp_path)
     for texture in textures:
@@ -69,7 +69,7 @@ def test_ten_classes_are_pooled(tmp_path, layout):
     assert normal.mask is None
 
 
-def test_prepared_with_a_quarter_of_the_normal_images_to_test_with(folder):
+def test_a_quarter_of_the_normal_images_is_tested(folder):
     verified = verify(Optical.read_raw(folder, None))
     assert Counter((e.split, e.label) for e in verified) == {
         ("train", 0): 30,
@@ -78,13 +78,13 @@ def test_prepared_with_a_quarter_of_the_normal_images_to_test_with(folder):
     }
 
 
-def test_published_counts_are_those_of_the_publication():
+def test_published_counts():
     (counts,) = Optical.PUBLISHED_COUNTS.values()
     assert counts["good"] == 10500 + 3500
     assert sum(counts.values()) == 6 * 1150 + 4 * 2300
 
 
-def test_names_may_differ_from_the_table_in_their_case(folder):
+def test_file_names_may_differ_from_the_table_in_case(folder):
     part = folder / "Class3/Test"
     (part / "0002.PNG").rename(part / "0002.png")
     (part / "Label/0002_label.PNG").rename(part / "Label/0002_label.png")
@@ -93,7 +93,7 @@ def test_names_may_differ_from_the_table_in_their_case(folder):
     assert found["Class3/Test/0002.PNG"].mask == part / "Label/0002_label.png"
 
 
-def test_an_anomaly_may_be_without_a_mask(folder):
+def test_an_anomaly_may_have_no_mask(folder):
     table = folder / "Class1/Test/Label/Labels.txt"
     table.write_text("1\n2\t1\t0002.PNG\t0\t0\n")
     found = {e.path: e for e in Optical.raw_examples(folder, None)}
@@ -101,7 +101,7 @@ def test_an_anomaly_may_be_without_a_mask(folder):
     assert found["Class1/Test/0002.PNG"].mask is None
 
 
-def test_the_fingerprint_follows_the_tables(folder):
+def test_the_fingerprint_depends_on_the_tables(folder):
     before = Optical.read_raw(folder, None).fingerprint
     os.utime(folder / "Class7/Test/Label/Labels.txt", (1, 1))
     assert Optical.read_raw(folder, None).fingerprint != before
@@ -112,7 +112,7 @@ def write_table(text: str):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (
             lambda f: (f / "Class7").rename(f / "class_7"),
@@ -133,7 +133,7 @@ def write_table(text: str):
         (write_table("1,0,0001.PNG\n1 0 0001.PNG\n"), r"line 2: .* not '1 0 0001\.PNG'"),
     ],
 )
-def test_wrong_layouts_say_what_to_do(folder, spoil, message):
-    spoil(folder)
+def test_errors_of_wrong_layouts(folder, change, message):
+    change(folder)
     with pytest.raises(UserError, match=message):
         Optical.raw_examples(folder, None)

@@ -1,4 +1,4 @@
-"""SDD: images of commutators → thirds, labelled by their masks."""
+"""Tests of SDD: thirds of images, labelled by their masks."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from devnet_jax.errors import UserError
 
 
 def save(image: Path, height: int, *defective_rows: int, level: int = 255) -> None:
-    """An image of 6 columns and its mask, of which columns 1 and 2 of some rows are not black."""
+    """Writes an image of 6 columns and its mask, not black in columns 1 and 2 of some rows."""
     image.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(height).integers(0, 256, (height, 6), np.uint8)
     Image.fromarray(pixels).save(image, "JPEG")
@@ -62,7 +62,7 @@ def test_thirds_are_labelled_by_the_mask(folder):
     assert listed(folder) == EXPECTED
 
 
-def test_nested_folders_and_extensions_in_capitals_are_the_same(folder, tmp_path):
+def test_nested_folders_and_upper_case_extensions(folder, tmp_path):
     inner = tmp_path / "KolektorSDD"
     inner.mkdir()
     for name in ("kos01", "kos02"):
@@ -73,7 +73,7 @@ def test_nested_folders_and_extensions_in_capitals_are_the_same(folder, tmp_path
     assert listed(tmp_path) == EXPECTED
 
 
-def test_thirds_hold_the_images_rows(folder):
+def test_pixels_of_thirds_and_masks(folder):
     found = {e.path: e for e in Sdd.read_raw(folder, None).examples}
     image = np.asarray(Image.open(folder / "kos02/Part0.jpg"))
     for number, rows in enumerate((slice(0, 3), slice(3, 7), slice(7, 11))):
@@ -87,7 +87,7 @@ def test_thirds_hold_the_images_rows(folder):
     assert found["kos02/Part0_0.png"].mask is None
 
 
-def test_prepared_with_a_quarter_of_the_normal_parts_to_test_with(folder):
+def test_a_quarter_of_the_normal_parts_is_tested(folder):
     verified = verify(Sdd.read_raw(folder, None))
     assert Counter((e.split, e.label) for e in verified) == {
         ("train", 0): 4,
@@ -96,14 +96,14 @@ def test_prepared_with_a_quarter_of_the_normal_parts_to_test_with(folder):
     }
 
 
-def test_the_fingerprint_follows_black_masks(folder):
+def test_the_fingerprint_depends_on_black_masks(folder):
     before = Sdd.read_raw(folder, None).fingerprint
     os.utime(folder / "kos01/Part0_label.bmp", (1, 1))
     assert Sdd.read_raw(folder, None).fingerprint != before
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (
             lambda f: (f / "kos01/Part1_label.bmp").unlink(),
@@ -115,13 +115,13 @@ def test_the_fingerprint_follows_black_masks(folder):
         ),
     ],
 )
-def test_wrong_masks_are_named(folder, spoil, message):
-    spoil(folder)
+def test_errors_of_wrong_masks(folder, change, message):
+    change(folder)
     with pytest.raises(UserError, match=message):
         Sdd.raw_examples(folder, None)
 
 
-def test_a_folder_without_the_data_says_where_it_comes_from(tmp_path):
+def test_the_error_of_an_empty_folder_has_the_url(tmp_path):
     Image.new("L", (6, 9)).save(tmp_path / "Part0.jpg")
     with pytest.raises(UserError, match=r"no images kos<NN>/Part<N>\.jpg in .*vicos\.si"):
         Sdd.raw_examples(tmp_path, None)

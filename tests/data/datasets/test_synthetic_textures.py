@@ -1,4 +1,4 @@
-"""The drawn data set: deterministic, masked, and not to be solved by simple statistics."""
+"""Tests of the synthetic textures: determinism, masks, and difficulty."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from devnet_jax.data.datasets import synthetic_textures
+from devnet_jax.data.datasets.drawing import defects, surfaces
 from devnet_jax.data.datasets.drawing.defects import DEFECTS
 from devnet_jax.data.datasets.drawing.surfaces import FAMILIES, SIZE
 from devnet_jax.data.datasets.synthetic_textures import SyntheticTextures
@@ -33,7 +34,7 @@ def test_counts():
     assert {e.defect for e in listed} == {"good", *DEFECTS}
 
 
-def test_a_picture_depends_on_its_name_alone():
+def test_an_image_depends_on_its_name_only():
     names = ["train/good/000.png", "train/good/001.png", "test/good/000.png", "test/hole/000.png"]
     first = [examples("leather")[name].image.make() for name in names]
     synthetic_textures._draw.cache_clear()
@@ -44,11 +45,11 @@ def test_a_picture_depends_on_its_name_alone():
 
 
 @pytest.mark.parametrize("category", FAMILIES)
-def test_pictures_and_masks(category):
+def test_images_and_masks(category):
     drawn = examples(category)
     good = draw(drawn["train/good/000.png"].image)
     assert good.shape == (SIZE, SIZE, 3)
-    # Neither over- nor underexposed, and with some relief.
+    # Neither over- nor underexposed, and with some texture.
     assert 30 < good.mean() < 225
     assert good.std() > 8
     for defect in DEFECTS:
@@ -56,23 +57,23 @@ def test_pictures_and_masks(category):
         image, mask = draw(example.image).astype(float), draw(example.mask)
         assert mask.shape == (SIZE, SIZE)
         assert set(np.unique(mask)) == {0, 255}
-        # Large enough to be seen at 96 pixels, small enough to be a defect.
+        # Large enough to be visible at 96×96 pixels, small enough for a defect.
         assert 0.002 < (mask > 0).mean() < 0.25, defect
         assert image.std() > 8
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_masks_cover_what_was_changed(defect):
+def test_masks_cover_the_changed_pixels(defect):
     rng = np.random.default_rng(3)
-    surface = synthetic_textures.textures.draw_surface("mesh", rng)
-    changed, mask = synthetic_textures.texture_defects.draw_defect(defect, surface, rng)
+    surface = surfaces.draw_surface("mesh", rng)
+    changed, mask = defects.draw_defect(defect, surface, rng)
     difference = np.abs(changed - surface).max(-1)
-    # A thread's shadow and a stain's faint margin may lie outside, little else.
+    # Only the shadow of a thread and the faint margin of a stain may be outside the mask.
     assert difference[mask].mean() > 5 * difference[~mask].mean()
     assert difference[mask].mean() > 0.05
 
 
-def test_simple_statistics_do_not_separate():
+def test_simple_statistics_do_not_detect_the_defects():
     listed = examples("fabric").values()
     tested = [e for e in listed if e.split == "test"]
     with ThreadPoolExecutor() as pool:

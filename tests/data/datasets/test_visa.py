@@ -1,4 +1,4 @@
-"""VisA's folders and split table → examples with masks."""
+"""Tests of VisA: examples of its folders, masks and split table."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ pcb1,train,normal,pcb1/{NORMAL}/0000.JPG,
 
 @pytest.fixture
 def visa(tmp_path: Path) -> Path:
-    """The category candle as published: 3 normal images, 2 anomalous ones with masks."""
+    """The category candle in the published layout: 3 normal images, 2 anomalies with masks."""
     for folder in (NORMAL, ANOMALY, "Data/Masks/Anomaly"):
         (tmp_path / "candle" / folder).mkdir(parents=True)
     for name in ("Normal/0000", "Normal/0001", "Normal/0002", "Anomaly/000", "Anomaly/001"):
         Image.new("RGB", (3, 2)).save(tmp_path / f"candle/Data/Images/{name}.JPG")
     for i in range(2):
         mask = np.zeros((2, 3), np.uint8)
-        mask[i, :2] = (1, 8)  # numbers of kinds of defects, as published
+        mask[i, :2] = (1, 8)  # numbers of the defect kinds, as published
         Image.fromarray(mask).save(tmp_path / f"candle/Data/Masks/Anomaly/{i:03}.png")
     (tmp_path / "candle/image_anno.csv").write_text("image,label,mask\n")
     (tmp_path / "split_csv").mkdir()
@@ -39,7 +39,7 @@ def visa(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_tables_split_is_used(visa):
+def test_the_split_of_the_table_is_used(visa):
     raw = Visa.read_raw(visa, "candle")
     assert [(e.path, e.label, e.defect, e.split) for e in raw.examples] == [
         (f"candle/{ANOMALY}/000.JPG", 1, "anomaly", "test"),
@@ -57,7 +57,7 @@ def test_without_the_table_there_is_no_split(visa):
     assert [e.split for e in examples] == [None] * 5
 
 
-def test_every_number_in_a_mask_is_a_defect(visa):
+def test_all_numbers_in_a_mask_are_defect(visa):
     masks = [e.mask for e in Visa.read_raw(visa, "candle").examples]
     assert masks[2:] == [None] * 3
     decoded = [decode_mask(mask.read_bytes(), mask.name) for mask in masks[:2]]
@@ -65,21 +65,21 @@ def test_every_number_in_a_mask_is_a_defect(visa):
     np.testing.assert_array_equal(decoded[1], [[False] * 3, [True, True, False]])
 
 
-def test_published_counts_are_the_papers():
+def test_published_counts():
     counts = Visa.PUBLISHED_COUNTS
     assert list(counts) == list(Visa.CATEGORIES)
-    assert sum(of["good"] for of in counts.values()) == 9621
-    assert sum(of["anomaly"] for of in counts.values()) == 1200
+    assert sum(classes["good"] for classes in counts.values()) == 9621
+    assert sum(classes["anomaly"] for classes in counts.values()) == 1200
 
 
-def test_the_fingerprint_follows_the_table(visa):
+def test_the_fingerprint_depends_on_the_table(visa):
     before = Visa.read_raw(visa, "candle").fingerprint
     (visa / "split_csv/1cls.csv").unlink()
     assert Visa.read_raw(visa, "candle").fingerprint != before
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (
             lambda f: (f / "candle").rename(f / "Candle"),
@@ -93,8 +93,8 @@ def test_the_fingerprint_follows_the_table(visa):
         ),
     ],
 )
-def test_wrong_layouts_say_what_to_do(visa, spoil, message):
-    spoil(visa)
+def test_errors_of_wrong_layouts(visa, change, message):
+    change(visa)
     with pytest.raises(UserError, match=message) as error:
         Visa.raw_examples(visa, "candle")
     assert "\n" not in str(error.value)

@@ -1,1 +1,1 @@
-"""Draws the surfaces and defects of `synthetic_textures`."""
+"""The drawing code of `synthetic_textures`: surfaces and defects."""
