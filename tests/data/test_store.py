@@ -58,16 +58,15 @@ STORES = {"device": DeviceStore, "host": HostStore, "stream": StreamedStore}
 
 def test_all_stores_gather_the_same_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
-    indices = np.array([[[0, 3], [4, 4]]], np.int32)
+    indices = np.array([[0, 3, 4, 4]], np.int32)
     for location, store_class in STORES.items():
         store = make_store(ArrayReader(images), DatasetConfig(store=location), replicated())  # type: ignore[arg-type]
         assert type(store) is store_class
         assert len(store) == 9
-        call = store.call_input(indices)
-        assert call.shape[:3] == indices.shape
-        for device in range(2):
-            batch = store.gather(store.resident, call[0, device])
-            np.testing.assert_array_equal(batch, images[indices[0, device]])
+        batches = store.call_input(indices)
+        assert batches.shape[:2] == indices.shape
+        batch = store.gather(store.resident, batches[0])
+        np.testing.assert_array_equal(batch, images[indices[0]])
 
 
 def test_images_are_read_once_or_on_demand() -> None:
@@ -80,7 +79,7 @@ def test_images_are_read_once_or_on_demand() -> None:
         reader = ArrayReader(images)
         store = make_store(reader, DatasetConfig(store=location), replicated())  # type: ignore[arg-type]
         assert reader.read_indices == read_at_first
-        store.call_input(np.array([[[5, 0]]]))
+        store.call_input(np.array([[5, 0]]))
         assert reader.read_indices == read_at_first + read_by_call
 
 
@@ -184,7 +183,7 @@ reader.read(np.arange(4))
 tracemalloc.start()
 store = make_store(reader, settings, None)
 for first in range(0, len(store) - 8, 8):
-    store.call_input(np.arange(first, first + 8).reshape(1, 1, 8))
+    store.call_input(np.arange(first, first + 8).reshape(1, 8))
 print(len(store), tracemalloc.get_traced_memory()[1])
 """
 
