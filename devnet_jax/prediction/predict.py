@@ -35,10 +35,10 @@ from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.prediction.score_files import read_image, score_files
-from devnet_jax.report.build import about, as_sentence, made_with
+from devnet_jax.report.build import as_sentence, date_and_devices, detector_fields
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
-from devnet_jax.report.summary import aligned, describe_dataset
+from devnet_jax.report.summary import align_rows, describe_dataset
 from devnet_jax.report.thumbnails import side_for, thumbnail
 from devnet_jax.runtime.io import write_text
 from devnet_jax.runtime.workdir import Workdir
@@ -94,7 +94,7 @@ class Prediction:
             ("overlays", self.overlays),
             ("report", self.report),
         ]
-        return "\n".join(["", *aligned([row for row in rows if row[1] is not None])])
+        return "\n".join(["", *align_rows([row for row in rows if row[1] is not None])])
 
 
 def predict(
@@ -308,13 +308,13 @@ def _make_report(
     return Report(
         title="Predictions",
         subtitle=f"by the detector of {describe_dataset(detector.config)}, trained in "
-        f"{detector.step} steps; {made_with()}",
+        f"{detector.step} steps; {date_and_devices()}",
         scores=scores,
         numbers=[(name, value) for name, value in rows if value is not None],
         notes=_make_notes(detector),
         pictures=pictures,
         errors=errors,
-        **about(detector),
+        **detector_fields(detector),
     )
 
 

@@ -1,1 +1,1 @@
-"""A run's results as one HTML page that needs nothing else: given everything, it opens nothing."""
+"""The report of a run or a prediction as one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""The axis that scores are shown and chosen on."""
+"""The score axis of the histogram and the slider."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from devnet_jax.report.outcomes import Group
 
 @dataclass(frozen=True)
 class ScoreAxis:
-    """An axis from a lowest to a highest score: about linear near 0, logarithmic far from it.
+    """An axis of scores: about linear near 0 and logarithmic far from it.
 
-    Anomalies may score a thousand times what normal images do; here both have room.
+    Scores of anomalies can be a thousand times those of normal images; this axis shows both.
 
     Attributes:
-      low: the score at the left end.
-      high: the score at the right end.
-      width: up to about this distance from 0 the axis is linear.
+      low: score at the left end.
+      high: score at the right end.
+      linear_width: distance from 0 up to which the axis is about linear.
     """
 
     low: float
     high: float
-    width: float
+    linear_width: float
 
     def position(self, scores: np.ndarray | float) -> np.ndarray:
-        """Places on the axis: arsinh(score / width)."""
-        return np.arcsinh(np.asarray(scores) / self.width)
+        """Returns the positions of scores on the axis: arsinh(score / linear_width)."""
+        return np.arcsinh(np.asarray(scores) / self.linear_width)
 
     def score(self, positions: np.ndarray | float) -> np.ndarray:
-        """The scores at those places."""
-        return self.width * np.sinh(positions)
+        """Returns the scores at positions on the axis."""
+        return self.linear_width * np.sinh(positions)
 
     def ticks(self) -> list[float]:
-        """Round scores with room for their labels: 0 and 1-2-5 times powers of ten, or even ones.
+        """Returns scores for tick marks whose labels do not overlap.
 
-        The even ones are of a piece so short that too few of the others lie on it.
+        They are 0 and 1, 2 and 5 times powers of ten. If fewer than three of them are on the axis,
+        they are evenly spaced round scores instead.
         """
-        smallest = math.floor(math.log10(self.width)) - 1
+        smallest = math.floor(math.log10(self.linear_width)) - 1
         largest = math.floor(math.log10(max(abs(self.low), abs(self.high))))
         sizes = [
             factor * 10.0**power
-            for factor in (1, 5, 2)  # the roundest first: the others stand between them
+            for factor in (1, 5, 2)  # powers of ten have priority
             for power in range(largest, smallest - 1, -1)
         ]
-        kept = self._thinned([0.0, *(sign * size for size in sizes for sign in (1, -1))])
+        kept = self._without_overlaps([0.0, *(sign * size for size in sizes for sign in (1, -1))])
         if len(kept) < 3:
-            kept = self._thinned(list(map(float, MaxNLocator(4).tick_values(self.low, self.high))))
+            even = MaxNLocator(4).tick_values(self.low, self.high)
+            kept = self._without_overlaps(list(map(float, even)))
         return kept
 
-    def _thinned(self, scores: Sequence[float]) -> list[float]:
-        """Those on the axis whose labels do not touch that of an earlier one."""
+    def _without_overlaps(self, scores: Sequence[float]) -> list[float]:
+        """Drops scores that are not on the axis, or whose label overlaps that of an earlier one."""
         length = float(self.position(self.high) - self.position(self.low))
         kept: list[float] = []
         for score in scores:
-            n = len(tick_label(score)) + 2  # characters, each about a fiftieth of the axis
+            n = len(tick_label(score)) + 2  # characters, each about 1/50 of the axis wide
             if self.low <= score <= self.high and all(
                 abs(float(self.position(score) - self.position(other)))
                 >= length / 50 * (n + len(tick_label(other))) / 2
@@ -69,23 +71,23 @@ class ScoreAxis:
 
 
 def tick_label(score: float) -> str:
-    """A score in all its digits but those that rounding errors make."""
+    """Formats a score with all its digits, without rounding errors."""
     return f"{score:.12g}"
 
 
 def score_axis(groups: Sequence[Group], thresholds: Sequence[float]) -> ScoreAxis:
-    """An axis with all scores and thresholds on it, and a little beyond."""
-    scores = np.concatenate([one.scores for one in groups])
+    """Makes an axis that contains all scores and thresholds, with a margin."""
+    scores = np.concatenate([group.scores for group in groups])
     ends = [float(scores.min()), float(scores.max()), *thresholds]
     largest = max(map(abs, ends)) or 1.0
-    normal = [one.scores for one in groups if one.is_anomaly is False]
+    normal = [group.scores for group in groups if group.is_anomaly is False]
     if normal:
         width = float(np.median(np.abs(np.concatenate(normal))))
-    else:  # any of them may be anomalous, most likely the large ones
+    else:  # without labels, large scores are probably anomalies
         width = float(np.quantile(np.abs(scores), 0.25))
     axis = ScoreAxis(min(ends), max(ends), max(width, largest / 10_000))
     left, right = axis.position(axis.low), axis.position(axis.high)
     margin = 0.02 * (right - left) or 0.5
     return ScoreAxis(
-        float(axis.score(left - margin)), float(axis.score(right + margin)), axis.width
+        float(axis.score(left - margin)), float(axis.score(right + margin)), axis.linear_width
     )

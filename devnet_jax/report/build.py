@@ -1,4 +1,4 @@
-"""From what a run has found to the content of its report."""
+"""Makes the content of a run's report from its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.inference.detector import Detector
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.summary import describe_dataset, describe_run
 from devnet_jax.runtime.host_devices import describe_devices
@@ -22,49 +22,48 @@ from devnet_jax.runtime.workdir import Workdir
 
 def run_report(
     workdir: Workdir,
-    detector: Detector,
+    detector: TrainedDetector,
     dataset: FewShotDataset,
     results: Mapping[str, Any],
     pictures: Sequence[Picture],
     pixel_aurocs: np.ndarray,
 ) -> Report:
-    """The report of a run.
+    """Makes the report of a run.
 
     Args:
-      workdir: its folder, with the training's metrics.
-      detector: what it has trained.
-      dataset: what it has tested with.
-      results: the content of eval/metrics.json.
-      pictures: of each test image, with its score.
-      pixel_aurocs: float [N], of each test image; NaN where there is none.
+      workdir: folder of the run, with its metrics.jsonl.
+      detector: trained detector of the run.
+      dataset: data set of the run.
+      results: content of eval/metrics.json.
+      pictures: a picture of each of the N test images, with its score.
+      pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
     """
     examples = dataset.test_examples
     labels = np.array([example.label for example in examples])
     defects = [example.defect for example in examples]
     scores = np.array([picture.score for picture in pictures])
     threshold = detector.threshold
-    shown = choose_pictures(scores, labels, None if threshold is None else threshold.value)
+    chosen = choose_pictures(scores, labels, None if threshold is None else threshold.value)
     return Report(
         title=describe_dataset(detector.config),
-        subtitle=f"trained {describe_run(detector.config, results)}; {made_with()}",
+        subtitle=f"trained {describe_run(detector.config, results)}; {date_and_devices()}",
         scores=scores,
         labels=labels,
         defects=defects,
-        numbers=_numbers(results),
-        notes=_notes(detector, dataset, results),
+        numbers=_headline_numbers(results),
+        notes=_make_notes(detector, dataset, results),
         pixel_auroc=_mean_by_class(defects, pixel_aurocs),
-        history=_history(workdir),
-        pictures=[pictures[i] for i in shown],
-        **about(detector),
+        history=_read_history(workdir),
+        pictures=[pictures[i] for i in chosen],
+        **detector_fields(detector),
     )
 
 
-def about(detector: Detector) -> dict[str, Any]:
-    """What a report says of a detector, whatever it was used for: fields of `Report`."""
+def detector_fields(detector: TrainedDetector) -> dict[str, Any]:
+    """Returns the fields of `Report` that depend on the detector only."""
     config = detector.config
-    knows_prior = config.loss.name == "deviation"
     return {
-        "prior": (config.loss.prior_mean, config.loss.prior_std) if knows_prior else None,
+        "prior": detector.prior,
         "thresholds": detector.thresholds,
         "explanation": config.evaluation.explanation,
         "settings": [
@@ -75,20 +74,20 @@ def about(detector: Detector) -> dict[str, Any]:
     }
 
 
-def made_with() -> str:
-    """The date and the devices."""
+def date_and_devices() -> str:
+    """Returns today's date and the devices as text."""
     devices = jax.local_devices()
     described = describe_devices(jax.default_backend(), len(devices), devices[0].device_kind)
     return f"{datetime.date.today()}, {described}"
 
 
 def as_sentence(message: str) -> str:
-    """A line of the log as a sentence of a report."""
+    """Turns a log message into a sentence: with a capital letter and a full stop."""
     return f"{message[0].upper()}{message[1:]}."
 
 
-def _numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of the measures in eval/metrics.json those that there are."""
+def _headline_numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the names and values of the main measures in eval/metrics.json."""
     names = {
         "image_auroc": "AUROC",
         "image_ap": "average precision",
@@ -100,19 +99,21 @@ def _numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, f"{results[key]:.4f}") for key, name in names.items() if key in results]
 
 
-def _notes(detector: Detector, dataset: FewShotDataset, results: Mapping[str, Any]) -> list[str]:
+def _make_notes(
+    detector: TrainedDetector, dataset: FewShotDataset, results: Mapping[str, Any]
+) -> list[str]:
     notes = []
     if results.get("n_pixel_vanished"):
         notes.append(
-            f"{results['n_pixel_vanished']} anomalous images are left out of the measures of "
-            "pixels: at the network's resolution their masks have no pixel left."
+            f"{results['n_pixel_vanished']} anomalous images are excluded from the pixel "
+            "measures: at the network's resolution, their masks are empty."
         )
-    twice = dataset.test_duplicates
-    if twice:
-        named = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
+    duplicates = dataset.test_duplicates
+    if duplicates:
+        names = ", ".join(duplicates[:5]) + (", …" if len(duplicates) > 5 else "")
         notes.append(
-            f"{len(twice)} of the test images are also among the training images, pixel by pixel, "
-            f"which makes the results look better than they are: {named}."
+            f"{len(duplicates)} test images are identical to training images, which makes the "
+            f"results look better than they are: {names}."
         )
     if detector.shortage:
         notes.append(as_sentence(detector.shortage))
@@ -120,7 +121,7 @@ def _notes(detector: Detector, dataset: FewShotDataset, results: Mapping[str, An
 
 
 def _mean_by_class(defects: Sequence[str], values: np.ndarray) -> dict[str, float]:
-    """The mean of the values that there are, by defect class."""
+    """Returns the mean of the values that are not NaN, by defect class."""
     means = {}
     for defect in sorted(set(defects)):
         of_class = values[[other == defect for other in defects]]
@@ -129,7 +130,7 @@ def _mean_by_class(defects: Sequence[str], values: np.ndarray) -> dict[str, floa
     return means
 
 
-def _history(workdir: Workdir) -> list[dict[str, float]]:
+def _read_history(workdir: Workdir) -> list[dict[str, float]]:
     if not workdir.metrics.exists():
         return []
     return [json.loads(line) for line in workdir.metrics.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The charts of a report. Those that a threshold moves in say where their axes lie."""
+"""The charts of a report, with the position of their axes for the moving threshold marks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from devnet_jax.report.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style,
 from devnet_jax.report.outcomes import Group
 
 _SIZE = (5.0, 3.7)  # inches
-_MAX_POINTS = 1000  # of a curve: more cannot be told apart
-_CURVES = {  # of training: their key in metrics.jsonl, what they are called, their scale
+_MAX_POINTS = 1000  # per curve; more make no visible difference
+_TRAINING_CURVES = {  # key in metrics.jsonl: name, scale
     "loss": ("loss", "linear"),
     "gradient_norm": ("gradient norm", "linear"),
     "learning_rate": ("learning rate", "log"),
@@ -29,9 +29,14 @@ _CURVES = {  # of training: their key in metrics.jsonl, what they are called, th
 
 @dataclass(frozen=True)
 class Frame:
-    """Where data lies in an SVG: of its width and height, the box of the axes and their limits.
+    """The position of a chart's axes in its SVG.
 
-    The box is (left, top, right, bottom) in the SVG's units.
+    Attributes:
+      width: width of the SVG.
+      height: height of the SVG.
+      box: (left, top, right, bottom) of the axes, in units of the SVG.
+      x_limits: data values at the left and the right edge of the axes.
+      y_limits: data values at the bottom and the top edge of the axes.
     """
 
     width: float
@@ -41,19 +46,26 @@ class Frame:
     y_limits: tuple[float, float]
 
     def x(self, value: float) -> float:
-        """A value's place on the horizontal axis, in the SVG's units."""
+        """Returns the horizontal position of a value, in units of the SVG."""
         low, high = self.x_limits
         return self.box[0] + (value - low) / (high - low) * (self.box[2] - self.box[0])
 
     def y(self, value: float) -> float:
-        """A value's place on the vertical axis, in the SVG's units."""
+        """Returns the vertical position of a value, in units of the SVG."""
         low, high = self.y_limits
         return self.box[3] - (value - low) / (high - low) * (self.box[3] - self.box[1])
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An <svg>, what it shows in words, and where its axes lie."""
+    """A chart.
+
+    Attributes:
+      svg: <svg> element.
+      title: title above the chart.
+      description: text for screen readers.
+      frame: position of the axes.
+    """
 
     svg: str
     title: str
@@ -63,27 +75,36 @@ class Chart:
 
 @dataclass(frozen=True)
 class Series:
-    """A name in a chart's key, the index of its colour, and how many images it is of."""
+    """An entry in the key of the histogram.
+
+    Attributes:
+      name: name of the class or classes.
+      colour: index of the colour; 0 is that of normal images.
+      n: number of images.
+    """
 
     name: str
     colour: int
     n: int
 
 
-def series(groups: Sequence[Group]) -> list[tuple[Series, list[Group]]]:
-    """A colour for each class: the normal images' first; where there are too many, some share one.
+def make_series(groups: Sequence[Group]) -> list[tuple[Series, list[Group]]]:
+    """Assigns a colour to each class, normal images first.
 
     Returns:
-      Each series with the classes in it. The last is of the rarest where they share.
+      Each series with its classes. If there are more classes than colours, the last series has all
+      of the rarest classes.
     """
-    normal = [one for one in groups if not one.is_anomaly]
-    defects = sorted((one for one in groups if one.is_anomaly), key=lambda one: -len(one.scores))
-    n_own = len(defects) if len(defects) < N_COLOURS else N_COLOURS - 2
-    parts = [[one] for one in defects[:n_own]]
-    names = [one.name for one in defects[:n_own]]
-    if defects[n_own:]:
-        parts.append(defects[n_own:])
-        names.append(f"{len(defects[n_own:])} other classes")
+    normal = [group for group in groups if not group.is_anomaly]
+    defects = sorted(
+        (group for group in groups if group.is_anomaly), key=lambda group: -len(group.scores)
+    )
+    n_single = len(defects) if len(defects) < N_COLOURS else N_COLOURS - 2
+    parts = [[group] for group in defects[:n_single]]
+    names = [group.name for group in defects[:n_single]]
+    if defects[n_single:]:
+        parts.append(defects[n_single:])
+        names.append(f"{len(defects[n_single:])} other classes")
     result = []
     if normal:
         name = "all images" if normal[0].is_anomaly is None else " + ".join(g.name for g in normal)
@@ -99,16 +120,21 @@ def draw_histogram(
     thresholds: Sequence[Threshold],
     axis: ScoreAxis,
 ) -> Chart:
-    """The scores of the normal images above, of the defect classes below, stacked.
+    """Draws histograms of scores: normal images above, defect classes below.
 
-    The horizontal limits of its frame are positions on the axis.
+    Args:
+      groups: scores of each class.
+      prior: mean and standard deviation of the prior, drawn as the expected histogram of normal
+        images; `None` to omit it.
+      thresholds: thresholds, drawn as vertical lines.
+      axis: horizontal axis; the horizontal limits of the chart's frame are positions on it.
     """
-    coloured = series(groups)
-    n = sum(len(one.scores) for one in groups)
+    all_series = make_series(groups)
+    n = sum(len(group.scores) for group in groups)
     ends = axis.position(axis.low), axis.position(axis.high)
     edges = np.linspace(*ends, int(np.clip(3 * math.sqrt(n), 20, 60)) + 1)
     panels = [
-        [(one, part) for one, part in coloured if (one.colour > 0) == is_anomaly]
+        [(entry, part) for entry, part in all_series if (entry.colour > 0) == is_anomaly]
         for is_anomaly in (False, True)
     ]
     panels = [panel for panel in panels if panel]
@@ -117,25 +143,25 @@ def draw_histogram(
         rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, panel in zip(rows, panels, strict=True):
             axes.hist(
-                [np.concatenate([one.scores for one in part]) for _, part in panel],
+                [np.concatenate([group.scores for group in part]) for _, part in panel],
                 bins=axis.score(edges),
                 stacked=True,
-                color=[SERIES[one.colour] for one, _ in panel],
+                color=[SERIES[entry.colour] for entry, _ in panel],
                 linewidth=0,
             )
             axes.grid(visible=False, axis="x")
             axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
             axes.set_ylabel("images")
         if prior and panels[0][0][0].colour == 0:
-            places = np.linspace(*ends, 300)
-            scores = axis.score(places)
-            # Of a bin around each place: the density, by the scores that the bin is wide.
-            widths = (edges[1] - edges[0]) * axis.width * np.cosh(places)
+            positions = np.linspace(*ends, 300)
+            scores = axis.score(positions)
+            # Expected count of a bin around each position: density × width of the bin in scores.
+            widths = (edges[1] - edges[0]) * axis.linear_width * np.cosh(positions)
             expected = panels[0][0][0].n * widths * stats.norm.pdf(scores, *prior)
             rows[0].plot(scores, expected, color=TEXT, linewidth=1.2, linestyle=":")
         figure.align_ylabels()
         rows[-1].set_xlabel("score")
-        rows[-1].set_xscale("asinh", linear_width=axis.width)
+        rows[-1].set_xscale("asinh", linear_width=axis.linear_width)
         ticks = axis.ticks()
         rows[-1].xaxis.set_major_locator(FixedLocator(ticks))
         rows[-1].xaxis.set_major_formatter(
@@ -144,12 +170,12 @@ def draw_histogram(
         rows[-1].xaxis.set_minor_locator(NullLocator())
         rows[-1].set_xlim(axis.low, axis.high)
         for axes in rows:
-            for one in thresholds:
-                axes.axvline(one.value, color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
-        for rank, one in enumerate(sorted(thresholds, key=lambda one: one.value)):
+            for threshold in thresholds:
+                axes.axvline(threshold.value, color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
+        for rank, threshold in enumerate(sorted(thresholds, key=lambda each: each.value)):
             rows[0].annotate(
-                one.kind,
-                (one.value, 0.97),
+                threshold.kind,
+                (threshold.value, 0.97),
                 (3 if rank else -3, 0),
                 xycoords=rows[0].get_xaxis_transform(),
                 textcoords="offset points",
@@ -160,49 +186,54 @@ def draw_histogram(
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             )
         svg = to_svg(figure, "histogram")
-        top, bottom = _frame(figure, rows[0]), _frame(figure, rows[-1])
+        top, bottom = _measure_frame(figure, rows[0]), _measure_frame(figure, rows[-1])
     box = (top.box[0], top.box[1], top.box[2], bottom.box[3])
     frame = Frame(top.width, top.height, box, (float(ends[0]), float(ends[1])), (0, 1))
-    described = "; ".join(
-        f"{one.name}: {one.n:,} from {min(g.scores[0] for g in part):.3f} "
+    ranges = "; ".join(
+        f"{entry.name}: {entry.n:,} from {min(g.scores[0] for g in part):.3f} "
         f"to {max(g.scores[-1] for g in part):.3f}"
-        for one, part in coloured
+        for entry, part in all_series
     )
-    return Chart(svg, "Scores", f"Histogram of scores. {described}", frame)
+    return Chart(svg, "Scores", f"Histogram of scores. {ranges}", frame)
 
 
 def draw_roc(labels: np.ndarray, scores: np.ndarray) -> Chart:
-    """The ROC curve, of int [N] labels of both kinds and float [N] scores."""
+    """Draws the ROC curve.
+
+    Args:
+      labels: int [N], 0 normal or 1 anomalous, with both present.
+      scores: float [N].
+    """
     false_alarms, found, _ = metrics.roc_curve(labels, scores)
     area = metrics.roc_auc_score(labels, scores)
     with style():
         figure, axes = _unit_square("false-alarm rate", "anomalies found")
         axes.plot([0, 1], [0, 1], color=TEXT, linewidth=1, linestyle=":", alpha=0.6)
-        axes.plot(*_thinned(false_alarms, found), color=SERIES[0], linewidth=2)
+        axes.plot(*_subsample(false_alarms, found), color=SERIES[0], linewidth=2)
         svg = to_svg(figure, "roc")
     description = f"ROC curve, area {area:.4f}"
-    return Chart(svg, f"ROC curve: area {area:.4f}", description, _frame(figure, axes))
+    return Chart(svg, f"ROC curve: area {area:.4f}", description, _measure_frame(figure, axes))
 
 
 def draw_precision_recall(labels: np.ndarray, scores: np.ndarray) -> Chart:
-    """The precision–recall curve, of int [N] labels of both kinds and float [N] scores."""
+    """Draws the precision–recall curve; arguments as for `draw_roc`."""
     precision, recall, _ = metrics.precision_recall_curve(labels, scores, drop_intermediate=True)
     area = metrics.average_precision_score(labels, scores)
     with style():
         figure, axes = _unit_square("recall (anomalies found)", "precision")
         share = float(np.mean(labels == 1))
         axes.axhline(share, color=TEXT, linewidth=1, linestyle=":", alpha=0.6)
-        points = _thinned(recall, precision)
+        points = _subsample(recall, precision)
         axes.plot(*points, color=SERIES[0], linewidth=2, drawstyle="steps-post")
         svg = to_svg(figure, "precision-recall")
     title = f"Precision and recall: average precision {area:.4f}"
-    return Chart(svg, title, f"Precision–recall curve, {title}", _frame(figure, axes))
+    return Chart(svg, title, f"Precision–recall curve, {title}", _measure_frame(figure, axes))
 
 
 def draw_training(history: Sequence[Mapping[str, float]]) -> Chart | None:
-    """Loss, gradient norm and learning rate over the steps; `None` where nothing was recorded."""
+    """Draws loss, gradient norm and learning rate over the steps; `None` without records."""
     curves = {}
-    for key, (name, scale) in _CURVES.items():
+    for key, (name, scale) in _TRAINING_CURVES.items():
         points = [
             (record["step"], record[key])
             for record in history
@@ -228,11 +259,11 @@ def draw_training(history: Sequence[Mapping[str, float]]) -> Chart | None:
         figure.align_ylabels()
         rows[-1].set_xlabel("step")
         svg = to_svg(figure, "training")
-    last = "; ".join(
+    ranges = "; ".join(
         f"{name} from {values[0]:.4g} to {values[-1]:.4g}"
         for name, (_, (_, values)) in curves.items()
     )
-    return Chart(svg, "Training", f"Training curves: {last}", _frame(figure, rows[0]))
+    return Chart(svg, "Training", f"Training curves: {ranges}", _measure_frame(figure, rows[0]))
 
 
 def _unit_square(x: str, y: str) -> tuple[Figure, Axes]:
@@ -243,22 +274,22 @@ def _unit_square(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most _MAX_POINTS of a curve, its ends among them."""
+def _subsample(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns at most _MAX_POINTS points of a curve, including both ends."""
     if len(x) <= _MAX_POINTS:
         return x, y
     kept = np.linspace(0, len(x) - 1, _MAX_POINTS).round().astype(int)
     return x[kept], y[kept]
 
 
-def _frame(figure: Figure, axes: Axes) -> Frame:
-    """Of a figure that has been written: its layout is known only then."""
+def _measure_frame(figure: Figure, axes: Axes) -> Frame:
+    """Returns the position of the axes of a figure that was written, which sets its layout."""
     width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
-    place = axes.get_position()
+    position = axes.get_position()
     box = (
-        place.x0 * width,
-        (1 - place.y1) * height,
-        place.x1 * width,
-        (1 - place.y0) * height,
+        position.x0 * width,
+        (1 - position.y1) * height,
+        position.x1 * width,
+        (1 - position.y0) * height,
     )
     return Frame(width, height, box, axes.get_xlim(), axes.get_ylim())

@@ -1,4 +1,4 @@
-"""What a report is given."""
+"""The content of a report, and the choice of its pictures."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 from devnet_jax.inference.thresholds import Threshold
 
-MAX_PICTURES = 2000  # of more than these the page would be too large to send and to open
+MAX_PICTURES = 2000  # keeps the page below 20 MB
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the gallery.
+    """One image of the gallery; its thumbnails are from `devnet_jax.report.thumbnails`.
 
     Attributes:
-      path: as the user knows it.
-      score: of the image.
+      path: path that is shown.
+      score: anomaly score.
       label: 0 normal, 1 anomalous, `None` unknown.
-      defect: its class; "good" for normal images, "" if unknown.
-      image: thumbnail, as `devnet_jax.report.thumbnails` makes them; so are the next two.
-      overlay: the explanation laid over it, if there is one.
-      mask: where the defect is, if that is known.
-      p_value: of the score under the prior, if there is one.
+      defect: class of the image; "good" for normal images, "" if unknown.
+      image: thumbnail of the image.
+      overlay: thumbnail of the image with its heat map, if there is one.
+      mask: thumbnail of the mask of the defect, if there is one.
+      p_value: p-value of the score under the prior, if there is one.
     """
 
     path: str
@@ -44,25 +44,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a page says.
+    """Content of a report.
 
     Attributes:
-      title: as "mvtec_ad / carpet", or "Predictions".
-      subtitle: date, machine, where the run lies.
-      scores: float [N] of all images, N ≥ 1, finite.
-      labels: int [N], 0 normal or 1 anomalous; `None` where nobody knows.
-      defects: the class of each of the N images, "good" for normal ones; `None` without labels.
-      numbers: headline figures beside their names, as ("AUROC", "0.9972").
-      notes: what the reader is warned of, in sentences.
+      title: title, such as "mvtec_ad / carpet" or "Predictions".
+      subtitle: training, date and machine.
+      scores: float [N], finite scores of all images, N ≥ 1.
+      labels: int [N], 0 normal or 1 anomalous; `None` if unknown.
+      defects: class of each of the N images, "good" for normal ones; `None` without labels.
+      numbers: names and values of the main measures, such as ("AUROC", "0.9972").
+      notes: warnings, as sentences.
       prior: mean and standard deviation of the prior, if the loss has one.
-      thresholds: the first is in force; there may be none.
-      pixel_auroc: by defect class.
-      history: the records of metrics.jsonl.
-      pictures: of the gallery, at most `MAX_PICTURES`; `choose_pictures` chooses among more.
-      explanation: the method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
-      errors: path and what is wrong, of images that have no score.
-      settings: name, value, and the default, which is the paper's where the paper has one.
-      versions: of the software, by name.
+      thresholds: thresholds of the detector; the first one is in force; may be empty.
+      pixel_auroc: mean pixel AUROC by defect class.
+      history: records of metrics.jsonl.
+      pictures: pictures of the gallery, at most `MAX_PICTURES`: see `choose_pictures`.
+      explanation: method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
+      errors: path and error message of each image that could not be read.
+      settings: name, value and default of each setting.
+      versions: names and versions of the software.
     """
 
     title: str
@@ -83,21 +83,24 @@ class Report:
     versions: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` where the parts do not belong together."""
+        """Raises `ValueError` if the fields are inconsistent."""
         if self.scores.ndim != 1 or not np.isfinite(self.scores).all():
-            raise ValueError("scores are finite numbers, one for each image")
+            raise ValueError("scores must be a 1-D array of finite numbers")
         if (self.labels is None) != (self.defects is None):
-            raise ValueError("labels and defects go together")
+            raise ValueError("labels and defects must be given together")
         known: set[tuple[int | None, str]] = {(None, "")}
         if self.labels is not None and self.defects is not None:
             if not len(self.labels) == len(self.defects) == len(self.scores):
-                raise ValueError("as many labels and defects as scores are needed")
+                raise ValueError("labels, defects and scores must have the same length")
             known = set(zip(np.asarray(self.labels).tolist(), self.defects, strict=True))
         for picture in self.pictures:
             if (picture.label, picture.defect) not in known:
-                raise ValueError(f"no image is {picture.label} {picture.defect!r}, as a picture is")
+                raise ValueError(
+                    f"a picture has label and class {picture.label} {picture.defect!r}, which no "
+                    "image has"
+                )
         if len(self.pictures) > MAX_PICTURES:
-            raise ValueError(f"{len(self.pictures)} pictures, {MAX_PICTURES} at most")
+            raise ValueError(f"at most {MAX_PICTURES} pictures are allowed: {len(self.pictures)}")
 
 
 def choose_pictures(
@@ -106,15 +109,22 @@ def choose_pictures(
     threshold: float | None = None,
     limit: int = MAX_PICTURES,
 ) -> np.ndarray:
-    """Which images a gallery shows: all, or the worst mistakes and some of every score.
+    """Chooses the images of a gallery: all, or the worst mistakes and a sample of all scores.
 
-    Of more than `limit` images a half at most are mistakes at the threshold, those farthest from
-    it first; the others stand at equal distances in the order of the scores.
+    If there are more than `limit` images, up to half of the chosen ones are mistakes at the
+    threshold, those farthest from it. The others are evenly spaced in the order of scores.
+
+    Args:
+      scores: float [N].
+      labels: int [N], 0 normal or 1 anomalous; `None` if unknown.
+      threshold: threshold in force; `None` if there is none.
+      limit: maximum number of images.
 
     Returns:
-      Their indices, ascending: int64 [min(N, limit)].
+      Sorted indices of the chosen images: int64 [min(N, limit)].
     """
-    scores = np.asarray(scores, np.float64)  # or NumPy would round the threshold to theirs
+    # float64, because NumPy would round the threshold to float32 to compare it with the scores.
+    scores = np.asarray(scores, np.float64)
     order = np.argsort(scores, kind="stable")
     if len(order) <= limit:
         return np.sort(order)

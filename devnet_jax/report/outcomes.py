@@ -1,4 +1,4 @@
-"""What a threshold makes of scores: alarms, misses, and of which class."""
+"""Outcomes of a threshold: alarms and misses, by class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from devnet_jax.report.content import Picture, Report
 
-# What becomes of an image at a threshold, by a short name and in words.
+# Outcomes of an image at a threshold: key and text.
 OUTCOMES = {
     "found": "anomaly found",
     "missed": "missed",
@@ -17,17 +17,17 @@ OUTCOMES = {
     "passed": "normal, passed",
     "alarm": "alarm",
     "quiet": "no alarm",
-    "undecided": "",  # as long as there is no threshold
+    "undecided": "",  # without a threshold
 }
 
 
 @dataclass(frozen=True)
 class Group:
-    """All images of one class.
+    """Scores of all images of one class.
 
     Attributes:
-      name: of the class, "" where it is unknown.
-      is_anomaly: `None` where that is unknown.
+      name: name of the class; "" if unknown.
+      is_anomaly: True for a defect class, False for normal images, `None` if unknown.
       scores: float64 [n], ascending.
     """
 
@@ -36,13 +36,13 @@ class Group:
     scores: np.ndarray
 
     def alarms(self, threshold: float) -> int:
-        """How many score at least the threshold."""
+        """Returns the number of scores at or above a threshold."""
         return len(self.scores) - int(np.searchsorted(self.scores, threshold))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images come out how; the rates are `None` where they are of nothing."""
+    """Numbers of images by outcome; a rate of no images is `None`."""
 
     found: int
     missed: int
@@ -70,8 +70,8 @@ class Counts:
         return _ratio(2 * self.found, 2 * self.found + self.missed + self.false_alarms)
 
 
-def group(report: Report) -> list[Group]:
-    """The classes of a report's images, the normal ones first; one where nothing is known."""
+def group_by_class(report: Report) -> list[Group]:
+    """Groups the scores of a report by class, normal images first; one group without labels."""
     scores = np.asarray(report.scores, np.float64)
     if report.labels is None or report.defects is None:
         return [Group("", None, np.sort(scores))]
@@ -85,21 +85,21 @@ def group(report: Report) -> list[Group]:
     ]
 
 
-def count(groups: Sequence[Group], threshold: float) -> Counts:
-    """The outcomes over groups that are known to be normal or anomalous."""
+def count_outcomes(groups: Sequence[Group], threshold: float) -> Counts:
+    """Counts the outcomes of all images at a threshold."""
     alarms, quiet = [0, 0], [0, 0]
-    for one in groups:
-        n = one.alarms(threshold)
-        alarms[bool(one.is_anomaly)] += n
-        quiet[bool(one.is_anomaly)] += len(one.scores) - n
+    for group in groups:
+        n = group.alarms(threshold)
+        alarms[bool(group.is_anomaly)] += n
+        quiet[bool(group.is_anomaly)] += len(group.scores) - n
     return Counts(found=alarms[1], missed=quiet[1], false_alarms=alarms[0], passed=quiet[0])
 
 
 def outcome(picture: Picture, threshold: float | None) -> str:
-    """A key of OUTCOMES."""
+    """Returns the outcome of a picture, a key of OUTCOMES."""
     if threshold is None:
         return "undecided"
-    alarm = float(picture.score) >= threshold  # in float64, as the page compares
+    alarm = float(picture.score) >= threshold  # in float64, like the script of the page
     if picture.label is None:
         return "alarm" if alarm else "quiet"
     if picture.label == 1:
@@ -110,10 +110,10 @@ def outcome(picture: Picture, threshold: float | None) -> str:
 def worst_mistakes(
     pictures: Sequence[Picture], threshold: float | None, limit: int = 12
 ) -> tuple[list[Picture], list[Picture]]:
-    """The missed anomalies and the false alarms farthest from the threshold, the farthest first.
+    """Returns the missed anomalies and the false alarms, farthest from the threshold first.
 
-    Of each kind there are at least half of `limit`, if there are so many; without a threshold
-    there are none.
+    Both lists together have at most `limit` pictures. A list has fewer than half of `limit` only if
+    there are no more. Without a threshold both are empty.
     """
     ascending = sorted(pictures, key=lambda picture: picture.score)
     missed = [p for p in ascending if outcome(p, threshold) == "missed"]

@@ -1,4 +1,4 @@
-"""A report as one HTML page."""
+"""Renders a report as one HTML page."""
 
 from __future__ import annotations
 
@@ -21,33 +21,41 @@ from devnet_jax.report.outcomes import (
     OUTCOMES,
     Counts,
     Group,
-    count,
-    group,
+    count_outcomes,
+    group_by_class,
     outcome,
     worst_mistakes,
 )
 
-_MAX_SCORES = 100_000  # that the page holds to count with
-_MAX_ERRORS = 1000  # that it lists
-# Settings that say where the images lie: they differ from the defaults as a matter of course.
-_PLACES = ("dataset.name", "dataset.category", "dataset.manual_dir", "dataset.data_dir")
-_WHERE_NOT_HOW_MUCH = (
-    "scaled for each image from 0 to 1. It says where, not how much: a normal image has a "
-    "brightest place too."
+_MAX_SCORES = 100_000  # stored in the page to count alarms
+_MAX_ERRORS = 1000  # listed in the page
+# Settings of the data's location, which are not listed as changed or unchanged.
+_LOCATION_SETTINGS = ("dataset.name", "dataset.category", "dataset.manual_dir", "dataset.data_dir")
+_SCALED = (
+    "scaled from 0 to 1 for each image. It shows where, not how much: a normal image has a "
+    "brightest spot, too."
 )
 _HEAT_MAPS = {
-    "gradient": "How strongly each pixel sways the score: the gradient of the score with respect "
-    f"to the image, smoothed and {_WHERE_NOT_HOW_MUCH}",
-    "smoothgrad": "How strongly each pixel sways the score: the gradient of the score with respect "
-    f"to the image, averaged over noisy copies and {_WHERE_NOT_HOW_MUCH}",
-    "score_map": "What each place adds to the score, as the network's head has it, enlarged to the "
-    "image.",
+    "gradient": "How strongly each pixel influences the score: the gradient of the score with "
+    f"respect to the image, smoothed and {_SCALED}",
+    "smoothgrad": "How strongly each pixel influences the score: the gradient of the score with "
+    f"respect to the image, averaged over noisy copies and {_SCALED}",
+    "score_map": "What each position of the network's score map adds to the score, enlarged to the "
+    "size of the image.",
 }
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A threshold that the page offers: how it is called, and what it promises."""
+class ThresholdChoice:
+    """A threshold that the page offers.
+
+    Attributes:
+      name: name of the threshold.
+      promise: promised false-alarm rate as text, or "".
+      value: threshold.
+      counts: numbers of images by outcome.
+      n_alarms: number of alarms.
+    """
 
     name: str
     promise: str
@@ -57,8 +65,19 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Class:
-    """A row of the table of classes; `None` is what cannot be said."""
+class ClassRow:
+    """A row of the table of classes.
+
+    Attributes:
+      name: name of the class.
+      group: index of the class among the groups.
+      is_anomaly: True for a defect class.
+      n: number of images.
+      median: median score.
+      alarms: number of alarms.
+      auroc: AUROC against all normal images; `None` for normal images or without any.
+      pixel_auroc: mean pixel AUROC; `None` if there is none.
+    """
 
     name: str
     group: int
@@ -72,7 +91,13 @@ class Class:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture of the gallery at the threshold that the page begins with."""
+    """A picture of the gallery.
+
+    Attributes:
+      picture: picture with its score.
+      group: index of its class among the groups.
+      outcome: outcome at the initial threshold, a key of OUTCOMES.
+    """
 
     picture: Picture
     group: int
@@ -80,23 +105,26 @@ class Card:
 
 
 def to_html(report: Report) -> str:
-    """The page: it needs no file, no network and no script to be read; it can be written as UTF-8.
+    """Returns a self-contained page that can be encoded as UTF-8.
 
-    It stays under 20 MB with `MAX_PICTURES` pictures whose thumbnails are of
-    `devnet_jax.report.thumbnails`.
+    It loads nothing from other files or the network, and can be read without JavaScript. It is
+    smaller than 20 MB with `MAX_PICTURES` pictures from `devnet_jax.report.thumbnails`.
     """
-    groups = group(report)
+    groups = group_by_class(report)
     labelled = report.labels is not None
-    both = {one.is_anomaly for one in groups} == {False, True}
-    choices = [_choice(_name(one), _promise(one), one.value, groups) for one in report.thresholds]
+    both = {group.is_anomaly for group in groups} == {False, True}
+    choices = [
+        _make_choice(_threshold_name(threshold), _promised_rate(threshold), threshold.value, groups)
+        for threshold in report.thresholds
+    ]
     if both:
         assert report.labels is not None
         best = image_metrics(report.labels, report.scores)["image_f1_max_threshold"]
-        choices.append(_choice("best F1", "", best, groups))
+        choices.append(_make_choice("best F1", "", best, groups))
     threshold = choices[0].value if choices else None
     axis = score_axis(groups, [choice.value for choice in choices])
-    start = axis.high if threshold is None else threshold  # above all scores: no alarms
-    indices = {(one.name, one.is_anomaly): i for i, one in enumerate(groups)}
+    start = axis.high if threshold is None else threshold  # axis.high gives no alarms
+    indices = {(group.name, group.is_anomaly): i for i, group in enumerate(groups)}
     cards = [
         Card(picture, indices[picture.defect, picture.is_anomaly], outcome(picture, threshold))
         for picture in sorted(report.pictures, key=lambda picture: -picture.score)
@@ -105,7 +133,7 @@ def to_html(report: Report) -> str:
     by_picture = {id(card.picture): card for card in cards}
     step = math.ceil(len(report.scores) / _MAX_SCORES)
     has_overlays = any(picture.overlay is not None for picture in report.pictures)
-    settings = [row for row in report.settings if row[0] not in _PLACES]
+    settings = [row for row in report.settings if row[0] not in _LOCATION_SETTINGS]
     return render(
         "report/report.html.jinja",
         report=report,
@@ -115,17 +143,17 @@ def to_html(report: Report) -> str:
         threshold=threshold,
         start=start,
         choices=choices,
-        counts=count(groups, start),
-        n_alarms=sum(one.alarms(start) for one in groups),
+        counts=count_outcomes(groups, start),
+        n_alarms=sum(group.alarms(start) for group in groups),
         axis=axis,
-        classes=_classes(groups, start, report) if labelled else [],
+        classes=_make_class_rows(groups, start, report) if labelled else [],
         cards=cards,
         views=max((_n_views(picture) for picture in report.pictures), default=1),
         missed=[by_picture[id(picture)] for picture in missed],
         false_alarms=[by_picture[id(picture)] for picture in false_alarms],
         outcomes=OUTCOMES,
         histogram=charts.draw_histogram(groups, report.prior, report.thresholds, axis),
-        key=[one for one, _ in charts.series(groups)],
+        key=[entry for entry, _ in charts.make_series(groups)],
         curves=[
             draw(report.labels, report.scores)
             for draw in (charts.draw_roc, charts.draw_precision_recall)
@@ -136,9 +164,9 @@ def to_html(report: Report) -> str:
         exactness=step // 2,
         data={
             "threshold": threshold,
-            "width": axis.width,
+            "width": axis.linear_width,
             "step": step,
-            "groups": [_samples(one, step) for one in groups],
+            "groups": [_sample_scores(group, step) for group in groups],
             "outcomes": OUTCOMES,
         },
         errors=report.errors[:_MAX_ERRORS],
@@ -153,37 +181,37 @@ def to_html(report: Report) -> str:
     )
 
 
-def _choice(name: str, promise: str, value: float, groups: Sequence[Group]) -> Choice:
-    n_alarms = sum(one.alarms(value) for one in groups)
-    return Choice(name, promise, float(value), count(groups, value), n_alarms)
+def _make_choice(name: str, promise: str, value: float, groups: Sequence[Group]) -> ThresholdChoice:
+    n_alarms = sum(group.alarms(value) for group in groups)
+    return ThresholdChoice(name, promise, float(value), count_outcomes(groups, value), n_alarms)
 
 
-def _name(threshold: Threshold) -> str:
+def _threshold_name(threshold: Threshold) -> str:
     if threshold.kind == "prior":
         return f"prior, {100 * (1 - threshold.false_alarm_rate):.6g}%"
     return threshold.kind
 
 
-def _promise(threshold: Threshold) -> str:
+def _promised_rate(threshold: Threshold) -> str:
     rate = f"{100 * threshold.false_alarm_rate:.6g}%"
     return f"{rate} of the prior" if threshold.kind == "prior" else f"at most {rate}, on average"
 
 
-def _classes(groups: Sequence[Group], threshold: float, report: Report) -> list[Class]:
-    """The normal images first, then the defects, the hardest to tell first."""
-    normal = [one.scores for one in groups if not one.is_anomaly]
+def _make_class_rows(groups: Sequence[Group], threshold: float, report: Report) -> list[ClassRow]:
+    """Makes the table of classes: normal images first, then the defects by ascending AUROC."""
+    normal = [group.scores for group in groups if not group.is_anomaly]
     rows = [
-        Class(
-            one.name,
+        ClassRow(
+            group.name,
             i,
-            bool(one.is_anomaly),
-            len(one.scores),
-            float(np.median(one.scores)),
-            one.alarms(threshold),
-            _auroc(np.concatenate(normal), one.scores) if normal and one.is_anomaly else None,
-            report.pixel_auroc.get(one.name) if one.is_anomaly else None,
+            bool(group.is_anomaly),
+            len(group.scores),
+            float(np.median(group.scores)),
+            group.alarms(threshold),
+            _auroc(np.concatenate(normal), group.scores) if normal and group.is_anomaly else None,
+            report.pixel_auroc.get(group.name) if group.is_anomaly else None,
         )
-        for i, one in enumerate(groups)
+        for i, group in enumerate(groups)
     ]
     return sorted(rows, key=lambda row: (row.is_anomaly, row.auroc or 0, row.median, row.name))
 
@@ -197,12 +225,12 @@ def _n_views(picture: Picture) -> int:
     return 1 + (picture.overlay is not None) + (picture.mask is not None)
 
 
-def _samples(one: Group, step: int) -> dict[str, Any]:
-    """What counts a group's alarms to within step // 2: every step-th score from the largest on."""
+def _sample_scores(group: Group, step: int) -> dict[str, Any]:
+    """Returns every step-th score of a group, from which the page counts alarms to ± step // 2."""
     return {
-        "anomaly": one.is_anomaly,
-        "n": len(one.scores),
-        "scores": one.scores[::-1][step // 2 :: step].tolist(),
+        "anomaly": group.is_anomaly,
+        "n": len(group.scores),
+        "scores": group.scores[::-1][step // 2 :: step].tolist(),
     }
 
 

@@ -14,11 +14,11 @@
   })) : [];
   let threshold = data.threshold;
 
-  // As the axis of the histogram: about linear near 0, logarithmic far from it.
+  // The scale of the histogram's axis: about linear near 0, logarithmic far from it.
   const position = (score) => Math.asinh(score / data.width);
   const scoreAt = (position) => data.width * Math.sinh(position);
 
-  // As Python rounds and groups.
+  // Rounds and groups digits like Python.
   const percent = new Intl.NumberFormat("en", {
     style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1, roundingMode: "halfEven",
     useGrouping: false,
@@ -54,7 +54,7 @@
   };
 
   function setThreshold(value) {
-    if (threshold === null) { // none was set until now
+    if (threshold === null) { // the first threshold
       byId("undecided").remove();
       for (const list of worstLists) list.parentElement.hidden = false;
     }
@@ -179,8 +179,8 @@
     byId("shown").textContent = `${shown.toLocaleString("en")} of ${total} images`;
   }
 
-  // The slider gives round numbers, as round as a thousandth of the axis allows; and however fast it
-  // moves, the page follows once a frame.
+  // The slider gives scores rounded to about a thousandth of the axis. The page is updated at most
+  // once per frame.
   const ends = [scoreAt(slider.min), scoreAt(slider.max)];
   const largest = Math.max(...ends.map(Math.abs));
   const digits = Math.max(3, Math.ceil(Math.log10(1000 * largest / (ends[1] - ends[0]))));

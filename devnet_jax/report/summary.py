@@ -1,4 +1,4 @@
-"""The last words of a run on the terminal: its results, and where everything lies."""
+"""The summary that a run prints on the terminal: its results and the paths of its files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from devnet_jax.runtime.workdir import Workdir
 
 
 def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> str:
-    """A table of the results in eval/metrics.json, and the files of the workdir."""
+    """Returns the summary of a run.
+
+    Args:
+      config: settings of the run.
+      workdir: folder of the run.
+      results: content of eval/metrics.json.
+    """
     files = [
         ("results", workdir.evaluation / "metrics.json"),
         ("score of every image", workdir.evaluation / "scores.csv"),
         ("checkpoints", workdir.checkpoints),
         ("training curves", workdir.metrics),
-        ("which image did what", workdir.split),
+        ("split into training and test", workdir.split),
         ("settings", workdir.config),
-        ("report, to look at", workdir.report),
+        ("report", workdir.report),
     ]
-    return "\n".join(["", *aligned(_results(config, results)), "", *aligned(files)])
+    return "\n".join(["", *align_rows(_result_rows(config, results)), "", *align_rows(files)])
 
 
-def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     tested = f"{results['n_test_normal']} normal, {results['n_test_anomaly']} anomalous"
     if results["n_test_duplicates"]:
-        tested += f"; {results['n_test_duplicates']} of them were also trained with"
+        tested += f"; {results['n_test_duplicates']} of them are also training images"
     rows = [
         ("data set", describe_dataset(config)),
         ("trained", describe_run(config, results)),
@@ -40,7 +46,7 @@ def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]
     ]
     for kind, name, promise in (
         ("calibrated", "calibrated threshold", "at most {:.4g}% promised"),
-        ("prior", "prior's threshold", "{:.4g}% if they followed the prior"),
+        ("prior", "prior's threshold", "{:.4g}% if scores follow the prior"),
     ):
         if f"{kind}_threshold" in results:
             promised = promise.format(100 * results[f"{kind}_promised_false_alarm_rate"])
@@ -65,12 +71,12 @@ def _results(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def describe_dataset(config: Config) -> str:
-    """The data set's name, and its category."""
+    """Returns the name of the data set, and its category if it has one."""
     return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
 
 
 def describe_run(config: Config, results: Mapping[str, Any]) -> str:
-    """What was trained with, and for how long, in a line."""
+    """Describes the training data and the number of steps in one line."""
     dataset = config.dataset
     protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
     if dataset.contamination:
@@ -79,7 +85,7 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
     return f"with {shots}, in {results['step']} steps"
 
 
-def aligned(rows: Sequence[tuple[str, Any]]) -> list[str]:
-    """Lines of names and values, in two columns."""
+def align_rows(rows: Sequence[tuple[str, Any]]) -> list[str]:
+    """Formats names and values as lines with two aligned columns."""
     width = max(len(name) for name, _ in rows)
     return [f"  {name:<{width}}  {value}" for name, value in rows]

@@ -1,4 +1,4 @@
-"""A small report with awkward names, for tests."""
+"""A small report for tests, with names that need escaping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPOT = np.hypot(*np.mgrid[-1:1:16j, -1:1:16j]) < 0.4
 
 
 def draw_scores() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Scores float32 [60], some of them on a threshold, their labels and classes."""
+    """Returns scores float32 [60], some of them equal to a threshold, their labels and classes."""
     rng = np.random.default_rng(4)
     defects = ["good"] * 30 + ["hole"] * 18 + [HOSTILE] * 12
     scores = np.concatenate(
@@ -30,7 +30,7 @@ def draw_scores() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def make_report(**changes: Any) -> Report:
-    """A report of `draw_scores`, with a picture of each image."""
+    """Makes a report of `draw_scores` with a picture of each image; `changes` replace fields."""
     scores, labels, defects = draw_scores()
     image, mask = thumbnail(GREY, 16), mask_thumbnail(SPOT, 16)
     pictures = [
@@ -69,10 +69,11 @@ def make_report(**changes: Any) -> Report:
 
 
 def make_predictions(**changes: Any) -> Report:
-    """The same images without labels."""
+    """Makes a report of the same images without labels."""
     labelled = make_report()
     pictures = [
-        Picture(one.path, one.score, None, "", one.image, one.overlay) for one in labelled.pictures
+        Picture(each.path, each.score, None, "", each.image, each.overlay)
+        for each in labelled.pictures
     ]
     values: dict[str, Any] = {
         "labels": None,

@@ -1,6 +1,6 @@
-"""A report in a real browser: what a person does to it, and what it then shows.
+"""A report in a browser: the slider, filters, lists and the viewer.
 
-The figures are worked out from the scores with NumPy.
+The expected numbers are computed from the scores with NumPy.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ Opener = Callable[..., Page]
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
-    """Opens a report from disk; nothing that it does may fail or leave the page."""
-    contexts, complaints = [], []
+    """Returns a function that opens a report from disk.
+
+    The test fails if the page logs an error or requests another address.
+    """
+    contexts, problems = [], []
 
     def open_page(report: Report | None = None, **options) -> Page:
         file = tmp_path / "report.html"
@@ -66,12 +69,12 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
         )
         page = contexts[-1].new_page()
         page.set_default_timeout(5000)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
 
         def on_request(request) -> None:
             if request.url != file.as_uri() and not request.url.startswith("data:"):
-                complaints.append(request.url)
+                problems.append(request.url)
 
         page.on("request", on_request)
         page.goto(file.as_uri())
@@ -80,11 +83,11 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 def outcomes(threshold: float) -> np.ndarray:
-    """What becomes of each image of the example."""
+    """Returns the expected outcome of each image of the example."""
     alarms, anomalous = threshold <= VALUES, LABELS == 1
     return np.select(
         [alarms & anomalous, ~alarms & anomalous, alarms & ~anomalous],
@@ -94,9 +97,9 @@ def outcomes(threshold: float) -> np.ndarray:
 
 
 def live(page: Page) -> dict[str, str]:
-    """The figures that follow the threshold; one that stands in several places is the same."""
+    """Returns the live numbers by name; asserts that repeated ones are equal."""
     pairs = page.eval_on_selector_all(
-        "[data-live]", "all => all.map(one => [one.dataset.live, one.textContent])"
+        "[data-live]", "all => all.map(each => [each.dataset.live, each.textContent])"
     )
     assert len({*map(tuple, pairs)}) == len(dict(pairs))
     return dict(pairs)
@@ -121,17 +124,17 @@ def expected(threshold: float) -> dict[str, str]:
 
 
 def shown(page: Page, within: str = "#gallery") -> list[int]:
-    """The numbers of the images whose cards are seen, in order."""
+    """Returns the numbers of the images whose cards are visible, in order."""
     titles = page.eval_on_selector_all(
         f"{within} .card",
-        "all => all.filter(one => one.checkVisibility())"
-        ".map(one => one.querySelector('.path').title)",
+        "all => all.filter(each => each.checkVisibility())"
+        ".map(each => each.querySelector('.path').title)",
     )
     return [int(title.rpartition("/")[2].removesuffix(".png")) for title in titles]
 
 
-def settle(page: Page) -> None:
-    """Waits until the page has followed the slider."""
+def wait_for_update(page: Page) -> None:
+    """Waits until the page is updated after a move of the slider."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
 
@@ -139,11 +142,11 @@ def type_threshold(page: Page, text: str) -> None:
     page.get_by_role("spinbutton", name="Threshold, exact").fill(text)
 
 
-def test_it_begins_at_the_threshold_in_force_where_a_tie_is_an_alarm(opened):
+def test_starts_at_the_threshold_in_force_where_a_tie_is_an_alarm(opened):
     page = opened()
     assert live(page) == expected(1.25)
     assert outcomes(1.25)[[0, 30]].tolist() == ["false-alarm", "found"]
-    # float32 rounds the prior's threshold down: that image is below it.
+    # This score is the prior's threshold rounded down to float32, so it is below the threshold.
     page.get_by_role("button", name="prior, 95%: 1.645").click()
     assert outcomes(PRIOR.value)[48] == "missed"
     assert live(page) == expected(PRIOR.value)
@@ -172,7 +175,7 @@ def test_the_slider_changes_the_counts(opened):
     for share in (0, 0.3, 0.8, 1):
         box = slider.bounding_box()
         page.mouse.click(box["x"] + 1 + share * (box["width"] - 2), box["y"] + box["height"] / 2)
-        settle(page)
+        wait_for_update(page)
         thresholds.append(float(page.locator("#exact").input_value()))
         assert live(page) == expected(thresholds[-1])
     assert thresholds == sorted(set(thresholds))
@@ -180,7 +183,7 @@ def test_the_slider_changes_the_counts(opened):
     assert thresholds[-1] > VALUES.max()
 
 
-def test_the_slider_tells_scores_apart_that_hardly_differ(opened):
+def test_the_slider_separates_scores_that_are_close(opened):
     scores = 1000 + np.arange(9) / 1000
     page = opened(make_report(scores=scores, labels=None, defects=None, pictures=[], thresholds=[]))
     slider = page.locator("#slider")
@@ -188,18 +191,18 @@ def test_the_slider_tells_scores_apart_that_hardly_differ(opened):
     counts = set()
     for _ in range(100):
         slider.press("ArrowLeft")
-        settle(page)
+        wait_for_update(page)
         counts.add(live(page)["alarms"])
     assert counts == {str(n) for n in range(10)}
 
 
-def test_the_keyboard_alone_will_do(opened):
+def test_the_threshold_can_be_set_with_the_keyboard(opened):
     page = opened()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "slider"
     for _ in range(20):
         page.keyboard.press("ArrowRight")
-    settle(page)
+    wait_for_update(page)
     threshold = float(page.locator("#exact").input_value())
     assert threshold > 1.5
     assert live(page) == expected(threshold)
@@ -216,14 +219,14 @@ def test_the_keyboard_alone_will_do(opened):
     assert {*shown(page)} == {*np.flatnonzero(outcomes(PRIOR.value) == "missed")}
 
 
-def test_a_half_typed_number_changes_nothing(opened):
+def test_an_empty_number_field_changes_nothing(opened):
     page = opened()
     type_threshold(page, "2")
     type_threshold(page, "")
     assert live(page) == expected(2)
 
 
-def test_filters_show_exactly_the_right_images(opened):
+def test_filters_show_the_matching_images(opened):
     page = opened()
     kinds = {
         "": ("found", "missed", "false-alarm", "passed"),
@@ -300,12 +303,15 @@ def centre(locator: Locator) -> tuple[float, float]:
 
 
 def visibility(page: Page, kind: str) -> str:
-    """Of a chart's mark. A vertical line has no area, so that Playwright never sees it."""
+    """Returns the CSS visibility of a chart's mark.
+
+    Playwright's own check needs an area, which a vertical line does not have.
+    """
     mark = page.locator(f"[data-kind={kind}] .marks :is(line, circle)")
     return mark.evaluate("mark => getComputedStyle(mark).visibility")
 
 
-def test_marks_move_to_where_matplotlib_has_drawn_the_same(opened):
+def test_marks_match_the_positions_drawn_by_matplotlib(opened):
     page = opened()
     for button, i in (("prior", 1), ("calibrated", 0)):
         page.get_by_role("button", name=button).click()
@@ -325,13 +331,13 @@ def test_marks_move_to_where_matplotlib_has_drawn_the_same(opened):
                 }""",
                 kind,
             ), (kind, threshold)
-    type_threshold(page, "1000")  # beyond the chart; without alarms there is no precision
+    type_threshold(page, "1000")  # outside the chart; without alarms there is no precision
     assert visibility(page, "histogram") == "hidden"
     assert visibility(page, "precision-recall") == "hidden"
     assert visibility(page, "roc") == "visible"
 
 
-def test_a_card_is_enlarged_and_the_arrows_turn_to_the_next(opened):
+def test_the_viewer_shows_a_card_and_arrow_keys_change_it(opened):
     page = opened()
     page.get_by_label("Outcome", exact=True).select_option(label="missed")
     order = shown(page)
@@ -358,7 +364,7 @@ def test_a_card_is_enlarged_and_the_arrows_turn_to_the_next(opened):
 
 
 @pytest.mark.parametrize("make", [make_report, make_predictions])
-def test_nothing_overflows_a_phone_and_names_do_nothing(opened, make):
+def test_fits_a_phone_and_names_are_not_executed(opened, make):
     page = opened(make(), viewport={"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.locator(".views").first.click()
@@ -370,13 +376,13 @@ def test_nothing_overflows_a_phone_and_names_do_nothing(opened, make):
     assert page.locator("#control").bounding_box()["height"] < 740 / 4
 
 
-def test_the_control_stays_at_hand(opened):
+def test_the_slider_stays_visible(opened):
     page = opened()
     page.locator("#gallery .card").last.scroll_into_view_if_needed()
     assert page.locator("#control").bounding_box()["y"] == 0
 
 
-def test_pictures_are_seen(opened):
+def test_pictures_are_loaded(opened):
     page = opened()
     page.locator("#gallery .card").last.scroll_into_view_if_needed()
     image = page.locator("#gallery .card").last.locator("img").first
@@ -384,7 +390,7 @@ def test_pictures_are_seen(opened):
     assert image.evaluate("image => image.naturalWidth") == 16
 
 
-def test_without_a_script_all_is_read_and_nothing_pretends_to_work(opened):
+def test_readable_without_javascript_and_controls_are_hidden(opened):
     page = opened(None, java_script_enabled=False)
     assert not page.locator("#control").is_visible()
     assert not page.locator(".filters").is_visible()
@@ -407,11 +413,11 @@ def test_alarms_without_labels(opened):
     assert {*shown(page)} == {*np.flatnonzero(VALUES < 2.0)}
 
 
-def test_without_a_threshold_the_slider_gives_one(opened):
+def test_without_a_threshold_the_slider_sets_one(opened):
     page = opened(make_predictions(thresholds=()))
     badges = page.locator("#gallery .outcome")
-    words = page.get_by_text("None has been set")
-    assert words.is_visible()
+    hint = page.get_by_text("No threshold is set")
+    assert hint.is_visible()
     assert {*badges.all_text_contents()} == {""}
     assert page.locator("#exact").input_value() == ""
     assert visibility(page, "histogram") == "hidden"
@@ -419,10 +425,10 @@ def test_without_a_threshold_the_slider_gives_one(opened):
     assert shown(page) == []
     page.locator("#slider").press("Home")
     page.locator("#slider").press("ArrowRight")
-    settle(page)
+    wait_for_update(page)
     assert live(page)["alarms_in_words"] == "60 alarms"
     assert len(shown(page)) == 60
-    assert not words.is_visible()
+    assert not hint.is_visible()
     assert visibility(page, "histogram") == "visible"
     assert {*badges.all_text_contents()} == {"alarm"}
     type_threshold(page, str(VALUES.max()))
@@ -430,7 +436,7 @@ def test_without_a_threshold_the_slider_gives_one(opened):
     assert Counter(badges.all_text_contents()) == {"alarm": 1, "no alarm": 59}
 
 
-def test_headings_and_names_are_whole_on_a_phone(opened):
+def test_headings_and_names_fit_a_phone(opened):
     report = make_report()
     defects = ["metal_contamination" if name == "hole" else name for name in report.defects]
     page = opened(
@@ -439,7 +445,7 @@ def test_headings_and_names_are_whole_on_a_phone(opened):
     )
     assert page.locator("table").count() == 4
     for heading in page.locator("section:has(table) :is(h2, h3)").all():
-        assert heading.evaluate("one => one.closest('.scroll')") is None
+        assert heading.evaluate("heading => heading.closest('.scroll')") is None
         box = heading.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 360
@@ -457,9 +463,9 @@ def test_short_tables_print_on_one_page_with_their_headings(opened):
     page = opened()
     page.emulate_media(media="print")
     for heading in ("Thresholds", "Classes", "Settings that differ from the defaults"):
-        together = page.get_by_role("heading", name=heading, exact=True).locator("xpath=..")
-        assert together.locator("table").count() == 1
-        assert together.evaluate("one => getComputedStyle(one).breakInside") == "avoid"
+        section = page.get_by_role("heading", name=heading, exact=True).locator("xpath=..")
+        assert section.locator("table").count() == 1
+        assert section.evaluate("section => getComputedStyle(section).breakInside") == "avoid"
 
 
 def test_the_keyboard_skips_the_images(opened):
@@ -467,7 +473,7 @@ def test_the_keyboard_skips_the_images(opened):
     page.locator("#order").focus()
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip the images")
-    assert skip.evaluate("one => one === document.activeElement")
+    assert skip.evaluate("link => link === document.activeElement")
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('#images, .card')") is None
@@ -483,7 +489,7 @@ def test_the_keyboard_skips_the_images(opened):
         {"scores": np.array([0.5, -1.0]), "labels": np.ones(2, int), "defects": ["cut"] * 2},
     ],
 )
-def test_the_control_works_with_hardly_anything(opened, changes):
+def test_the_threshold_works_in_minimal_reports(opened, changes):
     page = opened(make_report(**{"pictures": [], "history": [], "prior": None} | changes))
     type_threshold(page, "0.5")
     labels = changes["labels"]
@@ -491,7 +497,7 @@ def test_the_control_works_with_hardly_anything(opened, changes):
     assert live(page)[name] == "1"
 
 
-def test_halves_are_rounded_as_in_the_files_of_results(opened):
+def test_percentages_are_rounded_like_in_python(opened):
     scores = np.arange(16.0)
     page = opened(make_report(scores=scores, labels=0 * scores, defects=["good"] * 16, pictures=[]))
     type_threshold(page, "15")

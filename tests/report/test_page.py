@@ -1,4 +1,4 @@
-"""What a report says, read from its HTML; figures worked out by hand or by scikit-learn."""
+"""The HTML of a report; expected numbers are computed by hand or by scikit-learn."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def small(**changes) -> Report:
 
 
 class Content(HTMLParser):
-    """The texts of a page by what marks them; tables by the heading above them."""
+    """Parses a page: live numbers by name, tables by heading, tags, identifiers and links."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -93,7 +93,7 @@ def test_outcomes_at_the_threshold_in_force():
     }
 
 
-def test_thresholds_with_what_they_promise_and_keep():
+def test_promised_and_observed_rates_of_thresholds():
     thresholds = [Threshold("calibrated", 1.0, 0.1, 40), Threshold("prior", 1.75, 1 - 0.95)]
     table = Content(to_html(small(thresholds=thresholds))).tables["Thresholds"]
     assert table[1:] == [
@@ -109,14 +109,15 @@ def test_thresholds_with_what_they_promise_and_keep():
             "66.7%",
         ],
         ["prior, 95%", "1.750", "5% of the prior", "25.0%", "1", "2", "50.0%", "66.7%", "57.1%"],
-        # Both hold 0.5 and 1.5 back: F1 at 3 is 2·2 / (4 + 2); at 0.5 it is 8 / (8 + 2) = 0.8.
+        # F1 at 0.5: 2·4 / (2·4 + 2 false alarms) = 0.8; at 3: 2·2 / (2·2 + 2 missed) = 0.67.
         ["best F1", "0.500", "–", "50.0%", "2", "0", "0.0%", "66.7%", "80.0%"],
     ]
 
 
-def test_classes_the_hardest_first():
+def test_classes_are_sorted_by_auroc():
     html = to_html(small(thresholds=[Threshold("prior", 1.0, 0.05)], pixel_auroc={"hole": 0.98765}))
-    # Against -1, 0, 1, 2: of the cuts 0.5 beats two and 1.5 three, of the holes both beat all.
+    # Normal scores are -1, 0, 1, 2. Of the cuts, 0.5 is above two and 1.5 above three of them; both
+    # holes are above all.
     assert Content(html).tables["Classes"][1:] == [
         ["good (normal)", "4", "0.500", "–", "–", "2", "–", "–"],
         ["cut", "2", "1.000", "0.6250", "–", "1", "1", "50.0%"],
@@ -124,16 +125,16 @@ def test_classes_the_hardest_first():
     ]
 
 
-def test_areas_under_the_curves_are_those_of_scikit_learn():
+def test_area_under_the_roc_curve_equals_that_of_scikit_learn():
     scores, labels, _ = draw_scores()
     assert f"ROC curve: area {roc_auc_score(labels, scores):.4f}" in to_html(make_report())
 
 
-def test_without_a_threshold_it_begins_at_the_best_f1():
+def test_without_a_threshold_the_page_starts_at_the_best_f1():
     assert Content(to_html(small())).live["heading"] == "At the threshold 0.500"
 
 
-def test_where_nothing_gives_a_threshold_nothing_is_said_to_be_an_alarm():
+def test_without_threshold_and_labels_no_image_is_an_alarm():
     content = Content(to_html(make_predictions(thresholds=())))
     assert content.live == {
         "heading": "No threshold",
@@ -144,14 +145,14 @@ def test_where_nothing_gives_a_threshold_nothing_is_said_to_be_an_alarm():
     assert content.outcomes == {"undecided": 60}
 
 
-def test_one_alarm_is_in_the_singular():
+def test_singular_of_one_alarm():
     live = Content(to_html(small(thresholds=[Threshold("prior", 2.0, 0.05)]))).live
     assert live["false_alarms_in_words"] == "1 false alarm"
     unlabelled = small(labels=None, defects=None, thresholds=[Threshold("prior", 3.5, 0.05)])
     assert Content(to_html(unlabelled)).live["alarms_in_words"] == "1 alarm"
 
 
-def test_settings_that_differ_are_apart_but_those_of_where_the_images_lie():
+def test_changed_settings_are_listed_without_the_location_of_the_data():
     settings = [
         ("seed", 42, 42),
         ("dataset.image_size", 128, 448),
@@ -167,11 +168,11 @@ def test_settings_that_differ_are_apart_but_those_of_where_the_images_lie():
 
 
 @pytest.mark.parametrize("make", [make_report, make_predictions])
-def test_the_page_stands_alone_and_keeps_names_harmless(make):
+def test_the_page_is_self_contained_and_names_are_escaped(make):
     html = to_html(make())
     html.encode("utf-8")
     content = Content(html)
-    assert content.tags["script"] == 2  # its own
+    assert content.tags["script"] == 2  # the data and the page's own script
     assert set(content.ids.values()) == {1}
     assert all(source.startswith(("data:", "#")) for source in content.sources)
     assert {source[1:] for source in content.sources if source[0] == "#"} <= {*content.ids}
@@ -181,14 +182,14 @@ def test_the_page_stands_alone_and_keeps_names_harmless(make):
     assert f"{shown}/48.png" in content.text or f"{shown}.png" in content.text
 
 
-def test_errors_are_said_first_and_listed():
+def test_errors_are_announced_first_and_listed():
     errors = [(f"{i}.png", "is empty") for i in range(1500)]
     html = to_html(make_predictions(errors=errors))
     assert html.index("1,500 images could not be read") < html.index('id="control"')
     table = Content(html).tables["Images that could not be read: 1,500"]
     assert table[1] == ["0.png", "is empty"]
     assert len(table) == 1 + 1000
-    assert "The first 1,000 are listed." in html
+    assert "Only the first 1,000 are listed." in html
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_errors_are_said_first_and_listed():
         {"labels": np.arange(8) % 2, "defects": [f"class {i}" for i in range(8)]},
     ],
 )
-def test_there_is_a_page_of_whatever_there_is(changes):
+def test_pages_of_minimal_reports(changes):
     report = small(**changes)
     live = Content(to_html(report)).live
     outcomes = ("found", "missed", "false_alarms", "passed")
@@ -211,7 +212,7 @@ def test_there_is_a_page_of_whatever_there_is(changes):
     assert sum(int(live.get(name, 0)) for name in outcomes) == expected
 
 
-def test_many_classes_share_the_last_colour():
+def test_the_rarest_of_many_classes_share_a_colour():
     defects = ["good"] * 4 + [f"class {i:02}" for i in range(20) for _ in range(20 - i)]
     scores = np.linspace(-1, 3, len(defects))
     labels = np.array([int(name != "good") for name in defects])
@@ -223,14 +224,14 @@ def test_many_classes_share_the_last_colour():
     assert "14 other classes (105)" in key
 
 
-def test_counts_of_many_images_are_as_right_as_the_page_says():
+def test_counts_of_many_images_are_as_accurate_as_the_page_states():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [300_007, 11])
     scores = (rng.normal(size=len(labels)) + 2 * labels).astype(np.float32)
     html = to_html(small(scores=scores, labels=labels, defects=list(np.where(labels, "a", "good"))))
     assert len(html.encode()) < 5e6
     exactness = int(re.search(r"to within (\d+) images of each class", html)[1])
-    assert exactness == 2  # every fourth score is kept
+    assert exactness == 2  # the page has every fourth score
     data = json.loads(re.search('id="data">(.*?)</script>', html)[1])
     for group, of_class in zip(
         data["groups"], (scores[labels == 0], scores[labels == 1]), strict=True
@@ -241,13 +242,13 @@ def test_counts_of_many_images_are_as_right_as_the_page_says():
             assert abs(alarms - (of_class >= threshold).sum()) <= exactness
 
 
-def test_2000_pictures_of_noise_stay_under_20_mb():
+def test_a_page_of_2000_noise_pictures_is_smaller_than_20_mb():
     rng = np.random.default_rng(1)
     n, side = 2000, side_for(2000)
     noise = rng.integers(0, 256, (5, 448, 448, 3), dtype=np.uint8)
     crops = [noise[i, :side, :side] for i in range(5)]
     images = [
-        max(thumbnail(one, side) for one in (whole, crop))
+        max(thumbnail(image, side) for image in (whole, crop))
         for whole, crop in zip(noise, crops, strict=True)
     ]
     masks = [mask_thumbnail(crop[..., 0] > 127, side) for crop in crops]
@@ -265,12 +266,12 @@ def test_2000_pictures_of_noise_stay_under_20_mb():
     assert "2,000 of 100,000 images are shown" in html
 
 
-def test_all_pictures_are_chosen_up_to_the_limit():
+def test_all_pictures_are_chosen_if_they_are_within_the_limit():
     scores = np.array([3.0, 1.0, 2.0])
     assert choose_pictures(scores, None, None, limit=3).tolist() == [0, 1, 2]
 
 
-def test_the_worst_mistakes_and_the_extremes_are_chosen_of_many():
+def test_of_many_pictures_the_worst_mistakes_and_the_extremes_are_chosen():
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 1000)
     scores = rng.normal(size=1000) + 2 * labels
@@ -283,14 +284,14 @@ def test_the_worst_mistakes_and_the_extremes_are_chosen_of_many():
     assert {int(scores.argmax()), int(scores.argmin())} <= {*chosen.tolist()}
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_inconsistent_fields_are_refused():
     with pytest.raises(ValueError, match="labels and defects"):
         small(defects=None)
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="same length"):
         small(labels=LABELS[1:])
     with pytest.raises(ValueError, match="finite"):
         small(scores=np.array([np.nan, *SCORES[1:]]))
     with pytest.raises(ValueError, match="1 'scratch'"):
         small(pictures=[Picture("a", 1.0, 1, "scratch", b"")])
-    with pytest.raises(ValueError, match="2000 at most"):
+    with pytest.raises(ValueError, match="at most 2000"):
         small(pictures=[Picture("a", 1.0, 1, "cut", b"")] * 2001)

@@ -1,4 +1,4 @@
-"""Thumbnails as Pillow reads them, and what they weigh."""
+"""The pixels of thumbnails, read by Pillow, and the size of their files."""
 
 import io
 
@@ -17,7 +17,7 @@ def read(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def test_a_picture_keeps_its_shape_and_colours():
+def test_a_thumbnail_keeps_aspect_ratio_and_colours():
     image = np.zeros((120, 240, 3), np.uint8)
     image[:, 120:] = (200, 100, 50)
     small = read(thumbnail(image, 80))
@@ -30,7 +30,7 @@ def test_a_small_picture_is_not_enlarged():
     assert read(thumbnail(np.zeros((5, 3, 3), np.uint8), 80)).shape == (5, 3, 3)
 
 
-def test_the_smallest_defect_is_seen():
+def test_a_defect_of_one_pixel_stays_visible():
     mask = np.zeros((448, 448), bool)
     mask[100, 200] = True
     small = read(mask_thumbnail(mask, 128))
@@ -41,7 +41,7 @@ def test_the_smallest_defect_is_seen():
 
 
 @pytest.mark.parametrize("n", [1, 300, 2000, 10_000])
-def test_2000_pictures_of_anything_leave_room_on_a_page_of_20_mb(n):
+def test_thumbnails_of_2000_noise_images_fit_a_page_of_20_mb(n):
     side = side_for(n)
     assert side >= 128
     image = NOISE[:side, :side]
@@ -49,5 +49,5 @@ def test_2000_pictures_of_anything_leave_room_on_a_page_of_20_mb(n):
     assert min(n, 2000) * total * 4 / 3 < 16e6
 
 
-def test_few_pictures_are_larger():
+def test_fewer_pictures_have_larger_thumbnails():
     assert side_for(100) > side_for(1000) > side_for(2000) == side_for(5000)

@@ -1,1 +1,1 @@
-"""What pages of results share: a base template with light and dark colours, and inline charts."""
+"""HTML pages: a base template with light and dark colours, and inline charts."""

@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG in the colours of the page around them."""
+"""Matplotlib figures as inline SVG with the colours of the page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import matplotlib
 from matplotlib.figure import Figure
 
 N_COLOURS = 8
-# Matplotlib knows no CSS: it draws with these, and the page's colours take their place.
+# Placeholder colours for Matplotlib, replaced by the CSS colours of the page.
 TEXT, GRID, PAPER = "#010101", "#020202", "#040404"
 SERIES = [f"#0300{i:02x}" for i in range(N_COLOURS)]
 _CSS = {TEXT: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)
 }
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text that can be read aloud, searched and restyled
-    "svg.hashsalt": "devnet_jax",  # or identifiers differ each time
+    "svg.fonttype": "none",  # text elements, which screen readers and searches can read
+    "svg.hashsalt": "devnet_jax",  # makes identifiers reproducible
     "text.parse_math": False,
     "font.size": 11,
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
@@ -33,22 +33,24 @@ _STYLE: dict[Any, Any] = {
 
 
 def style() -> contextlib.AbstractContextManager[None]:
-    """Within it, figures are drawn and written in the pages' style."""
+    """Returns a context in which figures are drawn and written in the style of the pages."""
     return matplotlib.rc_context(_STYLE)
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The <svg> of a figure; its colours are currentColor and the page's --line, --paper and
-    --series-0 to --series-7.
+    """Returns a figure as an <svg> element.
 
-      Args:
-        figure: drawn within `style()` in the colours TEXT, GRID, PAPER and SERIES.
-        name: unique on the page; what is named in the SVG begins with it.
+    Its colours are currentColor and the CSS variables --line, --paper and --series-0 to --series-7
+    of the page.
+
+    Args:
+      figure: figure, drawn within `style()` in the colours TEXT, GRID, PAPER and SERIES.
+      name: name of the figure, unique on the page; prefix of the identifiers in the SVG.
     """
     file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with style():
-        figure.savefig(file, format="svg", metadata=nothing)
+        figure.savefig(file, format="svg", metadata=no_metadata)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)

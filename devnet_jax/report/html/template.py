@@ -1,4 +1,4 @@
-"""Jinja templates → text of HTML pages that need nothing but themselves."""
+"""Renders Jinja templates to self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import jinja2
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this package, such as "report/report.html.jinja".
+    """Renders a template of this package, such as "report/report.html.jinja".
 
-    Values are escaped. What no UTF-8 file can hold, as the surrogates that stand for the odd bytes
-    of a file's name, is shown as \\udc80.
+    Values are escaped for HTML. Surrogates, which Python uses for bytes in file names that are not
+    valid UTF-8, are shown as \\udc80.
+
+    Args:
+      template: path of the template, relative to the package.
+      **values: variables of the template.
     """
     text = _environment().get_template(template).render(values)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
