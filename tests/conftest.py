@@ -5,28 +5,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from devnet_jax.runtime.startup import prepare
+from tests.fork_server import ForkServer
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outside the project
 
-# What one test or process has compiled, the others need not. Set before JAX is imported.
+# All tests and their processes share what they compile. Set before JAX is imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Compiling takes longer than running here; see `optimised`. It is part of the cache's keys.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# As the command line, which so finds what tests in this process have compiled; each test says how
-# many devices.
+# The XLA flags of the command line; the number of devices is chosen by each test.
 prepare(batch_size=1)
 os.environ.pop("JAX_NUM_CPU_DEVICES", None)
 
-# The least that trains: seconds, not minutes, on a CPU.
+# The settings of the smallest run.
 TINY = (
     "--config.dataset.image_size=32",
     "--config.dataset.n_anomaly=3",
@@ -39,10 +42,18 @@ TINY = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no worker is left with one when all others end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Lets XLA optimise what this module and its processes compile, as it does outside of tests."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -70,25 +81,61 @@ def make_parts(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small folder of pictures; read it only."""
-    return make_parts(tmp_path_factory.mktemp("parts"))
+def shared_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Returns a folder in `shared_tmp`, which the first worker that needs it makes."""
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parts(shared_tmp: Path) -> Path:
+    """A small folder of pictures; read-only."""
+    return make_once(shared_tmp / "parts", make_parts)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """The fork server of this worker."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 Main = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def main(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Main:
-    """Runs `python -m devnet_jax.main` in a process of its own, on n virtual CPU devices."""
-    data_dir = tmp_path_factory.mktemp("prepared")
+def main(fork_server: ForkServer, shared_tmp: Path) -> Main:
+    """Runs `python -m devnet_jax.main` in a fork, on `devices` virtual CPU devices.
 
-    def run(*arguments: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
-        flags = f"--xla_force_host_platform_device_count={devices}"
+    With `fork=False` it runs in a process that has imported nothing.
+    """
+
+    def run(
+        *arguments: str, devices: int = 1, timeout: float = 300, fork: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "devnet_jax.main", *arguments]
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "TFDS_DATA_DIR": str(shared_tmp / "prepared"),
+        }
+        if fork:
+            return fork_server.run(command, environment, timeout)
         return subprocess.run(
-            [sys.executable, "-m", "devnet_jax.main", *arguments],
+            [sys.executable, *command],
             cwd=REPOSITORY,
-            env={**os.environ, "XLA_FLAGS": flags, "TFDS_DATA_DIR": str(data_dir)},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -98,11 +145,28 @@ def main(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Main:
 
 
 @pytest.fixture(scope="session")
-def tiny(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Flags of the smallest run over `parts`; a workdir is still to be given."""
+def tiny(parts: Path, shared_tmp: Path) -> tuple[str, ...]:
+    """Flags of the smallest run over `parts`, without --workdir."""
     return (
         "--config=configs/folder.py",
         *TINY,
         f"--config.dataset.manual_dir={parts}",
-        f"--config.dataset.data_dir={tmp_path_factory.mktemp('data')}",
+        f"--config.dataset.data_dir={shared_tmp / 'data'}",
     )
+
+
+@pytest.fixture(scope="session")
+def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
+    """The workdir of a finished run with the flags `tiny`; read-only.
+
+    The files `stdout` and `stderr` beside it hold what the run has printed.
+    """
+
+    def train(workdir: Path) -> None:
+        result = main(*tiny, f"--workdir={workdir}", fork=False)
+        assert result.returncode == 0, result.stderr
+        (workdir.parent / "stdout").write_text(result.stdout)
+        (workdir.parent / "stderr").write_text(result.stderr)
+
+    (shared_tmp / "trained").mkdir(exist_ok=True)
+    return make_once(shared_tmp / "trained" / "run", train)
