@@ -195,7 +195,7 @@ def _make_weights(folder: Path) -> None:
     import safetensors.numpy
 
     from devnet_jax.models import DeviationNetwork, to_torch_state_dict
-    from devnet_jax.models.pretrained import IMAGENET_REPOSITORIES
+    from devnet_jax.models.backbones import get_backbone
 
     network = DeviationNetwork("resnet18", n_scales=1)
     shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
@@ -208,7 +208,7 @@ def _make_weights(folder: Path) -> None:
     safetensors.numpy.save_file(
         {name: np.ascontiguousarray(tensor) for name, tensor in state.items()}, file
     )
-    repository = IMAGENET_REPOSITORIES["resnet18"].replace("/", "--")
+    repository = str(get_backbone("resnet18").imagenet).replace("/", "--")
     cached = folder / "hub" / "hub" / f"models--{repository}"
     commit = "0" * 40
     (cached / "refs").mkdir(parents=True)
