@@ -90,8 +90,8 @@ def main_command(python: str, process_flags: Sequence[str], arguments: Sequence[
 
     Args:
       python: Python interpreter.
-      process_flags: flags that the launcher sets for this process. They come first, because an
-        unfinished last argument of the user would take the next word as its value.
+      process_flags: flags that the launcher sets for this process. They come first, so that a last
+        argument without its value, such as `--workdir`, cannot take one of them as its value.
       arguments: arguments of the user, unchanged.
     """
     return [python, "-m", MAIN, *process_flags, *arguments]

@@ -144,6 +144,7 @@ def _start(command: Command, log: Path | None) -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> Callable[[], None]:
+    """Returns a `preexec_fn` that makes Linux kill the worker when this process ends."""
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
