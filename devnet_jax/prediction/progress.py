@@ -50,7 +50,7 @@ class Progress:
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """Opens a database; an absent, damaged or mismatching one is created anew.
+        """Opens or creates a database; replaces a damaged one, or one with another fingerprint.
 
         Args:
           path: file of the database.

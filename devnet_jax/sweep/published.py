@@ -36,7 +36,7 @@ class PublishedValue:
       method: name of the method in the publication, such as DevNet or FLOS.
       mean: mean over the publication's runs.
       std: standard deviation over these runs; None if not published.
-      origin: where the publication has the value from: its own method, a re-run, or another source.
+      origin: origin of the value: the publication's own method, a re-run, or another source.
       protocol: image size, batch size and number of steps of the runs.
       source: publication.
     """
