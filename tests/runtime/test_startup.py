@@ -59,7 +59,7 @@ def test_versions_that_support_the_flags(jaxlib: str, supported: bool) -> None:
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5, False),
     ],
 )
-def test_jax_has_device_per_core_unless_told_otherwise(
+def test_jax_has_one_device_per_core_by_default(
     environment: dict[str, str], devices: int, alone: bool
 ) -> None:
     program = (
