@@ -31,8 +31,8 @@ from results_page import circumstances, command_line, page_parser, spread, table
 
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
-from devnet_jax.data.decode_cache import DecodedCache
-from devnet_jax.data.store import image_bytes, make_store, padded
+from devnet_jax.data.decode_cache import DecodeCache
+from devnet_jax.data.store import image_nbytes, make_store, padded_length
 from devnet_jax.runtime.host_devices import n_cores
 from devnet_jax.runtime.startup import n_cpu_devices, prepare
 
@@ -69,13 +69,13 @@ class Work:
     @property
     def pixels_mib(self) -> float:
         """All training images, decoded."""
-        return self.n_images * image_bytes(RandomImages(self, None)) / MIB
+        return self.n_images * image_nbytes(RandomImages(self, None)) / MIB
 
     @property
     def program(self) -> Work:
         """Equal for work that shares what was compiled."""
         if self.store == "device":
-            return dataclasses.replace(self, n_images=padded(self.n_images))
+            return dataclasses.replace(self, n_images=padded_length(self.n_images))
         return dataclasses.replace(self, n_images=0, store="host", memory_gib=0.0)
 
     @property
@@ -123,8 +123,8 @@ class RandomImages:
     """The decoded images of a row, which lie on disk and are read as a run reads them."""
 
     work: Work
-    cache: DecodedCache | None
-    are_kept: bool = True
+    cache: DecodeCache | None
+    is_cached: bool = True
 
     @property
     def image_size(self) -> int:
@@ -145,7 +145,7 @@ class RandomImages:
 
 def write_images(file: Path, image_size: int, n_images: int) -> None:
     """Random pixels as a cache of decoded images."""
-    cache = DecodedCache(file, image_size, writable=True)
+    cache = DecodeCache(file, image_size, writable=True)
     rng = np.random.default_rng(0)
     for i in range(n_images):
         cache.write(i, rng.integers(0, 256, (image_size, image_size, 3), dtype=np.uint8))
@@ -165,7 +165,7 @@ def measure(work: Work, images: Path, seconds: float) -> Cost:
     from devnet_jax.data.prefetch import prefetch
     from devnet_jax.distributed.sharding import n_devices, replicated
     from devnet_jax.models.build import make_variables
-    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.loop import call_inputs, unrolls_steps
     from devnet_jax.training.step import initial_state, make_train_call
 
     assert n_devices() == work.n_devices
@@ -173,10 +173,10 @@ def measure(work: Work, images: Path, seconds: float) -> Cost:
     config = work.config
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
     started = time.perf_counter()
-    cache = DecodedCache(images, work.image_size, writable=False)
+    cache = DecodeCache(images, work.image_size, writable=False)
     store = make_store(RandomImages(work, cache), config.dataset, replicated())
     store_seconds = time.perf_counter() - started
-    train_call = make_train_call(config, store, scan=not on_cpu())
+    train_call = make_train_call(config, store, scan=not unrolls_steps())
 
     times: list[float] = []
     inputs = call_inputs(config, store, work.n_images - N_ANOMALY, done=0)

@@ -104,7 +104,7 @@ class DecodedImages:
     """Images in memory as what a store reads."""
 
     images: np.ndarray
-    are_kept: bool = True
+    is_cached: bool = True
 
     @property
     def image_size(self) -> int:
@@ -124,7 +124,7 @@ def step(materials: Materials, side: str) -> None:
     from devnet_jax.data.store import HostStore
     from devnet_jax.distributed.sharding import replicated
     from devnet_jax.models.build import make_variables
-    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.loop import call_inputs, unrolls_steps
     from devnet_jax.training.step import initial_state, make_train_call
 
     settings = materials.settings
@@ -134,7 +134,7 @@ def step(materials: Materials, side: str) -> None:
     )
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
     store = HostStore(DecodedImages(np.load(materials.decoded)[: settings.batch_size]))
-    train_call = make_train_call(config, store, scan=not on_cpu())
+    train_call = make_train_call(config, store, scan=not unrolls_steps())
     calls = prefetch(call_inputs(config, store, settings.batch_size // 2, done=0))
 
     def work() -> np.ndarray:
@@ -151,7 +151,7 @@ def step(materials: Materials, side: str) -> None:
 
 def score(materials: Materials, side: str) -> None:
     """Scores image files: one batch is decoded by all cores while the one before is scored."""
-    from devnet_jax.inference.detector import Detector
+    from devnet_jax import Detector
 
     detector = Detector.restore(materials.run(side), make_config(materials, side))
     size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
@@ -168,7 +168,7 @@ def score(materials: Materials, side: str) -> None:
 
 def score_decoded(materials: Materials, side: str) -> None:
     """Scores decoded images."""
-    from devnet_jax.inference.detector import Detector
+    from devnet_jax import Detector
 
     detector = Detector.restore(materials.run(side), make_config(materials, side))
     images = np.load(materials.decoded)
@@ -177,7 +177,7 @@ def score_decoded(materials: Materials, side: str) -> None:
 
 def explain(materials: Materials, side: str) -> None:
     """Explains decoded images."""
-    from devnet_jax.inference.detector import Detector
+    from devnet_jax import Detector
 
     images = np.load(materials.decoded)[: materials.settings.n_explained]
     config = with_settings(make_config(materials, side), {"evaluation.batch_size": len(images)})

@@ -53,7 +53,7 @@ class RandomImages:
     """Random pixels as what a store reads."""
 
     image_size: int
-    are_kept: bool = True
+    is_cached: bool = True
 
     def __len__(self) -> int:
         return N_IMAGES
@@ -99,7 +99,7 @@ def measure(config: Config) -> dict[str, Any]:
     from devnet_jax.data.store import DeviceStore
     from devnet_jax.distributed.sharding import n_devices, replicated
     from devnet_jax.models.build import make_variables
-    from devnet_jax.training.loop import call_inputs, on_cpu
+    from devnet_jax.training.loop import call_inputs, unrolls_steps
     from devnet_jax.training.step import initial_state, make_train_call
 
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
@@ -109,10 +109,10 @@ def measure(config: Config) -> dict[str, Any]:
 
     # Counted of a single step: of a loop XLA counts what it holds once.
     one_step = make_train_call(config, store, scan=False)
-    lowered = one_step.func.lower(*one_step.args, state, store.resident, batches[:1], labels[:1])
+    lowered = one_step.lower(state, store.resident, batches[:1], labels[:1])
     cost = lowered.compile().cost_analysis()
 
-    train_call = make_train_call(config, store, scan=not on_cpu())
+    train_call = make_train_call(config, store, scan=not unrolls_steps())
 
     def work() -> Any:
         nonlocal state

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devnet_jax.inference.detector import Detector
+    from devnet_jax.api import Detector
     from devnet_jax.inference.sklearn import DevNet
 
 __all__ = ["Detector", "DevNet", "__version__"]
@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # JAX is imported with the first use, so that `--help` and the reading of settings are quick.
+    # JAX is imported on first use, so that `--help` and reading settings are fast.
     if name == "Detector":
-        from devnet_jax.inference.detector import Detector
+        from devnet_jax.api import Detector
 
         return Detector
     if name == "DevNet":

@@ -50,7 +50,7 @@ def setting(
 class DatasetConfig:
     """Which images, and which of them are shown to the network with a label."""
 
-    name: str = setting("synthetic_textures", "the data set: a builder in devnet_jax/data/builders")
+    name: str = setting("synthetic_textures", "the data set: a builder in devnet_jax/data/datasets")
     category: str | None = setting(None, "its category, where the data set has several")
     manual_dir: str | None = setting(None, "the raw folder, as published", may_change=True)
     data_dir: str | None = setting(
@@ -110,9 +110,11 @@ class ModelConfig:
     n_scales: int = setting(
         2, "resolutions in the image pyramid, each half the one before", minimum=1
     )
+    head: Literal["topk"] = setting("topk", "from scores of positions to the image's score")
     topk: float = setting(
         0.1,
-        "share of positions whose largest absolute scores are averaged; 0 is the mean of all",
+        "share of the positions, those with the largest absolute scores, whose mean is the image's "
+        "score; 0 is the signed mean of all",
         minimum=0,
         maximum=1,
     )

@@ -1,4 +1,4 @@
-"""Few-shot anomaly detection: trains a detector, evaluates it, and scores pictures with it.
+"""Few-shot anomaly detection: trains a detector, evaluates it and scores images with it.
 
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
@@ -9,13 +9,12 @@ python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from devnet_jax.cli import saved_config
-from devnet_jax.cli.flags import flag_names, run_program, with_absolute_paths
+from devnet_jax.cli.flags import run_program, with_absolute_paths
+from devnet_jax.cli.saved_config import with_saved_config
 from devnet_jax.config import Config
 from devnet_jax.distributed.job import n_announced_processes
 from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER
@@ -23,85 +22,84 @@ from devnet_jax.errors import UserError
 from devnet_jax.runtime.startup import prepare
 from devnet_jax.runtime.workdir import Workdir
 
-MODES = {
-    "train": "train, or go on training, then evaluate",
-    "eval": "restore the newest checkpoint and evaluate",
-    "explain": "restore it, and write the maps of the test images to explain/ in the workdir",
+MODE_HELP = {
+    "train": "train, or resume training, then evaluate",
+    "eval": "restore the newest checkpoint and evaluate it",
+    "explain": "restore it and write maps of the test images to explain/ in the workdir",
     "predict": "restore it, and score and explain the images of --input into --output",
-    "export": "restore it, and write it as one file, --output=model.devnet, that scores without it",
+    "export": "restore it and write it as one file, --output=model.devnet",
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "File of settings, such as configs/mvtec.py:carpet; single ones are set by "
-    "--config.train.batch_size=16 and the like. A workdir that holds a run needs none.",
+    "Config file, such as configs/mvtec.py:carpet. --config.train.batch_size=16 overrides a single "
+    "setting. The default is the config of the run in --workdir.",
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: what it writes, and reads again."
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", list(MODES), "; ".join(f"{name}: {what}" for name, what in MODES.items()) + "."
+    "mode",
+    "train",
+    list(MODE_HELP),
+    "; ".join(f"{mode}: {text}" for mode, text in MODE_HELP.items()) + ".",
 )
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "Images for --mode=predict: a file, folder or pattern"
+    "input", [], "Images for --mode=predict: a file, folder or glob pattern. May be repeated."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder that --mode=predict writes to, or file of --mode=export."
+    "output", None, "Output folder of --mode=predict, or output file of --mode=export."
 )
-_STRICT = flags.DEFINE_bool(
-    "strict", False, "Whether --mode=predict stops at the first image that cannot be read."
-)
+_STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     None,
     ["slurm", "open_mpi", "tpu"],
-    "Work together with the other processes of this job, as the environment of this cluster says. "
-    "Without it, and without the next three flags, a process works by itself.",
+    "Join the other processes of this job, as the environment variables of this cluster say. "
+    "Without this flag and the next three, the process works alone.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, on which it listens; with the next two."
+    "coordinator", None, "host:port of process 0; with --num_processes and --process_id."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Processes that work together, each on its own devices.", lower_bound=1
+    "num_processes", None, "Number of processes of the run.", lower_bound=1
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+    "process_id", None, "Rank of this process, from 0.", lower_bound=0
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
     "peer_timeout",
     PEER_TIMEOUT,
-    "Seconds after which a process of the run that is not heard of is taken for dead, and the "
-    "others end.",
+    "Seconds without a heartbeat after which a process is taken for dead and the others end.",
     lower_bound=2.0,
 )
 _STUCK_AFTER = flags.DEFINE_float(
     "stuck_after",
     STUCK_AFTER,
-    "Seconds without progress in any process of the run, once it trains or scores, after which all "
-    "end, and those furthest behind are named.",
+    "Seconds without progress in any process, once training or scoring has begun, after which all "
+    "processes end and the slowest are named.",
     lower_bound=2.0,
 )
 
 
 def main() -> None:
-    """Runs the mode that the flags ask for."""
+    """Runs the mode of the flags."""
     if _WORKDIR.value is None:
-        raise UserError("--workdir is missing: the folder that the run writes to, or lies in")
+        raise UserError("--workdir is missing: the folder of the run")
     workdir = Workdir(_WORKDIR.value)
     if _MODE.value != "train":
         workdir.require_run()
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     config = with_absolute_paths(Config.from_dict(_CONFIG.value))
-    _require_flags_that_fit()
+    _check_flags_of_mode()
     n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
     prepare(config.train.batch_size // n_processes)
 
-    # JAX and all that needs it is imported only now, so that flags are checked at once.
+    # JAX is imported only now, so that mistakes in the flags are reported at once.
+    from devnet_jax.cli.modes import MODES, Flags
     from devnet_jax.distributed.cluster import ClusterSettings, join_cluster
 
-    settings = ClusterSettings(
+    cluster = ClusterSettings(
         _CLUSTER.value,
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
@@ -109,16 +107,15 @@ def main() -> None:
         _PEER_TIMEOUT.value,
         _STUCK_AFTER.value,
     )
-    modes = {"predict": _predict, "explain": _explain, "export": _export}
-    work = modes.get(_MODE.value, _train_and_evaluate)
-    with join_cluster(settings):
-        complaint = work(config, workdir)
-    if complaint:  # only now: all processes have done their work
-        raise UserError(complaint)
+    run_mode = MODES[_MODE.value]
+    with join_cluster(cluster):
+        error = run_mode(config, workdir, Flags(_INPUT.value, _OUTPUT.value, _STRICT.value))
+    if error is not None:  # raised only when all processes have finished
+        raise error
 
 
-def _require_flags_that_fit() -> None:
-    """Raises `UserError` for flags that the mode needs and has not, or has and does not know."""
+def _check_flags_of_mode() -> None:
+    """Raises `UserError` for flags that the mode lacks or does not take."""
     if _MODE.value == "export":
         if _OUTPUT.value is None:
             raise UserError("--output is missing: the file to write, such as model.devnet")
@@ -133,76 +130,9 @@ def _require_flags_that_fit() -> None:
         raise UserError("--output is missing: the folder to write predictions.csv to")
 
 
-def _train_and_evaluate(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_rank_zero
-    from devnet_jax.evaluation.evaluate import evaluate
-    from devnet_jax.report.summary import summarise
-    from devnet_jax.training.run import train
-
-    if _MODE.value == "train":
-        train(config, workdir)
-    results = evaluate(config, workdir)
-    if is_rank_zero():
-        print(summarise(config, workdir, results))
-
-
-def _predict(config: Config, workdir: Workdir) -> str | None:
-    from devnet_jax.distributed.cluster import is_rank_zero
-    from devnet_jax.inference.detector import Detector
-    from devnet_jax.prediction import predict
-
-    assert _OUTPUT.value is not None  # the flags have been checked
-    detector = Detector.restore(workdir.path, config)
-    prediction = predict(detector, _INPUT.value, _OUTPUT.value, strict=_STRICT.value)
-    if is_rank_zero():
-        print(prediction)
-    if not prediction.n_unreadable:
-        return None
-    return (
-        f"{prediction.n_unreadable} of {prediction.n_images} images could not be read; see the "
-        f"column error of {prediction.table}"
-    )
-
-
-def _explain(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_rank_zero
-    from devnet_jax.evaluation.evaluate import explain
-
-    explain(config, workdir)
-    if is_rank_zero():
-        print(f"maps and overlays of the test images: {workdir.explanations}")
-
-
-def _export(config: Config, workdir: Workdir) -> None:
-    from devnet_jax.distributed.cluster import is_rank_zero
-    from devnet_jax.export.write import export_detector
-    from devnet_jax.inference.detector import Detector
-
-    assert _OUTPUT.value is not None  # the flags have been checked
-    detector = Detector.restore(workdir.path, config)
-    if is_rank_zero():
-        export_detector(detector, workdir, _OUTPUT.value)
-        print(f"detector in one file: {_OUTPUT.value}")
-
-
-def with_saved_settings(argv: Sequence[str]) -> list[str]:
-    """The command line, with the settings of the workdir's run where `--config` is left out."""
-    argv = list(argv)
-    names = flag_names(argv)
-    if "config" in names or "workdir" not in names:
-        return argv
-    place = names.index("workdir")
-    workdir = argv[place].split("=", 1)[1] if "=" in argv[place] else argv[place + 1 : place + 2]
-    if not isinstance(workdir, str):
-        workdir = workdir[0] if workdir else ""
-    if workdir and Workdir(workdir).config.exists():
-        argv.insert(1, f"--config={saved_config.__file__}:{workdir}")
-    return argv
-
-
 def console() -> None:
     """Entry point of `python -m devnet_jax.main`."""
-    sys.argv = with_saved_settings(sys.argv)
+    sys.argv = with_saved_config(sys.argv)
     run_program(main)
 
 

@@ -30,7 +30,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
-from devnet_jax.inference.detector import Detector, write_calibration
+from devnet_jax.inference.detector import TrainedDetector, write_calibration
 from devnet_jax.inference.scorer import as_written
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
@@ -84,7 +84,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
 
 def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     dataset = open_dataset(config, workdir)
-    detector = Detector.restore(workdir.path, config, calibrated=False)
+    detector = TrainedDetector.restore(workdir.path, config, calibrated=False)
     detector = calibrate(detector, dataset, workdir)
     examination = examine(detector, dataset)
     if examination is None:
@@ -96,7 +96,7 @@ def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
 
 def _write(
     workdir: Workdir,
-    detector: Detector,
+    detector: TrainedDetector,
     dataset: FewShotDataset,
     examination: Examination,
     results: dict[str, Any],
@@ -117,7 +117,9 @@ def _write(
     log_evaluation(workdir, results, examination.pictures)
 
 
-def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> Detector:
+def calibrate(
+    detector: TrainedDetector, dataset: FewShotDataset, workdir: Workdir
+) -> TrainedDetector:
     """The detector with its scores of the normal images held out from training, and saves them."""
     if not detector.config.dataset.calibration:
         return detector
@@ -133,7 +135,7 @@ def calibrate(detector: Detector, dataset: FewShotDataset, workdir: Workdir) -> 
     return detector
 
 
-def examine(detector: Detector, dataset: FewShotDataset) -> Examination | None:
+def examine(detector: TrainedDetector, dataset: FewShotDataset) -> Examination | None:
     """Scores and explains the test images; decoded part by part, in bounded memory.
 
     Of several processes, which share the images, the first is given what all have found.
@@ -191,7 +193,7 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> Examination:
 
 
 def _pictures(
-    detector: Detector,
+    detector: TrainedDetector,
     examples: Sequence[Example],
     images: np.ndarray,
     scores: np.ndarray,
@@ -236,7 +238,7 @@ def explain(config: Config, workdir: Workdir) -> None:
     workdir.require_writable()
     with locked_by_rank_zero(workdir.lock()):
         dataset = open_dataset(config, workdir)
-        detector = Detector.restore(workdir.path, config)
+        detector = TrainedDetector.restore(workdir.path, config)
         paths = local_share(dataset.split.test)
         for start, images in decoded(dataset, paths, config, "explaining"):
             part = paths[start : start + len(images)]
@@ -244,7 +246,7 @@ def explain(config: Config, workdir: Workdir) -> None:
 
 
 def _write_explanations(
-    detector: Detector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
+    detector: TrainedDetector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
 ) -> None:
     scores, maps = detector.score(images).scores, detector.explain(images).maps
 
@@ -276,7 +278,7 @@ def decoded(
 
 
 def measure(
-    detector: Detector, dataset: FewShotDataset, examination: Examination
+    detector: TrainedDetector, dataset: FewShotDataset, examination: Examination
 ) -> dict[str, Any]:
     """The content of eval/metrics.json."""
     labels = np.array([example.label for example in dataset.test_examples])

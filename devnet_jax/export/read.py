@@ -32,6 +32,7 @@ from jax.interpreters import mlir
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.prior import Prior
 
 FORMAT = 1
 CARD, SCORE, EXPLAIN, WEIGHTS = "card.json", "score", "explain", "weights/"
@@ -44,16 +45,6 @@ LARGEST_BATCH = 32
 _DIALECTS = ("builtin", "func", "stablehlo", "chlo")
 _REACHING_OUT = ("infeed", "outfeed", "send", "recv")
 _CUSTOM_CALLS = ("shape_assertion",)  # that of jax.export, on the number of images
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportedLoss:
-    """What is known of the loss: see `LossConfig` in the settings."""
-
-    name: str
-    prior_mean: float
-    prior_std: float
-    margin: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +117,7 @@ class ExportedDetector(ImageScorer):
             programs[EXPLAIN] = jax.jit(explain.call)
         detector = cls(card, weights, programs)
         # Now, not at their first use, it shows whether the card tells them.
-        _ = detector.thresholds, detector.loss, detector.explanation
+        _ = detector.thresholds, detector.prior, detector.margin, detector.explanation
         return detector
 
     @property
@@ -140,9 +131,19 @@ class ExportedDetector(ImageScorer):
         return [Threshold(**threshold) for threshold in self.card["thresholds"]]
 
     @functools.cached_property
-    def loss(self) -> ExportedLoss:
-        """The loss that it was trained with."""
-        return ExportedLoss(**self.card["loss"])
+    def prior(self) -> Prior | None:
+        """The prior that normal scores follow; `None` if the training loss has no prior."""
+        if "prior" in self.card:
+            return None if self.card["prior"] is None else Prior(**self.card["prior"])
+        # Files written before the card had this key know only the deviation loss's prior.
+        loss = self.card["loss"]
+        has_prior = loss["name"] == "deviation"
+        return Prior(loss["prior_mean"], loss["prior_std"]) if has_prior else None
+
+    @property
+    def margin(self) -> float:
+        """The score that training pushes anomalies to."""
+        return float(self.card["loss"]["margin"])
 
     @property
     def explanation(self) -> str:

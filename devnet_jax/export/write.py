@@ -1,4 +1,4 @@
-"""A detector → one file, which scores images without the code of its network."""
+"""Writes a detector as one file, which scores images without the network's code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jax import export
 from devnet_jax.data.split import Split
 from devnet_jax.errors import UserError
 from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, sealed
-from devnet_jax.inference.detector import Detector
-from devnet_jax.inference.explain import METHODS
+from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
-from devnet_jax.models.pretrained import IMAGENET_REPOSITORIES
+from devnet_jax.models.backbones import get_backbone
 from devnet_jax.runtime.io import read_json, write_bytes
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
@@ -44,28 +44,30 @@ _PREPROCESSING = (
 )
 
 
-def export_detector(detector: Detector, workdir: Workdir, output: epath.PathLike) -> None:
-    """Writes a detector as one file, whole or not at all.
+def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.PathLike) -> None:
+    """Writes a detector as one file, atomically.
+
+    The file holds the weights, with BatchNorm folded in, and programs that score and, by the
+    settings' method, explain.
 
     Args:
-      detector: what is exported: its weights with BatchNorm folded in, how it scores, and how it
-        explains by the settings.
-      workdir: of its run; the results of its evaluation are told on the card if they are of its
-        step.
-      output: the file.
+      detector: detector to export.
+      workdir: workdir of its run. The card includes the results of its evaluation if they belong to
+        the detector's step.
+      output: path of the file.
 
     Raises:
-      UserError: the place is a folder.
+      UserError: if the path is a folder.
     """
-    place = epath.Path(output)
-    if place.is_dir():
+    path = epath.Path(output)
+    if path.is_dir():
         raise UserError(f"--output={output}: is a folder; give the name of a file, model.devnet")
     model, variables = detector.folded
     weights = traverse_util.flatten_dict(variables, sep="/")
     method = detector.config.evaluation.explanation
     programs: dict[str, Callable[..., Any]] = {SCORE: score_images}
     if method != "none":
-        programs[EXPLAIN] = METHODS[method](detector.config)
+        programs[EXPLAIN] = EXPLAINERS[method](detector.config)
 
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
@@ -85,11 +87,11 @@ def export_detector(detector: Detector, workdir: Workdir, output: epath.PathLike
         for name, values in weights.items():
             array = np.asarray(values)
             _add(archive, WEIGHTS + name, array.astype(array.dtype.newbyteorder("<")).tobytes())
-    write_bytes(place, sealed(content.getvalue()))
+    write_bytes(path, sealed(content.getvalue()))
 
 
 def _exported(program: Callable[..., Any], weights: dict[str, jax.Array], image_size: int) -> bytes:
-    """The program of any number of images, as an artefact for all platforms."""
+    """Serialises a program for any number of images and all platforms."""
     (n,) = export.symbolic_shape("n")
     shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
     images = jax.ShapeDtypeStruct((n, image_size, image_size, 3), jnp.uint8)
@@ -97,11 +99,11 @@ def _exported(program: Callable[..., Any], weights: dict[str, jax.Array], image_
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    archive.writestr(zipfile.ZipInfo(name), content)  # of no date: the same run, the same file
+    archive.writestr(zipfile.ZipInfo(name), content)  # without a date: reproducible
 
 
-def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict[str, Any]:
-    """What a service, or a person, needs to know of a detector."""
+def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) -> dict[str, Any]:
+    """Returns the card: everything that a service or a person needs to know of the detector."""
     config = detector.config
     return {
         "format": FORMAT,
@@ -115,9 +117,10 @@ def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict
             "prior_std": config.loss.prior_std,
             "margin": config.loss.margin,
         },
+        "prior": None if detector.prior is None else detector.prior._asdict(),
         "thresholds": [dataclasses.asdict(threshold) for threshold in detector.thresholds],
         "dataset": {"name": config.dataset.name, "category": config.dataset.category},
-        "model": dataclasses.asdict(config.model) | {"pretrained": _beginning(detector)},
+        "model": dataclasses.asdict(config.model) | {"pretrained": _weights_origin(detector)},
         "step": detector.step,
         "trained_classes": _trained_classes(workdir),
         **_evaluation(detector, workdir),
@@ -126,34 +129,34 @@ def _card(detector: Detector, workdir: Workdir, programs: Iterable[str]) -> dict
     }
 
 
-def _beginning(detector: Detector) -> str:
-    """Where the weights come from, and whose terms may hold for them."""
+def _weights_origin(detector: TrainedDetector) -> str:
+    """Describes the origin of the pretrained weights and the terms that may apply to them."""
     source, backbone = detector.config.model.pretrained, detector.config.model.backbone
     if source == "none":
         return "none: trained on the data set alone"
     if source == "imagenet":
-        place = IMAGENET_REPOSITORIES.get(backbone, backbone)
+        repository = get_backbone(backbone).imagenet
         return (
-            f"torchvision's ImageNet-1k weights, from {place} on the Hugging Face Hub: the licence "
-            "stated there holds for them, and ImageNet's terms for the images behind them"
+            f"torchvision's ImageNet-1k weights, from {repository} on the Hugging Face Hub, whose "
+            "licence holds for them; ImageNet's terms hold for the images they were trained on"
         )
-    name = epath.Path(source).name  # of a file: where it lay is nobody's business
+    name = epath.Path(source).name  # not its folder, which is private
     return f"{name}: the terms of that file hold for what was trained from it"
 
 
 def _trained_classes(workdir: Workdir) -> dict[str, int] | None:
-    """How many labelled anomalies of each class it has seen; `None` where no run tells."""
+    """Returns the number of labelled anomalies of each class, or `None` without a split.json."""
     if not workdir.split.exists():
         return None
     return dict(Split.from_dict(read_json(workdir.split)).trained_classes)
 
 
-def _evaluation(detector: Detector, workdir: Workdir) -> dict[str, Any]:
-    """The results of the last evaluation, and the classes that it tested, if of this step."""
+def _evaluation(detector: TrainedDetector, workdir: Workdir) -> dict[str, Any]:
+    """Returns results and tested classes of the last evaluation if it belongs to this step."""
     metrics = workdir.evaluation / "metrics.json"
     results = read_json(metrics) if metrics.exists() else {}
     if results.get("step") != detector.step:
-        logger.warning("%s: no results of step %d to tell on the card", metrics, detector.step)
+        logger.warning("%s: no results of step %d; the card has none", metrics, detector.step)
         return {"metrics": None, "tested_classes": None}
     text = (workdir.evaluation / "scores.csv").read_text()
     classes = Counter(row["defect"] for row in csv.DictReader(io.StringIO(text)))

@@ -1,4 +1,4 @@
-"""Any number of images through a function of one batch shape, shared among the local devices."""
+"""Applying a function of a fixed batch size to any number of images, on all local devices."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from devnet_jax.distributed.sharding import batch_sharded
 def apply_in_batches(
     function: Callable[[jax.Array], Any], images: np.ndarray, batch_size: int
 ) -> Any:
-    """Applies a function to images batch by batch, and joins what it returns.
+    """Applies a function batch by batch and concatenates the results.
 
     Args:
-      function: of uint8 [B, S, S, 3], divided among the devices, always with the same B; returns a
-        tree of arrays [B, …].
-      images: uint8 [N, S, S, 3], N at least 1.
-      batch_size: images at once, rounded up to a multiple of the devices. The last batch is
-        filled up with black images whose results are dropped: no image is left out, none counts
-        twice, and nothing compiles again.
+      function: maps uint8 [B, S, S, 3], sharded over the local devices, to a tree of arrays
+        [B, …]. B is always the same, so that it compiles once.
+      images: uint8 [N, S, S, 3] with N ≥ 1.
+      batch_size: batch size, rounded up to a multiple of the devices. The last batch is padded with
+        black images, whose results are dropped.
 
     Returns:
       The same tree of NumPy arrays [N, …].

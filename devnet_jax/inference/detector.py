@@ -1,27 +1,25 @@
-"""Detector: weights, preprocessing and thresholds in one; what everything after training uses."""
+"""`TrainedDetector`: the network of a checkpoint, its preprocessing and its thresholds."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import logging
-import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 from etils import epath
 
 from devnet_jax.checkpoints.checkpoints import Checkpoints
-from devnet_jax.config import Config, LossConfig, full_name, of_folder, with_settings
+from devnet_jax.config import Config
 from devnet_jax.distributed.sharding import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.batching import apply_in_batches
-from devnet_jax.inference.explain import METHODS
+from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
 from devnet_jax.inference.scorer import ImageScorer, as_written
 from devnet_jax.inference.thresholds import (
@@ -30,8 +28,10 @@ from devnet_jax.inference.thresholds import (
     prior_threshold,
     shortage,
 )
+from devnet_jax.losses import prior_of
 from devnet_jax.models import DeviationNetwork, fold_batch_norm
 from devnet_jax.models.build import abstract_variables, make_model
+from devnet_jax.prior import Prior
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir, read_config
 
@@ -39,15 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Detector(ImageScorer):
-    """A trained network that scores and explains images, as `ImageScorer` has it.
+class TrainedDetector(ImageScorer):
+    """A detector restored from a run's checkpoint; `devnet_jax.Detector` adds training to it.
 
     Attributes:
-      config: the settings of the run that trained it.
-      variables: the network's "params" and "batch_stats", on all local devices.
-      step: training steps behind it.
-      calibration_scores: float32 [n], its scores of normal images that it was not trained with;
-        none if it was not calibrated.
+      config: settings of the run.
+      variables: "params" and "batch_stats" of the network, on all local devices.
+      step: number of training steps done.
+      calibration_scores: float32 [n], scores of held-out normal images; empty without calibration.
     """
 
     config: Config
@@ -58,64 +57,30 @@ class Detector(ImageScorer):
     )
 
     @classmethod
-    def train(
-        cls, data: epath.PathLike | Config, workdir: epath.PathLike | None = None, **settings: Any
-    ) -> Detector:
-        """Trains a detector as `--mode=train` does, and evaluates it.
-
-        Args:
-          data: a folder of pictures, laid out as train/good, test/good and test/<defect>; a fifth
-            of train/good calibrates the threshold. Or all settings.
-          workdir: the run's folder, where it goes on if it was stopped, and leaves its report; by
-            default one that is removed at the end.
-          **settings: single ones by the last part of their names, n_anomaly=10, or, where there
-            are several of that name, by the whole: **{"train.batch_size": 8}.
+    def load(cls, path: epath.PathLike) -> ImageScorer:
+        """Loads a detector from a run's folder (`restore`) or a file (`ExportedDetector.load`).
 
         Raises:
-          UserError: a mistake in the settings, the data, the weights or the workdir.
+          UserError: if there is no detector, or it is damaged.
         """
-        from devnet_jax.evaluation.evaluate import (
-            evaluate,  # both make detectors of what is in a workdir
-        )
-        from devnet_jax.training.run import train
-
-        config = data if isinstance(data, Config) else of_folder(data)
-        config = with_settings(config, {full_name(name): v for name, v in settings.items()})
-        with contextlib.ExitStack() as stack:
-            if workdir is None:
-                temporary = tempfile.TemporaryDirectory(prefix="devnet-")
-                workdir = stack.enter_context(temporary)
-            train(config, Workdir(workdir))
-            evaluate(config, Workdir(workdir))
-            return cls.restore(workdir, config)
-
-    @staticmethod
-    def load(place: epath.PathLike) -> ImageScorer:
-        """Whatever was trained: the detector of a run's folder (`restore`), or that of a file
-        which `--mode=export` has written (`ExportedDetector.load`).
-
-        Raises:
-          UserError: nothing of the kind is there, or it is damaged.
-        """
-        if epath.Path(place).is_file():
-            return ExportedDetector.load(place)
-        return Detector.restore(place)
+        if epath.Path(path).is_file():
+            return ExportedDetector.load(path)
+        return cls.restore(path)
 
     @classmethod
     def restore(
         cls, workdir: epath.PathLike, config: Config | None = None, *, calibrated: bool = True
-    ) -> Detector:
-        """Restores a checkpoint of a run: the newest, or the best if its settings say so.
+    ) -> Self:
+        """Restores a checkpoint of a run: the newest, or the best if the settings say so.
 
         Args:
-          workdir: the run's folder.
-          config: its settings, where some that may change were changed; by default those of
-            config.json.
-          calibrated: whether to read what the calibrated threshold rests on. Where it is absent
-            though normal images were held out, or of another step, a warning says so.
+          workdir: folder of the run.
+          config: settings, with changes to those that may change; the default is config.json.
+          calibrated: True to read the calibration scores. A warning says if they are missing or
+            belong to another step although normal images were held out.
 
         Raises:
-          UserError: no run is there, or its checkpoint is missing, damaged or of another
+          UserError: if there is no run, or its checkpoint is missing, damaged or of another
             network.
         """
         folder = Workdir(workdir)
@@ -143,37 +108,42 @@ class Detector(ImageScorer):
         return detector
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickled without what follows from the rest, such as the folded weights.
+        # Without cached properties, such as the folded weights.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
-        """The thresholds that can be told, the one in force first: calibrated, then the prior's."""
+        """All known thresholds, the one in force first: calibrated, then the prior's."""
         settings = self.config.evaluation
         found = (
             calibrated_threshold(self.calibration_scores, settings.false_alarm_rate),
-            prior_threshold(self.config.loss, settings.confidence),
+            prior_threshold(self.prior, settings.confidence),
         )
         return [threshold for threshold in found if threshold is not None]
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels of the images that it scores."""
+        """S: height and width in pixels that images are resized to."""
         return self.config.dataset.image_size
 
     @property
-    def loss(self) -> LossConfig:
-        """The loss that it was trained with."""
-        return self.config.loss
+    def prior(self) -> Prior | None:
+        """The prior that normal scores follow; `None` if the training loss has no prior."""
+        return prior_of(self.config.loss)
+
+    @property
+    def margin(self) -> float:
+        """The score that training pushes anomalies to."""
+        return self.config.loss.margin
 
     @property
     def explanation(self) -> str:
-        """How it explains, where not told otherwise."""
+        """Default explanation method."""
         return self.config.evaluation.explanation
 
     @property
     def shortage(self) -> str | None:
-        """Says that too few images were held out to calibrate with, if any were to be."""
+        """A warning if too few images were held out to calibrate, else `None`."""
         if not self.config.dataset.calibration:
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
@@ -189,9 +159,11 @@ class Detector(ImageScorer):
 
     def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
         method = method or self.explanation
-        if method not in METHODS:
-            raise UserError(f"explanation {method!r}: no such method; {nearest(method, METHODS)}")
-        maps = np.asarray(self._apply(METHODS[method](self.config), images), np.float32)
+        if method not in EXPLAINERS:
+            raise UserError(
+                f"explanation {method!r}: no such method; {nearest(method, EXPLAINERS)}"
+            )
+        maps = np.asarray(self._apply(EXPLAINERS[method](self.config), images), np.float32)
         if not np.isfinite(maps).all():
             raise UserError(
                 f"the network of step {self.step} has gradients that are not finite; explain by "
@@ -202,12 +174,13 @@ class Detector(ImageScorer):
 
     @functools.cached_property
     def folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
-        """Network and variables with BatchNorm folded into the convolutions: less to compute."""
+        """Network and variables with BatchNorm folded into the convolutions, to save time."""
         model = make_model(self.config).clone(folded=True)
-        return model, jax.jit(fold_batch_norm)(self.variables)
+        fold = functools.partial(fold_batch_norm, backbone=self.config.model.backbone)
+        return model, jax.jit(fold)(self.variables)
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
-        """function(model, variables, images), in batches."""
+        """Calls function(model, variables, images) batch by batch and joins the results."""
         return apply_in_batches(
             functools.partial(function, *self.folded),
             images,
@@ -216,17 +189,17 @@ class Detector(ImageScorer):
 
 
 def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:
-    """Saves what the calibrated threshold rests on beside the checkpoints that it belongs to."""
+    """Saves calibration scores and the step of their checkpoint to calibration.json."""
     write_json(workdir.calibration, {"step": step, "scores": as_written(scores).tolist()})
 
 
 def read_calibration(workdir: Workdir, step: int) -> np.ndarray:
-    """The calibration scores of the checkpoint of a step, float32 [n].
+    """Reads the calibration scores of a step's checkpoint, float32 [n].
 
-    Empty, with a warning, where there are none of that step.
+    The result is empty, with a warning, if there are none of that step.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: if the file is damaged.
     """
     advice = "run --mode=eval to calibrate the threshold"
     of_step = None

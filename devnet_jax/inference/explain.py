@@ -1,4 +1,4 @@
-"""Where an anomaly is: maps of what made an image's score."""
+"""Explanation maps: input gradients, SmoothGrad and score maps."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from devnet_jax.inference.forward import score_images
 from devnet_jax.models import DeviationNetwork
 from devnet_jax.rng import key
 
-SATURATION = 99  # the percentile of an image's gradients from which on the map is 1
-BLUR = 4.0  # standard deviation in pixels of the Gaussian filter over the map
+SATURATION = 99  # percentile of an image's gradients at which its map reaches 1
+BLUR = 4.0  # standard deviation of the map's Gaussian filter, in pixels
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def gradient_maps(
     model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
 ) -> jax.Array:
-    """The paper's maps: how strongly each pixel moves the score (section 3.3, and its code).
+    """Returns the paper's maps: the influence of each pixel on the score (section 3.3).
 
     Args:
-      model: the network.
-      variables: its variables.
+      model: network.
+      variables: variables of the network.
       images: uint8 [B, S, S, 3].
 
     Returns:
-      Floating [B, S, S] in [0, 1]: |∂score/∂input| summed over the channels, scaled for each image
-      from its minimum and its 99th percentile to 0 and 1, then smoothed. A map compares the
-      pixels of one image; it says nothing of one image beside another.
+      Floating [B, S, S] in [0, 1]: |∂score/∂input| summed over channels, scaled for each image so
+      that its minimum is 0 and its 99th percentile is 1, then smoothed. Values of different images
+      do not compare.
     """
     return saliency(input_gradients(model, variables, normalise(images)))
 
@@ -49,19 +49,19 @@ def smoothgrad_maps(
     n_samples: int,
     noise: float,
 ) -> jax.Array:
-    """SmoothGrad (arXiv 1706.03825): as `gradient_maps`, of gradients averaged over noisy copies.
+    """Returns `gradient_maps` of gradients averaged over noisy copies (arXiv 1706.03825).
 
     Args:
-      model: the network.
-      variables: its variables.
+      model: network.
+      variables: variables of the network.
       images: uint8 [B, S, S, 3].
-      noise_key: all images of a batch get the same noise, so that a map does not depend on
-        the batch that its image is in.
-      n_samples: noisy copies of each image; it takes as many times as long.
+      noise_key: key of the noise. All images of a batch get the same noise, so that a map does not
+        depend on the other images of its batch.
+      n_samples: number of noisy copies of each image; time grows with it.
       noise: standard deviation of the noise, as a share of the image's range of values.
     """
     total = jnp.zeros(images.shape)
-    for i in range(n_samples):  # not a loop on the device: on a CPU, convolutions in it crawl
+    for i in range(n_samples):  # one compiled program for any n_samples
         total += _noisy_gradients(model, variables, images, jax.random.fold_in(noise_key, i), noise)
     return saliency(total / n_samples)
 
@@ -70,33 +70,33 @@ def smoothgrad_maps(
 def upsampled_score_maps(
     model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
 ) -> jax.Array:
-    """What the head's scores of the positions of the finest level add to the image's, as images.
+    """Returns what each position of the finest scale adds to the image's score, enlarged.
 
-    One forward pass and no gradient: quicker than `gradient_maps`, and coarser. In units of the
-    score, so that maps of different images compare.
+    It takes one forward pass and no gradient, so it is faster than `gradient_maps`, and coarser.
+    Maps of different images compare.
 
     Args:
-      model: the network.
-      variables: its variables.
+      model: network.
+      variables: variables of the network.
       images: uint8 [B, S, S, 3].
 
     Returns:
-      Floating [B, S, S], interpolated linearly between the positions' centres: absolute scores,
-      of which the largest make the image's score, or signed ones if it is their mean (topk = 0).
+      Floating [B, S, S] in units of the score, interpolated linearly between the centres of the
+      positions; see `Head.contributions`.
     """
     _, maps = score_images(model, variables, images)
-    return jax.image.resize(jnp.abs(maps) if model.topk else maps, images.shape[:3], "linear")
+    return jax.image.resize(model.contributions(maps), images.shape[:3], "linear")
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def input_gradients(
     model: DeviationNetwork, variables: dict[str, Any], inputs: jax.Array
 ) -> jax.Array:
-    """∂score/∂input of each image; no gradient of a parameter is computed.
+    """Returns ∂score/∂input of each image, without computing gradients of parameters.
 
     Args:
-      model: the network.
-      variables: its variables.
+      model: network.
+      variables: variables of the network.
       inputs: floating [B, S, S, 3], normalised.
 
     Returns:
@@ -105,18 +105,18 @@ def input_gradients(
 
     def total_score(inputs: jax.Array) -> jax.Array:
         scores, _ = model.apply(variables, inputs, train=False)
-        return scores.sum()  # in evaluation mode, images do not influence one another
+        return scores.sum()  # in evaluation mode, images are independent
 
     return jax.grad(total_score)(inputs)
 
 
 @jax.jit
 def saliency(gradients: jax.Array) -> jax.Array:
-    """Gradients with respect to the input [B, H, W, 3] → maps [B, H, W]; see `gradient_maps`."""
+    """Returns maps [B, H, W] of input gradients [B, H, W, 3]; see `gradient_maps`."""
     maps = jnp.abs(gradients).sum(axis=-1)
     low = maps.min(axis=(1, 2), keepdims=True)
     high = _percentile(maps.reshape(maps.shape[0], -1), SATURATION)[:, None, None]
-    span = jnp.where(high > low, high - low, 1)  # where all gradients are equal, a map of zeros
+    span = jnp.where(high > low, high - low, 1)  # equal gradients give a map of zeros
     maps = jnp.clip((maps - low) / span, 0, 1)
     rows, columns = (jnp.asarray(_blur_matrix(n), maps.dtype) for n in maps.shape[1:])
     with jax.default_matmul_precision("highest"):
@@ -125,8 +125,8 @@ def saliency(gradients: jax.Array) -> jax.Array:
 
 Explain = Callable[[DeviationNetwork, dict[str, Any], jax.Array], jax.Array]
 
-# From the settings to what explains, by name.
-METHODS: dict[str, Callable[[Config], Explain]] = {
+# Explanation methods by name: each entry maps the settings to a function.
+EXPLAINERS: dict[str, Callable[[Config], Explain]] = {
     "gradient": lambda config: gradient_maps,
     "smoothgrad": lambda config: functools.partial(
         smoothgrad_maps,
@@ -153,17 +153,17 @@ def _noisy_gradients(
 
 
 def _percentile(values: jax.Array, percent: float) -> jax.Array:
-    """The percentile of each row of [B, N], N at least 2 and all values at least 0, as NumPy's.
+    """Returns the percentile of each row of [B, N] like NumPy; N ≥ 2, no negative values.
 
-    By bisection over the bits of the floats, which at least 0 are in the order of their values:
-    on a CPU, XLA takes twenty times as long to sort them or to select the largest.
+    It bisects over the bits of the floats, which have the order of their values if none is
+    negative. XLA's sort and top-k take twenty times as long on a CPU.
     """
     rank = percent / 100 * (values.shape[1] - 1)
     n_bits = jnp.finfo(values.dtype).bits
     bits = jax.lax.bitcast_convert_type(values, f"int{n_bits}")
 
     def more_than(n: int, value: jax.Array) -> jax.Array:
-        """[B], whether more than n of a row are at most the value [B]."""
+        """Returns True for each row [B] in which more than n values are at most `value` [B]."""
         return (bits <= value[:, None]).sum(axis=1) > n
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -182,5 +182,5 @@ def _percentile(values: jax.Array, percent: float) -> jax.Array:
 
 @functools.cache
 def _blur_matrix(size: int) -> np.ndarray:
-    """[size, size], the Gaussian filter along one axis (reflecting at the ends) as a matrix."""
+    """Returns the Gaussian filter along one axis, reflecting at the ends, as [size, size]."""
     return ndimage.gaussian_filter1d(np.eye(size), BLUR, axis=0)

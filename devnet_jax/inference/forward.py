@@ -1,5 +1,4 @@
-"""The one jitted function from images to scores; training's evaluation, prediction and services
-all call it."""
+"""The jitted function from images to scores, which evaluation, prediction and export share."""
 
 from __future__ import annotations
 
@@ -16,6 +15,6 @@ from devnet_jax.models import DeviationNetwork
 def score_images(
     model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """uint8 images [B, S, S, 3] → scores [B] and maps [B, h, w]."""
+    """Returns scores [B] and signed position scores [B, h, w] of images uint8 [B, S, S, 3]."""
     result = model.apply(variables, normalise(images), train=False)
     return cast(tuple[jax.Array, jax.Array], result)

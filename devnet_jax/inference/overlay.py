@@ -1,4 +1,4 @@
-"""An image under a map in colours."""
+"""Drawing of heat maps over images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 
 import numpy as np
 
-# ColorBrewer's YlOrRd, from yellow to red; Matplotlib's map of that name interpolates these.
-# Not taken from there, as who scores with an exported detector need not have it.
+# ColorBrewer's YlOrRd, from yellow to red, of which Matplotlib's colour map is an interpolation.
+# Exported detectors must not depend on Matplotlib.
 _YLORRD = (
     (255, 255, 204),
     (255, 237, 160),
@@ -22,12 +22,12 @@ _YLORRD = (
 
 
 def lay_over(image: np.ndarray, heat: np.ndarray, strength: float) -> np.ndarray:
-    """An image under a map in colours: the hotter, the redder and the less transparent.
+    """Draws a heat map over an image; hotter pixels are redder and more opaque.
 
     Args:
       image: uint8 [H, W, 3].
       heat: floating [H, W] in [0, 1].
-      strength: in [0, 1], how opaque the hottest pixels are.
+      strength: opacity of the hottest pixels, in [0, 1].
 
     Returns:
       uint8 [H, W, 3].
@@ -39,7 +39,7 @@ def lay_over(image: np.ndarray, heat: np.ndarray, strength: float) -> np.ndarray
 
 @functools.cache
 def _colours() -> np.ndarray:
-    """float32 [256, 3]."""
-    places, anchors = np.linspace(0, len(_YLORRD) - 1, 256), np.array(_YLORRD, np.float32)
-    channels = [np.interp(places, np.arange(len(anchors)), channel) for channel in anchors.T]
+    """Returns the colour map, float32 [256, 3]."""
+    positions, anchors = np.linspace(0, len(_YLORRD) - 1, 256), np.array(_YLORRD, np.float32)
+    channels = [np.interp(positions, np.arange(len(anchors)), channel) for channel in anchors.T]
     return np.stack(channels, axis=-1).astype(np.float32)

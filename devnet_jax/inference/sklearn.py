@@ -33,14 +33,17 @@ from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.split import hold_out
 from devnet_jax.data.store import make_store
+from devnet_jax.distributed.cluster import is_rank_zero
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
-from devnet_jax.inference.detector import Detector
-from devnet_jax.inference.scorer import AnyImage, as_batch, as_written
+from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.scorer import ImageLike, as_batch, as_written
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.training.run import first_state, fit_logged, require_trainable, training_checkpoints
+from devnet_jax.training.log import TrainingLog
+from devnet_jax.training.loop import fit
+from devnet_jax.training.run import first_state, require_trainable, training_checkpoints
 
 _PARAMETERS = (  # the settings that are parameters, each called by the last part of its name
     "model.backbone",
@@ -87,7 +90,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         {"topk": 0.05, "loss.name": "focal"}.
 
     Attributes:
-      detector_: the trained `Detector`, which also explains images.
+      detector_: the trained `TrainedDetector`, which also explains images.
       offset_: minus the threshold in force, so that `decision_function` is `score_samples` minus
         it; NaN where none is in force: other losses than the deviation loss need calibration.
       loss_curve_: the mean loss of each epoch.
@@ -158,7 +161,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         with tempfile.TemporaryDirectory(prefix="devnet-") as folder:
             workdir = Workdir(folder)
             _train(config, workdir, reader, len(normal))
-            detector = Detector.restore(folder, config, calibrated=False)
+            detector = TrainedDetector.restore(folder, config, calibrated=False)
             lines = workdir.metrics.read_text().splitlines()
         self.loss_curve_ = [json.loads(line)["loss"] for line in lines]
         self.detector_ = _calibrated(detector, kept, reader.digests)
@@ -189,7 +192,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         Raises:
           ValueError, UserError: as `score_samples`; or no threshold is in force.
         """
-        return self._of_batches(Detector.decision_function, X)
+        return self._of_batches(TrainedDetector.decision_function, X)
 
     def predict(self, X: Any) -> np.ndarray:
         """1 for normal images and -1 for anomalies, int64 [N].
@@ -197,7 +200,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         Raises:
           ValueError, UserError: as `decision_function`.
         """
-        return self._of_batches(Detector.predict, X)
+        return self._of_batches(TrainedDetector.predict, X)
 
     def score(self, X: Any, y: Any) -> float:
         """The AUROC, in which no threshold plays a part; labels as for `fit`, of both kinds."""
@@ -205,7 +208,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         return float(roc_auc_score(anomalous, -self.score_samples(X)))
 
     def _of_batches(
-        self, function: Callable[[Detector, np.ndarray], np.ndarray], X: Any
+        self, function: Callable[[TrainedDetector, np.ndarray], np.ndarray], X: Any
     ) -> np.ndarray:
         """What the detector finds of X, which is decoded part by part."""
         check_is_fitted(self)
@@ -244,11 +247,11 @@ class PictureReader:
       digests: of the images read so far, equal for images that are equal once decoded.
     """
 
-    are_kept = False  # what is decoded is decoded again
+    is_cached = False  # what is decoded is decoded again
 
     def __init__(
         self,
-        images: Sequence[AnyImage],
+        images: Sequence[ImageLike],
         image_size: int,
         positions: Sequence[int] | np.ndarray | None = None,
     ) -> None:
@@ -293,7 +296,7 @@ def digest(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
-def _listed(X: Any) -> list[AnyImage]:
+def _listed(X: Any) -> list[ImageLike]:
     """X as a list of images; raises `ValueError` if it is one image, or none."""
     if isinstance(X, (str, os.PathLike, Image.Image)):
         raise ValueError("X is a single image; give a sequence of images: [image]")
@@ -367,14 +370,17 @@ def _train(config: Config, workdir: Workdir, reader: PictureReader, n_normal: in
     write_json(workdir.config, config.to_dict())
     with training_checkpoints(config, workdir) as checkpoints:
         try:
-            fit_logged(config, workdir, store, n_normal, state, checkpoints)
+            with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
+                fit(config, store, n_normal, state, checkpoints, log)
         except Stopped:
             raise Stopped(
                 "told to stop: the estimator is not fitted, and nothing is kept"
             ) from None
 
 
-def _calibrated(detector: Detector, held_out: PictureReader, trained: set[bytes]) -> Detector:
+def _calibrated(
+    detector: TrainedDetector, held_out: PictureReader, trained: set[bytes]
+) -> TrainedDetector:
     """The detector with its scores of the images held out, but for those that equal an image that
     trained: they would score too low."""
     scores = [np.empty(0, np.float32)]

@@ -1,39 +1,28 @@
-"""Where a score becomes an alarm, and how sure that is."""
+"""Thresholds: scores from which on an image raises an alarm, and what they promise."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-
-class Loss(Protocol):
-    """What is known of the loss that a network was trained with: `LossConfig` in the settings."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def prior_mean(self) -> float: ...
-    @property
-    def prior_std(self) -> float: ...
-    @property
-    def margin(self) -> float: ...
+from devnet_jax.prior import Prior
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """A score from which on an image counts as anomalous, and what it promises.
+    """A score threshold and the false-alarm rate that it promises.
 
     Attributes:
-      kind: where it comes from.
-      value: the score; an image at or above it raises an alarm.
-      false_alarm_rate: the promise: the share of normal images that raise an alarm.
-      n_calibration: held-out normal images behind a calibrated one.
-      likely_rate: of a calibrated one, what the false-alarm rate lies below in nine of ten draws
-        of the held-out images: the promise is kept on average over them.
+      kind: origin of the threshold: the prior, or calibration on held-out normal images.
+      value: lowest score that raises an alarm.
+      false_alarm_rate: promised share of normal images that raise an alarm.
+      n_calibration: number of held-out normal images; `None` for the prior's threshold.
+      likely_rate: 90 % quantile of the false-alarm rate over draws of the held-out images; `None`
+        for the prior's threshold. The promise holds on average over these draws.
     """
 
     kind: Literal["prior", "calibrated"]
@@ -43,40 +32,43 @@ class Threshold:
     likely_rate: float | None = None
 
     def alarms(self, scores: np.ndarray | float) -> np.ndarray:
-        """Which scores raise an alarm: bool, of the same shape."""
-        # As float64: beside float32 scores, NumPy would round the threshold.
+        """Returns True for each score that raises an alarm: bool, of the same shape."""
+        # In float64: compared with float32 scores, NumPy would round the threshold.
         return np.asarray(scores, np.float64) >= self.value
 
 
-def prior_threshold(loss: Loss, confidence: float) -> Threshold | None:
-    """The score that a draw from the prior stays below with the given probability.
+def prior_threshold(prior: Prior | None, confidence: float) -> Threshold | None:
+    """Returns the quantile of the prior as a threshold, or `None` without a prior.
 
-    The paper reads the prior as the distribution of normal scores (section 3.3). Training pulls
-    them to its mean, and nothing makes them spread as it does: few normal images are above the
-    threshold where they are learnt well, many where they are not. The other losses know no prior:
-    `None`.
+    The paper takes the prior for the distribution of normal scores (section 3.3). Training pulls
+    normal scores to the prior's mean, but nothing gives them its spread. The actual false-alarm
+    rate is therefore lower where normal images are learnt well, and higher where they are not.
+
+    Args:
+      prior: prior of normal scores.
+      confidence: probability that a draw from the prior stays below the threshold.
     """
-    if loss.name != "deviation":
+    if prior is None:
         return None
-    value = float(stats.norm.ppf(confidence, loss.prior_mean, loss.prior_std))
-    return Threshold("prior", value, round(1 - confidence, 12))  # 0.05, not 0.050000000000000044
+    rate = round(1 - confidence, 12)  # 0.05, not 0.050000000000000044
+    return Threshold("prior", prior.quantile(confidence), rate)
 
 
 def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Threshold | None:
-    """The threshold of split conformal prediction (Vovk et al. 2005; arXiv 2107.07511).
+    """Returns the threshold of split conformal prediction (Vovk et al. 2005; arXiv 2107.07511).
 
-    Over draws of the held-out images and of a further normal image from one distribution, the
-    latter raises an alarm with a probability of at most `false_alarm_rate`, whatever the
-    distribution, the network and the number of images. One draw of the held-out images fixes a
-    rate, itself a draw from Beta(k, n+1-k) where no scores are equal, that all later images have.
+    Let the held-out images and one further normal image be drawn from the same distribution. The
+    further image then raises an alarm with probability at most `false_alarm_rate`, for any
+    distribution, network and number of images. Given the held-out images, the rate is fixed; over
+    their draws it follows Beta(k, n+1-k) if no two scores are equal.
 
     Args:
-      scores: float32 [n] of held-out normal images, in any order.
-      false_alarm_rate: the rate promised, in (0, 1).
+      scores: float32 [n], scores of held-out normal images, in any order.
+      false_alarm_rate: promised rate, in (0, 1).
 
     Returns:
-      A number just above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, which no more than
-      k - 1 of them reach; `None` with fewer images than `n_calibration_needed`.
+      A threshold just above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, so that at most
+      k - 1 of the scores raise an alarm. `None` if n is less than `n_calibration_needed`.
     """
     n = len(scores)
     k = math.floor(false_alarm_rate * (n + 1) * (1 + 1e-9))
@@ -88,10 +80,10 @@ def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Thresho
 
 
 def _just_above(score: np.float32) -> float:
-    """A short number that no float32 but those above the score reach.
+    """Returns a number with few digits that only float32 values above the score reach.
 
-    Whether compared as float32 or as float64, as it rounds to the next float32. Of that one the
-    written text may lie below: as written, its image would raise no alarm.
+    It rounds to the next float32, so comparisons in float32 and float64 agree. It is not that
+    float32 itself, whose shortest text may be a smaller number.
     """
     following = float(np.nextafter(score, np.float32(np.inf)))
     middle = (float(score) + following) / 2
@@ -100,12 +92,12 @@ def _just_above(score: np.float32) -> float:
 
 
 def n_calibration_needed(false_alarm_rate: float) -> int:
-    """The least number of held-out images with which a false-alarm rate can be promised."""
+    """Returns the least number of held-out images that a false-alarm rate needs."""
     return math.ceil(1 / (false_alarm_rate * (1 + 1e-9))) - 1
 
 
 def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
-    """Says that the images held out are too few to calibrate with; `None` if they are not."""
+    """Returns a warning if there are too few held-out images to calibrate, else `None`."""
     needed = n_calibration_needed(false_alarm_rate)
     if n_calibration >= needed:
         return None
@@ -115,14 +107,3 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
         "images do not count); allow more false alarms (config.evaluation.false_alarm_rate), or "
         "train anew, with more normal images or more of them held out (config.dataset.calibration)"
     )
-
-
-def p_values(loss: Loss, scores: np.ndarray) -> np.ndarray | None:
-    """Upper-tail p-values float64 [N]: how likely a draw from the prior scores as high or higher.
-
-    `None` for a loss that knows no prior.
-    """
-    if loss.name != "deviation":
-        return None
-    scores = np.asarray(scores, np.float64)
-    return np.asarray(stats.norm.sf(scores, loss.prior_mean, loss.prior_std))

@@ -1,20 +1,20 @@
 """The deviation network and its weights."""
 
+from devnet_jax.models.backbones import BACKBONES
 from devnet_jax.models.folding import fold_batch_norm
-from devnet_jax.models.network import (
-    BACKBONES,
-    DeviationNetwork,
-    check_n_scales,
-    feature_size,
-    max_n_scales,
+from devnet_jax.models.heads import HEADS
+from devnet_jax.models.network import DeviationNetwork, check_n_scales, max_n_scales
+from devnet_jax.models.pretrained import (
+    from_torch_state_dict,
+    load_pretrained,
+    to_torch_state_dict,
 )
-from devnet_jax.models.pretrained import from_torch_state_dict, load_pretrained, to_torch_state_dict
 
 __all__ = [
     "BACKBONES",
+    "HEADS",
     "DeviationNetwork",
     "check_n_scales",
-    "feature_size",
     "fold_batch_norm",
     "from_torch_state_dict",
     "load_pretrained",

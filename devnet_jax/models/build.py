@@ -1,4 +1,4 @@
-"""From settings to the network and to its first variables."""
+"""Builds the network and its initial variables from the settings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from devnet_jax.rng import key
 
 
 def make_model(config: Config, axis_name: str | None = None) -> DeviationNetwork:
-    """The network that the settings describe; `axis_name` synchronises BatchNorm in training."""
+    """Builds the network; `axis_name` is the device axis over which BatchNorm is synchronised."""
     return DeviationNetwork(
         backbone=config.model.backbone,
         n_scales=config.model.n_scales,
+        head=config.model.head,
         topk=config.model.topk,
         dtype=jnp.dtype(config.model.dtype),
         axis_name=axis_name,
@@ -29,26 +30,26 @@ def make_model(config: Config, axis_name: str | None = None) -> DeviationNetwork
 def make_variables(
     config: Config, pretrained: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Initial "params" and "batch_stats", drawn with the seed.
+    """Returns initial "params" and "batch_stats", drawn from the seed.
 
     Args:
       config: all settings.
       pretrained: tensors under torchvision's names (`devnet_jax.models.load_pretrained`), which
-        take the place of the drawn ones.
+        replace the drawn ones.
     """
     loaded: dict[str, Any] = {}
     if pretrained is not None:
         loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
-    # Drawing takes a tenth of a second, and optimising the program for it took four.
+    # The program runs once for 0.1 s; optimising it took 4 s.
     make = jax.jit(
-        functools.partial(_draw_or_take, config),
+        functools.partial(_initialise, config),
         compiler_options={"xla_backend_optimization_level": 1},
     )
     return make(_key(config), loaded)
 
 
 def abstract_variables(config: Config) -> dict[str, Any]:
-    """Shapes and dtypes of the variables, computed without making them."""
+    """Returns shapes and dtypes of the variables without computing them."""
     return jax.eval_shape(functools.partial(_draw, config), _key(config))
 
 
@@ -62,10 +63,10 @@ def _draw(config: Config, seed: jax.Array) -> dict[str, Any]:
     return {"batch_stats": {}, **variables}  # AlexNet has no running statistics
 
 
-def _draw_or_take(config: Config, seed: jax.Array, loaded: dict[str, Any]) -> dict[str, Any]:
-    """The variables, drawn where they are not loaded: XLA draws only what is asked for."""
+def _initialise(config: Config, seed: jax.Array, loaded: dict[str, Any]) -> dict[str, Any]:
+    """Draws the variables that are not loaded; XLA removes the draws of the others."""
     drawn = traverse_util.flatten_dict(_draw(config, seed), keep_empty_nodes=True)
-    taken = traverse_util.flatten_dict(loaded)
-    # A file may hold half precision; parameters are trained in the precision of the drawn.
-    cast = {path: value.astype(drawn[path].dtype) for path, value in taken.items()}
+    flat = traverse_util.flatten_dict(loaded)
+    # A file may hold half precision; training keeps the precision of the drawn variables.
+    cast = {path: value.astype(drawn[path].dtype) for path, value in flat.items()}
     return traverse_util.unflatten_dict({**drawn, **cast})

@@ -1,4 +1,4 @@
-"""A trained network without BatchNorm: each one is folded into the convolution before it."""
+"""Folding of BatchNorm into the convolutions before it, for evaluation."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
+from devnet_jax.models.backbones import get_backbone
 from devnet_jax.models.layers.batch_norm import BatchNorm
 
 
-def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of the same network with `folded=True`, equal in evaluation mode up to rounding.
+def fold_batch_norm(variables: Mapping[str, Any], backbone: str) -> dict[str, Any]:
+    """Returns variables of the same network with `folded=True`, equal in evaluation to rounding.
 
     Args:
       variables: "params" and "batch_stats" of a `DeviationNetwork`.
+      backbone: key of `BACKBONES`.
 
     Returns:
-      "params" alone, the convolutions' kernels scaled and their biases added.
+      "params" alone, with the convolutions' kernels scaled and their biases added.
     """
+    convolution_before = get_backbone(backbone).convolution_before
     params = traverse_util.flatten_dict(variables["params"])
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))
     for *path, leaf in list(statistics):
         if leaf != "mean":
             continue
         norm = tuple(path)
-        convolution = (*norm[:-1], _before(norm[-1]))
+        convolution = (*norm[:-1], convolution_before(norm[-1]))
         inverse_std = lax.rsqrt(statistics[*norm, "var"] + BatchNorm.epsilon)
         factor = params.pop((*norm, "scale")) * inverse_std
         shift = params.pop((*norm, "bias")) - statistics[*norm, "mean"] * factor
@@ -35,8 +38,3 @@ def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:
         params[*convolution, "kernel"] = jnp.asarray(kernel * factor, kernel.dtype)
         params[*convolution, "bias"] = shift
     return {"params": traverse_util.unflatten_dict(params)}
-
-
-def _before(norm: str) -> str:
-    """The name of the convolution before a BatchNorm, after torchvision's: conv1 of bn1."""
-    return "downsample_0" if norm == "downsample_1" else norm.replace("bn", "conv")

@@ -1,8 +1,8 @@
-"""Weights under torchvision's names: from files and the Hugging Face Hub to Flax and back.
+"""Pretrained weights: from files and the Hugging Face Hub to Flax variables, and back to PyTorch.
 
-In a torchvision state dict `layer1.0.conv1.weight` is a kernel [O, I, H, W]; here it is
-`params/feature_extractor/layer1_0/conv1/kernel` [H, W, I, O]. The scoring head is
-`conv.weight` and `conv.bias`, as in the official implementation's checkpoints.
+In a torchvision state dict `layer1.0.conv1.weight` is a kernel [O, I, H, W]. In Flax it is
+`params/feature_extractor/layer1_0/conv1/kernel` [H, W, I, O]. The head is `conv.weight` and
+`conv.bias`, as in checkpoints of the official implementation.
 """
 
 import functools
@@ -21,16 +21,10 @@ from etils import epath
 from flax import traverse_util
 
 from devnet_jax.errors import UserError
-from devnet_jax.models.network import BACKBONES, DeviationNetwork, get_backbone
+from devnet_jax.models.backbones import BACKBONES, get_backbone
+from devnet_jax.models.network import DeviationNetwork
 
 logger = logging.getLogger(__name__)
-
-# Repositories of torchvision's ImageNet weights (IMAGENET1K_V1) on the Hugging Face Hub.
-IMAGENET_REPOSITORIES = {
-    "resnet18": "timm/resnet18.tv_in1k",
-    "resnet34": "timm/resnet34.tv_in1k",
-    "resnet50": "timm/resnet50.tv_in1k",
-}
 
 _Path = tuple[str, ...]
 _LEAVES = {
@@ -41,53 +35,60 @@ _LEAVES = {
     "var": "running_var",
 }
 _HEAD = ("conv.weight", "conv.bias")
-_TO_OTHER_SOURCE = "give a file of torchvision's weights as config.model.pretrained"
+_ADVICE = "give a file of torchvision's weights as config.model.pretrained"
 
 
 def from_torch_state_dict(state: Mapping[str, Any], backbone: str) -> dict[str, Any]:
-    """Turns a PyTorch state dict into the variables of a `DeviationNetwork`.
+    """Converts a PyTorch state dict to the variables of a `DeviationNetwork`.
 
     Args:
-      state: tensor name → array, under torchvision's names or those of an official DevNet
-        checkpoint (prefix `feature_extractor.net.`); a prefix `module.` is dropped. The
-        classifier (`fc.*`, `classifier.*`) and `num_batches_tracked` are ignored.
-      backbone: a key of `BACKBONES`.
+      state: arrays by tensor name, under torchvision's names or those of an official DevNet
+        checkpoint (prefix `feature_extractor.net.`). A prefix `module.` is dropped. The classifier
+        (`fc.*`, `classifier.*`) and `num_batches_tracked` are ignored.
+      backbone: key of `BACKBONES`.
 
     Returns:
-      {"params": …, "batch_stats": …} of NumPy arrays in the dtypes of `state`, as from
-      `DeviationNetwork.init`: no "batch_stats" for a backbone without BatchNorm. The head is
-      present if and only if `state` has `conv.weight` and `conv.bias`.
+      {"params": …, "batch_stats": …} of NumPy arrays in the dtypes of `state`, structured as by
+      `DeviationNetwork.init`, without "batch_stats" for a backbone without BatchNorm. The head is
+      included if and only if `state` has `conv.weight` and `conv.bias`.
 
     Raises:
-      UserError: where tensors are missing, unexpected or misshapen.
+      UserError: if tensors are missing, unexpected or of the wrong shape.
     """
     state = _clean(state)
     _check(state, backbone)
-    names = {path: torch_name(path) for path in _template(backbone)}
+    names = {path: torch_name(path, backbone) for path in _template(backbone)}
     return traverse_util.unflatten_dict(
         {path: _to_flax(state[name]) for path, name in names.items() if name in state}
     )
 
 
-def to_torch_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch_state_dict`: PyTorch's layout, torchvision's names."""
+def to_torch_state_dict(
+    variables: Mapping[str, Any], backbone: str = "resnet18"
+) -> dict[str, np.ndarray]:
+    """Converts variables to PyTorch's layout and names: the inverse of `from_torch_state_dict`.
+
+    Args:
+      variables: "params" and, if there are any, "batch_stats" of a `DeviationNetwork`.
+      backbone: key of `BACKBONES`. The names of all built-in backbones follow the same rule.
+    """
     return {
-        torch_name(path): _to_torch(np.asarray(value))
+        torch_name(path, backbone): _to_torch(np.asarray(value))
         for path, value in traverse_util.flatten_dict(variables).items()
     }
 
 
 def load_pretrained(source: str, backbone: str) -> dict[str, np.ndarray]:
-    """Reads a state dict, complete and right for the backbone, under torchvision's names.
+    """Loads a state dict under torchvision's names, and checks that it fits the backbone.
 
     Args:
-      source: "imagenet", for torchvision's weights from the Hugging Face Hub (kept in its
-        cache), or a path, local or in a bucket, ending in .safetensors, .npz, .pth or .pt
-        (the last two need PyTorch; nothing is unpickled but tensors).
-      backbone: a key of `BACKBONES`.
+      source: "imagenet" for torchvision's weights from the Hugging Face Hub, which are kept in its
+        cache, or a path, local or in a bucket, that ends in .safetensors, .npz, .pth or .pt. The
+        last two need PyTorch; only tensors are unpickled.
+      backbone: key of `BACKBONES`.
 
     Raises:
-      UserError: where the source does not exist, cannot be reached or read, or does not fit.
+      UserError: if the source does not exist, cannot be reached or read, or does not fit.
     """
     path = _download(backbone) if source == "imagenet" else source
     state = _clean(_read(path))
@@ -98,26 +99,27 @@ def load_pretrained(source: str, backbone: str) -> dict[str, np.ndarray]:
     return state
 
 
-def torch_name(path: _Path) -> str:
-    """torchvision's name of the variable at a path such as ("params", "score", "kernel")."""
-    _, *modules, leaf = path
-    modules = ["conv"] if modules == ["score"] else modules[1:]
-    return ".".join([*(re.sub(r"_(\d+)$", r".\1", m) for m in modules), _LEAVES[leaf]])
+def torch_name(path: _Path, backbone: str) -> str:
+    """Returns the PyTorch name of a variable's path, such as ("params", "score", "kernel")."""
+    _, part, *modules, leaf = path
+    if part == "score":
+        return f"conv.{_LEAVES[leaf]}"
+    return f"{get_backbone(backbone).torch_module(modules)}.{_LEAVES[leaf]}"
 
 
 def _to_flax(array: np.ndarray) -> np.ndarray:
-    """OIHW → HWIO; other tensors have the same layout."""
+    """Converts OIHW to HWIO; other tensors keep their layout."""
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
 
 
 def _to_torch(array: np.ndarray) -> np.ndarray:
-    """HWIO → OIHW; other tensors have the same layout."""
+    """Converts HWIO to OIHW; other tensors keep their layout."""
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
 
 
 @functools.cache
 def _template(backbone: str) -> dict[_Path, jax.ShapeDtypeStruct]:
-    """Path → shape of every variable of a network, its head included; computes nothing."""
+    """Returns the shape of every variable of a network by path, including the head's."""
     model = DeviationNetwork(backbone, n_scales=1)
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3), jnp.float32))
@@ -127,20 +129,20 @@ def _template(backbone: str) -> dict[_Path, jax.ShapeDtypeStruct]:
 
 @functools.cache
 def _torch_shapes(backbone: str) -> dict[str, tuple[int, ...]]:
-    """torchvision's name → PyTorch's shape of every tensor of a network, its head included."""
+    """Returns the PyTorch shape of every tensor of a network by name, including the head's."""
     shapes = {}
     for path, leaf in _template(backbone).items():
         height_width, channels = leaf.shape[:-2], leaf.shape[-2:]
-        shapes[torch_name(path)] = (*reversed(channels), *height_width)
+        shapes[torch_name(path, backbone)] = (*reversed(channels), *height_width)
     return shapes
 
 
 def _clean(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors that matter as NumPy arrays, under torchvision's names."""
+    """Returns the tensors of network and head as NumPy arrays, under torchvision's names."""
     clean = {}
     for name, value in state.items():
         name = name.removeprefix("module.").removeprefix("feature_extractor.net.")
-        if re.match(r"\d+\.", name):  # the official code keeps only AlexNet's `features`
+        if re.match(r"\d+\.", name):  # official AlexNet checkpoints hold only its `features`
             name = f"features.{name}"
         if name.startswith(("fc.", "classifier.")) or name.endswith("num_batches_tracked"):
             continue
@@ -149,7 +151,7 @@ def _clean(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _check(state: Mapping[str, np.ndarray], backbone: str) -> None:
-    """Raises UserError unless the tensors are exactly the backbone's, with or without a head."""
+    """Raises `UserError` unless the tensors are the backbone's, with or without a head."""
     get_backbone(backbone)
     faults = _faults(state, backbone)
     if not faults:
@@ -161,7 +163,7 @@ def _check(state: Mapping[str, np.ndarray], backbone: str) -> None:
 
 
 def _faults(state: Mapping[str, np.ndarray], backbone: str) -> list[str]:
-    """What is missing, unexpected or misshapen, in words; empty if nothing is."""
+    """Lists missing, unexpected and wrongly shaped tensors in words; empty if there are none."""
     expected = dict(_torch_shapes(backbone))
     if not any(name in state for name in _HEAD):
         for name in _HEAD:
@@ -186,27 +188,25 @@ def _few(names: Iterable[str], at_most: int = 4) -> str:
 
 
 def _download(backbone: str) -> str:
-    """Path of the backbone's ImageNet weights in the Hub's cache, fetched if need be."""
-    get_backbone(backbone)
-    if backbone not in IMAGENET_REPOSITORIES:
-        raise UserError(f"no ImageNet weights of {backbone} to download: {_TO_OTHER_SOURCE}")
-    repository = IMAGENET_REPOSITORIES[backbone]
+    """Downloads the ImageNet weights unless they are cached, and returns their path."""
+    repository = get_backbone(backbone).imagenet
+    if repository is None:
+        raise UserError(f"no ImageNet weights of {backbone} to download: {_ADVICE}")
     logger.info("fetching ImageNet weights: %s, from the Hugging Face Hub or its cache", repository)
     verbosity = huggingface_hub.logging.get_verbosity()
-    huggingface_hub.logging.set_verbosity_error()  # it would report every attempt to connect
+    huggingface_hub.logging.set_verbosity_error()  # or it reports every attempt to connect
     try:
         return huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except Exception as error:  # the Hub, its transport and its cache each have their own
+    except Exception as error:  # hub, transport and cache raise different types
         raise UserError(
-            f"cannot download {repository} from huggingface.co ({type(error).__name__}): "
-            f"{_TO_OTHER_SOURCE}"
+            f"cannot download {repository} from huggingface.co ({type(error).__name__}): {_ADVICE}"
         ) from error
     finally:
         huggingface_hub.logging.set_verbosity(verbosity)
 
 
 def _read(path: str) -> dict[str, Any]:
-    """The tensors of a file, as arrays."""
+    """Reads the tensors of a file as arrays."""
     suffix = epath.Path(path).suffix
     if suffix not in _READERS:
         raise UserError(
@@ -219,7 +219,7 @@ def _read(path: str) -> dict[str, Any]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"pretrained weights '{path}': no such file") from error
-    except Exception as error:  # each format fails in its own ways on a damaged file
+    except Exception as error:  # each format raises other types on a damaged file
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"cannot read pretrained weights '{path}': {reason}") from error
 
@@ -240,7 +240,7 @@ def _read_torch(data: bytes) -> dict[str, np.ndarray]:
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, Mapping):
         raise TypeError("not a state dict")
-    state = state.get("state_dict", state)  # as saved by many training scripts
+    state = state.get("state_dict", state)  # many training scripts nest it
     return {name: tensor.detach().numpy() for name, tensor in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, metrics.jsonl and TensorBoard."""
+"""The training log: progress bar, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from devnet_jax.config import Config
 from devnet_jax.runtime.io import write_json, write_text
 from devnet_jax.runtime.workdir import Workdir
 
@@ -19,31 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
-    """Told of every call and every epoch; use it as a context manager."""
+    """Logs calls and epochs of a run; a context manager."""
 
-    def __init__(
-        self, workdir: Workdir, *, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool
-    ) -> None:
-        """Writes nothing yet.
+    def __init__(self, config: Config, workdir: Workdir, *, silent: bool) -> None:
+        """Opens the log; nothing is written before `resume`.
 
         Args:
-          workdir: where it writes.
-          epochs: of the run.
-          steps_per_epoch: of the run.
-          batch_size: images a step.
-          silent: neither writes nor shows anything: another process does.
+          config: settings of the run.
+          workdir: destination of metrics.jsonl and TensorBoard's events.
+          silent: True to neither write nor show anything, as another process does.
         """
         self._workdir = workdir
-        self._epochs = epochs
-        self._batch_size = batch_size
+        self._epochs = config.train.epochs
+        self._batch_size = config.train.batch_size
         self._silent = silent
         self._records: list[dict[str, Any]] = []
-        self._history: dict[str, list[float]] = {}  # of the steps of this epoch
-        self._seconds: list[tuple[int, float]] = []  # steps and time of each call of this epoch
+        self._history: dict[str, list[float]] = {}  # metrics of each step of this epoch
+        self._seconds: list[tuple[int, float]] = []  # steps and duration of this epoch's calls
         self._compiled: set[int] = set()
         self._tensorboard: SummaryWriter | None = None
-        self._steps = epochs * steps_per_epoch
-        self._bar = tqdm(disable=True)  # until the run starts
+        self._steps = config.train.epochs * config.train.steps_per_epoch
+        self._bar = tqdm(disable=True)  # replaced when the run starts
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -54,7 +51,7 @@ class TrainingLog:
             self._tensorboard.close()
 
     def resume(self, step: int) -> None:
-        """Starts at a step: what was logged beyond it, before a kill, will be logged anew."""
+        """Starts at a step; records beyond it, from before a kill, are dropped."""
         if step:
             self._history = self._interrupted_at(step)
         if self._silent:
@@ -67,31 +64,31 @@ class TrainingLog:
             total=self._steps, initial=step, unit="step", disable=None, desc="training"
         )
         if self._workdir.is_local:  # tensorboardX cannot append to files in a bucket
-            if not step:  # a run that was killed before its first checkpoint is drawn over
+            if not step:  # events of a run that was killed before its first checkpoint
                 self._workdir.tensorboard.rmtree(missing_ok=True)
             self._tensorboard = SummaryWriter(
                 str(self._workdir.tensorboard), purge_step=step + 1 if step else None
             )
 
     def call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
-        """After each call to the devices; metrics are [steps of the call]."""
+        """Logs a call to the devices, with metrics [steps]."""
         for name, values in metrics.items():
             self._history.setdefault(name, []).extend(values.tolist())
         count = len(metrics["loss"])
         if count in self._compiled:
             self._seconds.append((count, seconds))
-        self._compiled.add(count)  # the first call of each length compiles
+        self._compiled.add(count)  # the first call of each length includes compilation
         self._bar.set_postfix(
             {"loss": f"{metrics['loss'][-1]:.3f}", **self._speed("images/s")}, refresh=False
         )
         self._bar.update(count)
 
     def means(self) -> dict[str, float]:
-        """The means of the metrics over the steps of this epoch so far."""
+        """Returns the means of the metrics over this epoch so far."""
         return {name: float(np.mean(values)) for name, values in self._history.items()}
 
     def epoch(self, epoch: int, step: int, learning_rate: float) -> None:
-        """After each epoch."""
+        """Logs the end of an epoch."""
         record = {
             "epoch": epoch,
             "step": step,
@@ -123,12 +120,12 @@ class TrainingLog:
             )
 
     def interrupt(self, step: int) -> None:
-        """Before training stops within an epoch: whoever resumes it there logs all of the epoch."""
+        """Saves the metrics of an unfinished epoch, so that a resumed run logs all of it."""
         if not self._silent:
             write_json(self._workdir.interrupted_epoch, {"step": step, "history": self._history})
 
     def _interrupted_at(self, step: int) -> dict[str, list[float]]:
-        """The epoch so far, if training was stopped at this step."""
+        """Returns the metrics of the unfinished epoch if training was stopped at this step."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             found = json.loads(self._workdir.interrupted_epoch.read_text())
             if found["step"] == step:
@@ -136,7 +133,7 @@ class TrainingLog:
         return {}
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Images a second in this epoch, under that name; nothing before it can be told."""
+        """Returns {name: images a second in this epoch}, empty before the second call."""
         steps = sum(count for count, _ in self._seconds)
         seconds = sum(seconds for _, seconds in self._seconds)
         return {name: round(self._batch_size * steps / seconds, 2)} if seconds else {}

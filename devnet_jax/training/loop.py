@@ -1,4 +1,4 @@
-"""The training loop: restore, then epoch after epoch: draw batches, run their steps, log, save."""
+"""The training loop: for each epoch draw batches, run steps, log metrics and save the state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from devnet_jax.data.store import ImageStore
 from devnet_jax.distributed.cluster import report_progress, stop_agreement
 from devnet_jax.distributed.sharding import (
     abstract_replicated,
-    local_device_slice,
+    local_batch_slice,
     n_devices,
     replicated,
 )
@@ -27,11 +27,12 @@ from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
 from devnet_jax.models.build import abstract_variables
 from devnet_jax.training.log import TrainingLog
-from devnet_jax.training.step import TrainState, initial_state, make_schedule, make_train_call
+from devnet_jax.training.optimizer import make_schedule
+from devnet_jax.training.step import TrainState, initial_state, make_train_call
 
 
 def require_divisible_batch(config: Config) -> None:
-    """Raises `UserError` where the batch cannot be shared equally among the devices."""
+    """Raises `UserError` if the batch size is not a multiple of the number of devices."""
     if config.train.batch_size % n_devices():
         raise UserError(
             f"config.train.batch_size = {config.train.batch_size}: must be a multiple of the "
@@ -47,48 +48,48 @@ def fit(
     checkpoints: Checkpoints,
     log: TrainingLog,
 ) -> TrainState:
-    """Trains from a state, a new one or a restored one, to the last epoch.
+    """Trains from an initial or restored state to the last epoch.
 
     Args:
       config: all settings.
-      store: the normal training images, then the labelled anomalies.
-      n_normal: how many of them are normal.
-      state: where training starts (`initial_state`, `restore_state`).
-      checkpoints: where states are saved.
-      log: told of every call and every epoch.
+      store: normal training images, followed by labelled anomalies.
+      n_normal: number of normal training images.
+      state: initial state (`initial_state`, `restore_state`).
+      checkpoints: destination of saved states.
+      log: log of calls and epochs.
 
     Returns:
       The state after the last step.
 
     Raises:
-      Stopped: the run was told to stop, and the state is saved.
-      UserError: the batch does not divide by the devices, or the loss, the gradient or a
-        parameter is no longer finite (the last good checkpoint stays), or a streamed image
-        cannot be decoded.
+      Stopped: if the run was asked to stop; its state is saved.
+      UserError: if the batch size is not a multiple of the devices; if the loss, the gradient or a
+        parameter is not finite (the last good checkpoint stays); or if a streamed image cannot be
+        decoded.
     """
     require_divisible_batch(config)
-    # Replicated before the first call, or the second, with other shardings, compiles again.
+    # Replicated now, as a state with another sharding would compile the second call anew.
     state = jax.device_put(state, replicated())
-    train_call = make_train_call(config, store, scan=not on_cpu())
+    train_call = make_train_call(config, store, scan=not unrolls_steps())
 
     done = int(state.step)
     log.resume(done)
-    # What a call is given is made while the devices run the one before.
+    # A thread prepares the inputs of the next call while the devices run this one.
     inputs = prefetch(call_inputs(config, store, n_normal, done))
-    with contextlib.closing(inputs) as calls, stop_agreement() as ends_after:
+    with contextlib.closing(inputs), stop_agreement() as stops_after:
         for epoch in range(done // config.train.steps_per_epoch, config.train.epochs):
             last_step = (epoch + 1) * config.train.steps_per_epoch
             stopped = False
             while done < last_step and not stopped:
                 started = time.perf_counter()
-                batches, labels = next(calls)
+                batches, labels = next(inputs)
                 state, metrics = train_call(state, store.resident, batches, labels)
-                metrics = {name: np.asarray(values) for name, values in metrics.items()}
-                _require_finite(metrics, done, checkpoints)
+                values = {name: np.asarray(value) for name, value in metrics.items()}
+                _require_finite(values, done, checkpoints)
                 done += len(labels)
-                log.call(done, metrics, time.perf_counter() - started)
+                log.call(done, values, time.perf_counter() - started)
                 report_progress()
-                stopped = ends_after(done)
+                stopped = stops_after(done)
             means = log.means() if done == last_step else None
             if done == last_step:
                 log.epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
@@ -99,47 +100,55 @@ def fit(
                 save_state(checkpoints, state, config, means)
             if stopped:
                 checkpoints.wait()
-                raise Stopped(f"told to stop: step {done} is saved, and the same command goes on")
+                raise Stopped(
+                    f"told to stop: step {done} is saved; run the same command again to resume"
+                )
     return state
 
 
 def call_inputs(
     config: Config, store: ImageStore, n_normal: int, done: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What each call after that many steps is given, to the last epoch's end: `store.per_call` of
-    its batches, and their labels, float32 [steps, D, b]."""
+    """Yields the inputs of each call after `done` steps, to the end of the last epoch.
+
+    Yields:
+      `store.call_input` of the calls' indices, and labels float32 [steps, B], B the batch size of
+      this process.
+    """
     per_call = steps_per_call(config, store)
     per_epoch = config.train.steps_per_epoch
     while done < config.train.epochs * per_epoch:
-        # A call ends where its epoch does.
+        # A call does not go beyond its epoch.
         steps = range(done, min(done + per_call, (done // per_epoch + 1) * per_epoch))
         indices = batch_indices(config, steps, n_normal, len(store))
-        yield store.per_call(indices), (indices >= n_normal).astype(np.float32)
+        yield store.call_input(indices), (indices >= n_normal).astype(np.float32)
         done = steps.stop
 
 
 def steps_per_call(config: Config, store: ImageStore) -> int:
-    """Steps that one call runs: as set, else one on a CPU, and on accelerators an epoch, or as
-    many as the store can hand over at once."""
+    """Returns the number of steps in one call.
+
+    The default is 1 on a CPU. On accelerators it is an epoch, or fewer if the store limits the
+    pixels that a call may carry.
+    """
     if config.train.steps_per_call:
         return config.train.steps_per_call
-    if on_cpu():
+    if unrolls_steps():
         return 1
-    return min(config.train.steps_per_epoch, store.max_steps(config.train.batch_size))
+    return min(config.train.steps_per_epoch, store.max_steps_per_call(config.train.batch_size))
 
 
-def on_cpu() -> bool:
-    """Whether the steps of a call are laid out one after the other rather than scanned.
+def unrolls_steps() -> bool:
+    """Returns True if the steps of a call are unrolled instead of scanned: on a CPU.
 
-    XLA's CPU backend runs convolutions inside a loop by a path many times slower, also where
-    the scan is unrolled.
+    Some convolution gradients of XLA's CPU backend are much slower inside a loop
+    (benchmarks/results/cpu_profile.md), and calls cost nothing there.
     """
     return jax.default_backend() == "cpu"
 
 
 def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) -> np.ndarray:
-    """Indices int32 [steps, D, b]: of the batches of those steps, the shares of the D devices of
-    this process."""
+    """Returns the indices of these steps' batches: int32 [steps, B], this process's part."""
     batches = [
         balanced_batch(
             step,
@@ -150,7 +159,7 @@ def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) ->
         )
         for step in steps
     ]
-    return np.stack(batches).reshape(len(steps), n_devices(), -1)[:, local_device_slice()]
+    return np.stack(batches)[:, local_batch_slice(config.train.batch_size)]
 
 
 def save_state(
@@ -159,8 +168,14 @@ def save_state(
     config: Config,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Saves the state, and the metrics it is judged by, as the checkpoint of its step; raises
-    `UserError` if it is not finite."""
+    """Saves the state as the checkpoint of its step; raises `UserError` if it is not finite.
+
+    Args:
+      checkpoints: destination.
+      state: state to save.
+      config: all settings, which are saved with it.
+      metrics: means over the epoch, from which `train.keep_best` chooses.
+    """
     step = int(state.step)
     if not _all_finite(state.variables):
         raise _not_finite(step, "a parameter", checkpoints)
@@ -169,15 +184,15 @@ def save_state(
 
 
 def _all_finite(tree: Any) -> bool:
-    # On the host, where the state is needed anyway to be saved: nothing to compile.
+    # On the host, which needs the state anyway to save it; there is nothing to compile.
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
 def restore_state(checkpoints: Checkpoints, config: Config) -> TrainState:
-    """The newest checkpoint's state, replicated over the devices.
+    """Restores the newest checkpoint's state, replicated over the devices.
 
     Raises:
-      UserError: there is no checkpoint, it cannot be read, or it is of other settings.
+      UserError: if there is no checkpoint, it cannot be read, or it has other settings.
     """
     state = jax.eval_shape(functools.partial(initial_state, config), abstract_variables(config))
     abstract = abstract_replicated(state)

@@ -1,4 +1,4 @@
-"""What a workdir remembers of its run when it is opened again: settings and split."""
+"""Opening the data set of a run: with a new split, or the one saved in the workdir."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from devnet_jax.runtime.workdir import Workdir, read_config
 
 
 def open_dataset(config: Config, workdir: Workdir) -> FewShotDataset:
-    """The data set of the settings, with the split of the workdir's run or, for a new run, drawn.
+    """Opens the data set with the split of the workdir's run, or draws one for a new run.
 
     Raises:
-      UserError: the workdir holds a run that these settings would not have given, or another
-        process of the run has other settings or other images.
+      UserError: if the workdir holds a run with other settings, or another process of the run has
+        other settings or other images.
     """
     dataset = _open(config, workdir)
-    # Each host may have its data in another place, and so with other times of its files.
+    # Paths and modification times may differ between hosts.
     where = {"manual_dir": None, "data_dir": None}
     settings = {**config.to_dict(), "dataset": {**config.to_dict()["dataset"], **where}}
     require_agreement("the settings", json.dumps(settings))

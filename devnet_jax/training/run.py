@@ -1,7 +1,7 @@
-"""One run, from settings to a trained detector in a workdir.
+"""One run: from settings to a trained network in a workdir.
 
-The order matters: whatever can be wrong with the settings, the data, the weights or the
-workdir is found before the first file is written.
+Mistakes in the settings, the data, the weights or the workdir are found before the first file is
+written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.data.store import ImageStore, make_store
+from devnet_jax.data.store import make_store
 from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
@@ -28,22 +28,20 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: Workdir) -> None:
-    """Trains, or goes on training, the run of a workdir.
+    """Trains the run of a workdir, or resumes it.
 
-    Leaves config.json, split.json, checkpoints/, metrics.jsonl and TensorBoard's events.
+    Writes config.json, split.json, checkpoints/, metrics.jsonl and TensorBoard's events.
 
     Raises:
-      UserError: a mistake in the settings, the data, the weights or the workdir, or a loss that
-        is no longer finite.
+      UserError: for a mistake in the settings, the data, the weights or the workdir, or a loss that
+        is not finite.
     """
     require_trainable(config)
     workdir.require_writable()
-    with locked_by_rank_zero(workdir.lock()):
-        _train(config, workdir)
-
-
-def _train(config: Config, workdir: Workdir) -> None:
-    with training_checkpoints(config, workdir) as checkpoints:
+    with (
+        locked_by_rank_zero(workdir.lock()),
+        training_checkpoints(config, workdir) as checkpoints,
+    ):
         done = checkpoints.latest_step() or 0
         last_step = config.train.epochs * config.train.steps_per_epoch
         if done > last_step:
@@ -52,26 +50,27 @@ def _train(config: Config, workdir: Workdir) -> None:
                 f"{done // config.train.steps_per_epoch} already; ask for no fewer"
             )
         dataset = open_dataset(config, workdir)
-        if done == last_step:  # nothing to restore, no image to decode
-            _remember(config, dataset, workdir)
+        if done == last_step:  # no state to restore, no image to decode
+            _write_settings(config, dataset, workdir)
             return
         state = restore_state(checkpoints, config) if done else first_state(config)
         images = dataset.train_images(config.dataset.image_size)
         store = make_store(images, config.dataset, replicated())
 
-        _remember(config, dataset, workdir)
+        _write_settings(config, dataset, workdir)
         n_normal = len(dataset.split.train_unlabelled)
-        fit_logged(config, workdir, store, n_normal, state, checkpoints)
+        with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
+            fit(config, store, n_normal, state, checkpoints, log)
 
 
 def require_trainable(config: Config) -> None:
-    """Raises `UserError` for settings that no data can train with, on these devices."""
+    """Raises `UserError` for settings that cannot train on these devices, whatever the data."""
     check_n_scales(config.model.backbone, config.model.n_scales, config.dataset.image_size)
     require_divisible_batch(config)
 
 
 def training_checkpoints(config: Config, workdir: Workdir) -> Checkpoints:
-    """The checkpoints of a workdir, of which a run keeps as many as its settings say."""
+    """Opens the checkpoints of a workdir for training; the settings say how many are kept."""
     return Checkpoints(
         workdir.checkpoints,
         keep=config.train.keep,
@@ -81,10 +80,10 @@ def training_checkpoints(config: Config, workdir: Workdir) -> Checkpoints:
 
 
 def first_state(config: Config) -> TrainState:
-    """The state of step 0, its weights fetched or read where the settings name some.
+    """Returns the state of step 0, with pretrained weights if the settings name some.
 
     Raises:
-      UserError: they cannot be had, or are of another network.
+      UserError: if the weights cannot be loaded, or belong to another network.
     """
     pretrained = None
     if config.model.pretrained != "none":
@@ -92,26 +91,7 @@ def first_state(config: Config) -> TrainState:
     return initial_state(config, make_variables(config, pretrained))
 
 
-def fit_logged(
-    config: Config,
-    workdir: Workdir,
-    store: ImageStore,
-    n_normal: int,
-    state: TrainState,
-    checkpoints: Checkpoints,
-) -> None:
-    """`fit`, with the log that a workdir keeps."""
-    with TrainingLog(
-        workdir,
-        epochs=config.train.epochs,
-        steps_per_epoch=config.train.steps_per_epoch,
-        batch_size=config.train.batch_size,
-        silent=not is_rank_zero(),
-    ) as log:
-        fit(config, store, n_normal, state, checkpoints, log)
-
-
-def _remember(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
+def _write_settings(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
     if is_rank_zero():
         write_json(workdir.split, dataset.split.to_dict())
         write_json(workdir.config, config.to_dict())

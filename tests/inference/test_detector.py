@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from devnet_jax import Detector
 from devnet_jax.config import Config, full_name, of_folder, with_settings
 from devnet_jax.errors import UserError
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY
 
 
 def tiny_settings(data_dir: Path) -> dict[str, object]:
@@ -40,9 +40,9 @@ def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     assert 1 <= classes["scratch"] <= 3
     (strip,) = told.Images(told.Tags()["images"][0])
     pixels = np.asarray(Image.open(io.BytesIO(strip.encoded_image_string)))
-    assert pixels.shape == (32, 3 * 32, 3)
-    assert pixels[:, :64].std() > 0  # the image, and its map
-    assert pixels[:, 64:].max() == 0  # no mask
+    assert pixels.shape == (IMAGE_SIZE, 3 * IMAGE_SIZE, 3)
+    assert pixels[:, : 2 * IMAGE_SIZE].std() > 0  # the image, and its map
+    assert pixels[:, 2 * IMAGE_SIZE :].max() == 0  # no mask
 
     image = next((parts / "test" / "scratch").iterdir())
     again = Detector.load(workdir)

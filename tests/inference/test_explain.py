@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from devnet_jax import Detector
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, ModelConfig
 from devnet_jax.data.preprocessing import normalise
 from devnet_jax.errors import UserError
-from devnet_jax.inference.detector import Detector
 from devnet_jax.inference.explain import input_gradients, saliency, smoothgrad_maps
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.models.build import make_model, make_variables

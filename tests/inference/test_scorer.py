@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from devnet_jax.config import LossConfig
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.scorer import ImageScorer, as_batch
 from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.prior import Prior
 
 
 class Brightness(ImageScorer):
@@ -23,7 +23,8 @@ class Brightness(ImageScorer):
 
     image_size = 16
     thresholds = (Threshold("calibrated", 100.0, 0.05, 19),)
-    loss = LossConfig()
+    prior = Prior()
+    margin = 5.0
     explanation = "gradient"
 
     def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,9 +119,9 @@ def test_scikit_learn_s_signs() -> None:
 def test_without_a_threshold_nothing_is_decided() -> None:
     class Undecided(Brightness):
         thresholds = ()
-        loss = LossConfig(name="focal")
+        prior = None
 
     images = np.zeros((1, 16, 16, 3), np.uint8)
     assert Undecided().score(images).is_anomaly is None
-    with pytest.raises(UserError, match="'focal' knows no prior"):
+    with pytest.raises(UserError, match="no prior"):
         Undecided().predict(images)

@@ -7,35 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devnet_jax.config import LossConfig
 from devnet_jax.inference.thresholds import (
     calibrated_threshold,
     n_calibration_needed,
-    p_values,
     prior_threshold,
 )
+from devnet_jax.prior import Prior
 
 
 def test_of_the_prior() -> None:
-    threshold = prior_threshold(LossConfig(), 0.95)
+    threshold = prior_threshold(Prior(), 0.95)
     assert threshold is not None
     # From any table of the normal distribution.
     assert threshold.value == pytest.approx(1.6449, abs=1e-4)
     assert threshold.false_alarm_rate == pytest.approx(0.05)
-    shifted = prior_threshold(LossConfig(prior_mean=2.0, prior_std=0.5), 0.975)
+    shifted = prior_threshold(Prior(2.0, 0.5), 0.975)
     assert shifted is not None
     assert shifted.value == pytest.approx(2 + 0.5 * 1.95996, abs=1e-4)
-    found = p_values(LossConfig(), np.float32([0, 1.6449, 5, 40]))
-    assert found is not None
+    found = Prior().p_values(np.float32([0, 1.6449, 5, 40]))
     # Far out, 1 - Φ would be 0 in floats: Φ(-5) = 2.8665e-7, and Φ(-40) = 3.656e-350 is 0 as well.
     np.testing.assert_allclose(found, [0.5, 0.05, 2.8665e-7, 0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["focal", "bce"])
-def test_other_losses_know_no_prior(name: str) -> None:
-    loss = LossConfig(name=name)  # type: ignore[arg-type]
-    assert prior_threshold(loss, 0.95) is None
-    assert p_values(loss, np.zeros(3)) is None
+def test_without_a_prior_there_is_no_threshold() -> None:
+    assert prior_threshold(None, 0.95) is None
 
 
 def test_calibrated_by_hand() -> None:

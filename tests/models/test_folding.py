@@ -7,6 +7,8 @@ import pytest
 
 from devnet_jax.models import DeviationNetwork, fold_batch_norm
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "alexnet"])  # every kind of block
 def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
@@ -24,7 +26,7 @@ def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
             ),
             drawn,
         )
-        folded = fold_batch_norm(variables)
+        folded = fold_batch_norm(variables, backbone)
         assert set(folded) == {"params"}
 
         def scores(model, variables, images):

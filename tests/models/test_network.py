@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from devnet_jax.errors import UserError
-from devnet_jax.models import BACKBONES, DeviationNetwork, feature_size, max_n_scales
-from devnet_jax.models.network import bag_scores, check_n_scales, shrink
+from devnet_jax.models import BACKBONES, DeviationNetwork, max_n_scales
+from devnet_jax.models.heads import TopKHead
+from devnet_jax.models.network import check_n_scales, downscale
 
 
 @pytest.mark.parametrize("size", [(64, 97), (224, 448)])
@@ -19,7 +20,16 @@ def test_feature_size_is_that_of_the_maps(backbone: str, size: tuple[int, int]) 
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     (scores, maps), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert scores.shape == (2,)
-    assert maps.shape == (2, *(feature_size(backbone, n) for n in size))
+    assert maps.shape == (2, *(BACKBONES[backbone].feature_size(n) for n in size))
+    stages = list(BACKBONES[backbone].stages)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    features = jax.eval_shape(
+        lambda v, x: model.apply(v, x, stages, method="features"), variables, images
+    )
+    assert features.keys() == set(stages)
+    for stage in stages:
+        sizes = [BACKBONES[backbone].feature_size(n, stage) for n in size]
+        assert features[stage].shape[:-1] == (2, *sizes)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,8 @@ def test_wrong_settings_are_refused_on_construction() -> None:
         DeviationNetwork("resnet8")
     with pytest.raises(UserError, match="known: alexnet, resnet18, resnet34, resnet50"):
         DeviationNetwork("vit")
+    with pytest.raises(UserError, match="known: topk"):
+        DeviationNetwork(head="attention")
     with pytest.raises(UserError, match="n_scales"):
         DeviationNetwork(n_scales=0)
     for topk in (-0.1, 1.1, float("nan")):
@@ -54,9 +66,9 @@ def test_wrong_settings_are_refused_on_construction() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(8, 6, 2), (9, 11, 2), (13, 7, 4)])
-def test_shrink_takes_the_nearest_pixel_below(height: int, width: int, factor: int) -> None:
+def test_downscale_takes_the_nearest_pixel_below(height: int, width: int, factor: int) -> None:
     images = jnp.arange(2 * height * width * 3).reshape(2, height, width, 3)
-    small = shrink(images, factor)
+    small = downscale(images, factor)
     h, w = height // factor, width // factor
     assert small.shape == (2, h, w, 3)
     for i in range(h):
@@ -65,12 +77,17 @@ def test_shrink_takes_the_nearest_pixel_below(height: int, width: int, factor: i
             np.testing.assert_array_equal(small[:, i, j], expected)
 
 
-def test_bag_scores() -> None:
+def test_image_scores_of_position_scores() -> None:
     maps = jnp.array([[[1.0, -4.0], [2.0, 0.5]], [[-1.0, -1.0], [-1.0, -3.0]]])
-    np.testing.assert_allclose(bag_scores(maps, 0), [-0.125, -1.5])
-    np.testing.assert_allclose(bag_scores(maps, 0.1), [4, 3])  # at least one instance
-    np.testing.assert_allclose(bag_scores(maps, 0.74), [3, 2])  # ⌊2.96⌋ instances
-    np.testing.assert_allclose(bag_scores(maps, 1), [1.875, 1.5])
+    for topk, scores in (
+        (0, [-0.125, -1.5]),  # the signed mean
+        (0.1, [4, 3]),  # at least one position
+        (0.74, [3, 2]),  # ⌊2.96⌋ positions
+        (1, [1.875, 1.5]),
+    ):
+        np.testing.assert_allclose(TopKHead(topk).image_scores(maps), scores)
+    np.testing.assert_allclose(TopKHead(0).contributions(maps), maps)
+    np.testing.assert_allclose(TopKHead(0.1).contributions(maps), np.abs(maps))
 
 
 @pytest.fixture(scope="module")

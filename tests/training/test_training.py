@@ -26,7 +26,7 @@ from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.loop import batch_indices, call_inputs
 from devnet_jax.training.run import train
 from devnet_jax.training.step import initial_state, make_train_call
-from tests.conftest import REPOSITORY, Main
+from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY, Main
 from tests.data.test_store import ArrayReader
 
 
@@ -48,6 +48,8 @@ train(Config.from_dict(json.loads(sys.argv[1])), Workdir(sys.argv[2]))
 @pytest.mark.slow
 def test_one_two_and_eight_devices_train_the_same_model(parts: Path, tmp_path: Path) -> None:
     settings = {
+        "model.backbone": "resnet18",  # which has BatchNorm
+        "dataset.image_size": 32,
         "train.batch_size": 8,
         "train.epochs": 4,
         "train.steps_per_epoch": 1,
@@ -89,11 +91,11 @@ def small_run(parts: Path, data_dir: Path, epochs: int = 2, **dataset: object) -
         "name": "image_folder",
         "manual_dir": str(parts),
         "data_dir": str(data_dir),
-        "image_size": 32,
+        "image_size": IMAGE_SIZE,
         "n_anomaly": 3,
         **dataset,
     }
-    values["model"] |= {"n_scales": 1, "pretrained": "none"}
+    values["model"] |= {"backbone": BACKBONE, "n_scales": 1, "pretrained": "none"}
     values["train"] |= {"batch_size": 8, "steps_per_epoch": 2, "epochs": epochs}
     return Config.from_dict(values)
 
@@ -104,7 +106,7 @@ def test_images_that_do_not_fit_are_streamed_and_train_the_same_model(
     caplog.set_level("INFO")
     data_dir = tmp_path / "prepared"
     train(small_run(parts, data_dir), Workdir(tmp_path / "host"))
-    assert "12 training images (0.04 MiB) are kept in host memory\n" in caplog.text
+    assert "12 training images (0.14 MiB) are kept in host memory\n" in caplog.text
     caplog.clear()
     streamed = tmp_path / "streamed"
     for epochs in (1, 2):  # stopped halfway
@@ -123,7 +125,6 @@ def test_images_that_do_not_fit_are_streamed_and_train_the_same_model(
         train(small_run(parts, data_dir, epochs=3, cache=False), Workdir(streamed))
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     main: Main, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -147,7 +148,6 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.splitlines(keepends=True)[-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -162,13 +162,16 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
             "train.steps_per_epoch": 3,
             "train.steps_per_call": 2,
         },
-        {
-            "model.backbone": "resnet50",
-            "loss.name": "focal",
-            "train.batch_size": 2,
-            "train.steps_per_epoch": 2,
-            "evaluation.explanation": "none",  # compiled for nothing: no one looks at it
-        },
+        pytest.param(
+            {
+                "model.backbone": "resnet50",
+                "loss.name": "focal",
+                "train.batch_size": 2,
+                "train.steps_per_epoch": 2,
+                "evaluation.explanation": "none",
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda settings: settings["model.backbone"],
 )
@@ -191,19 +194,17 @@ def test_other_backbones_losses_and_types(
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(detector.variables))
 
 
-def test_batches_are_divided_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_load_consecutive_parts_of_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config()
     whole = batch_indices(config, range(3), 30, 40)
-    assert whole.shape == (3, jax.local_device_count(), 48 // jax.local_device_count())
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert whole.shape == (3, 48)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     parts = []
     for process in range(2):
-        monkeypatch.setattr(jax, "local_device_count", lambda: 2)
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         parts.append(batch_indices(config, range(3), 30, 40))
-        assert parts[-1].shape == (3, 2, 12)
-    divided = np.concatenate(parts, axis=1)
-    np.testing.assert_array_equal(divided.reshape(3, -1), whole.reshape(3, -1))
+        assert parts[-1].shape == (3, 24)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
 def test_calls_end_with_their_epoch_and_resume_where_they_were() -> None:
@@ -230,14 +231,15 @@ def test_calls_end_with_their_epoch_and_resume_where_they_were() -> None:
             np.testing.assert_array_equal(one[1], other[1])
 
 
-@pytest.mark.slow
 def test_steps_of_a_call_are_the_same_one_by_one_in_one_call_and_in_a_loop() -> None:
     values = Config().to_dict()
-    values["dataset"]["image_size"] = 32
-    values["model"]["n_scales"] = 1
+    values["dataset"]["image_size"] = IMAGE_SIZE
+    values["model"] |= {"backbone": BACKBONE, "n_scales": 1}
     values["train"]["batch_size"] = 4 * jax.local_device_count()
     config = Config.from_dict(values)
-    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(
+        0, 256, (9, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8
+    )
     indices = batch_indices(config, range(2), 6, 9)
     labels = (indices >= 6).astype(np.float32)
     drawn = make_variables(config)
@@ -253,7 +255,7 @@ def test_steps_of_a_call_are_the_same_one_by_one_in_one_call_and_in_a_loop() -> 
         state = jax.device_put(initial_state(config, variables), replicated())
         history = []
         for steps in calls:
-            batches = store.per_call(indices[steps])
+            batches = store.call_input(indices[steps])
             state, metrics = call(state, store.resident, batches, labels[steps])
             history.append(np.asarray(metrics["loss"]))
         assert int(state.step) == 2

@@ -1,13 +1,18 @@
-"""AlexNet's feature extractor, numerically torchvision's (Krizhevsky, arXiv 1404.5997)."""
+"""AlexNet's feature extractor with torchvision's numerics (Krizhevsky, arXiv 1404.5997)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from devnet_jax.models.backbones.spec import Backbone
 from devnet_jax.models.layers.pooling import max_pool
 
-# torchvision's `features`: its index there, number of filters (None: max-pooling), and the
-# window's kernel, stride and padding. A ReLU follows every convolution.
+# torchvision's `features`: index, number of filters (None for max-pooling), and the window's
+# kernel, stride and padding. A ReLU follows every convolution.
 LAYERS: tuple[tuple[int, int | None, tuple[int, int, int]], ...] = (
     (0, 64, (11, 4, 2)),
     (2, None, (3, 2, 0)),
@@ -18,16 +23,21 @@ LAYERS: tuple[tuple[int, int | None, tuple[int, int, int]], ...] = (
     (10, 256, (3, 1, 1)),
     (12, None, (3, 2, 0)),
 )
-WINDOWS = tuple(window for _, _, window in LAYERS)
+# A stage ends with each max-pooling.
+_STAGES = {
+    f"features_{index}": tuple(window for _, _, window in LAYERS[: i + 1])
+    for i, (index, features, _) in enumerate(LAYERS)
+    if features is None
+}
 
 
 class AlexNet(nn.Module):
-    """AlexNet without its average pooling and classifier; it has no BatchNorm.
+    """AlexNet without average pooling and classifier; it has no BatchNorm.
 
     Attributes:
       dtype: compute dtype; None promotes from the input and the parameters.
-      axis_name: unused, there is nothing to synchronise; every backbone takes it.
-      folded: unused, there is nothing to fold.
+      axis_name: unused, as there is nothing to synchronise; every backbone takes it.
+      folded: unused, as there is nothing to fold.
     """
 
     dtype: DTypeLike | None = None
@@ -35,12 +45,26 @@ class AlexNet(nn.Module):
     folded: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Features [B, h, w, 256] of images [B, H, W, 3]; h and w are about H/32 and W/32."""
-        del train  # no layer behaves differently
+    def __call__(
+        self, x: Array, train: bool, stages: Sequence[str] = ("features_12",)
+    ) -> dict[str, Array]:
+        """Returns features [B, h, w, C] of images [B, H, W, 3] by stage.
+
+        Args:
+          x: images, normalised.
+          train: unused, as no layer behaves differently in training.
+          stages: "features_2", "features_5" and "features_12", of about 1/8, 1/16 and 1/32 of the
+            image size. Nothing is computed behind the last of them.
+        """
+        del train
+        pooled: dict[str, Array] = {}
         for index, features, (kernel, stride, padding) in LAYERS:
             if features is None:
                 x = max_pool(x, kernel, stride)
+                if f"features_{index}" in stages:
+                    pooled[f"features_{index}"] = x
+                if len(pooled) == len(stages):
+                    break
                 continue
             x = nn.Conv(
                 features,
@@ -48,9 +72,12 @@ class AlexNet(nn.Module):
                 strides=(stride, stride),
                 padding=padding,
                 dtype=self.dtype,
-                # The range of PyTorch's default, ±1/√fan_in; biases start at zero.
+                # PyTorch's default range, ±1/√fan_in; biases start at zero.
                 kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
                 name=f"features_{index}",
             )(x)
             x = nn.relu(x)
-        return x
+        return pooled
+
+
+BACKBONES = {"alexnet": Backbone(build=AlexNet, stages=_STAGES)}

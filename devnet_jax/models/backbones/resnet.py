@@ -1,10 +1,11 @@
-"""ResNet feature extractors, numerically torchvision's.
+"""ResNet feature extractors with torchvision's numerics (He et al., arXiv 1512.03385).
 
-The residual networks of He et al. (arXiv 1512.03385), cut before their pooling. Module names
-are torchvision's with the indices joined by an underscore: `layer1.0.conv1` is
-`layer1_0/conv1`. As in torchvision, a bottleneck strides in its 3×3 convolution, and padding
-is symmetric: SAME would shift strided windows by a pixel against pretrained weights.
+The networks end before the average pooling. Module names are torchvision's, with indices joined by
+an underscore: `layer1.0.conv1` is `layer1_0/conv1`. As in torchvision, a bottleneck strides in its
+3×3 convolution, and padding is symmetric; SAME padding would shift strided windows by a pixel.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,17 +14,18 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from devnet_jax.models.backbones.spec import Backbone
 from devnet_jax.models.layers.batch_norm import BatchNorm
 from devnet_jax.models.layers.convolution import convolve
 from devnet_jax.models.layers.pooling import max_pool
 
-# (kernel, stride, padding) of the windows that shrink an image: the stem, its pooling, and
-# the first block of layers 2, 3 and 4.
-WINDOWS = ((7, 2, 3), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))
+# The stem and its pooling; then the first block of layers 2, 3 and 4 halves the size.
+_STEM = ((7, 2, 3), (3, 2, 1))
+_STAGES = {f"layer{n}": (*_STEM, *[(3, 2, 1)] * (n - 1)) for n in (1, 2, 3, 4)}
 
 
 class _Layers(nn.Module):
-    """What blocks and network share: a convolution and a BatchNorm with torchvision's defaults."""
+    """Base of blocks and network: convolution and BatchNorm with torchvision's defaults."""
 
     dtype: DTypeLike | None = None
     axis_name: str | None = None
@@ -94,15 +96,26 @@ class ResNet(_Layers):
       stage_sizes: number of blocks in each of the four layers.
       dtype: compute dtype; None promotes from the input and the parameters.
       axis_name: device axis over which BatchNorm is synchronised.
-      folded: whether BatchNorm is in the convolutions (`fold_batch_norm`), for evaluation only.
+      folded: True if BatchNorm is folded into the convolutions (`fold_batch_norm`); evaluation
+        only.
     """
 
     block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     stage_sizes: Sequence[int] = (2, 2, 2, 2)
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Features [B, h, w, C] of images [B, H, W, 3]; h and w are about H/32 and W/32."""
+    def __call__(
+        self, x: Array, train: bool, stages: Sequence[str] = ("layer4",)
+    ) -> dict[str, Array]:
+        """Returns features [B, h, w, C] of images [B, H, W, 3] by stage.
+
+        Args:
+          x: images, normalised.
+          train: True to normalise by batch statistics and to update the running ones.
+          stages: "layer1" to "layer4", of 1/4, 1/8, 1/16 and 1/32 of the image size. Nothing is
+            computed behind the last of them.
+        """
+        features: dict[str, Array] = {}
         x = self.conv("conv1", 64, 7, 2)(x)
         x = nn.relu(self.norm("bn1")(x, train))
         x = max_pool(x, 3, 2, 1)
@@ -116,9 +129,32 @@ class ResNet(_Layers):
                     folded=self.folded,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
-        return x
+            name = f"layer{stage + 1}"
+            if name in stages:
+                features[name] = x
+            if len(features) == len(stages):
+                break
+        return features
 
 
-ResNet18 = partial(ResNet, block=BasicBlock, stage_sizes=(2, 2, 2, 2))
-ResNet34 = partial(ResNet, block=BasicBlock, stage_sizes=(3, 4, 6, 3))
-ResNet50 = partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 6, 3))
+def _convolution_before(norm: str) -> str:
+    """Returns the convolution before a BatchNorm: conv1 for bn1."""
+    return "downsample_0" if norm == "downsample_1" else norm.replace("bn", "conv")
+
+
+def _backbone(
+    name: str, block: type[BasicBlock] | type[Bottleneck], stage_sizes: Sequence[int]
+) -> Backbone:
+    return Backbone(
+        build=partial(ResNet, block=block, stage_sizes=stage_sizes),
+        stages=_STAGES,
+        imagenet=f"timm/{name}.tv_in1k",
+        convolution_before=_convolution_before,
+    )
+
+
+BACKBONES = {
+    "resnet18": _backbone("resnet18", BasicBlock, (2, 2, 2, 2)),
+    "resnet34": _backbone("resnet34", BasicBlock, (3, 4, 6, 3)),
+    "resnet50": _backbone("resnet50", Bottleneck, (3, 4, 6, 3)),
+}

@@ -8,6 +8,8 @@ from jax.test_util import check_grads
 
 from devnet_jax.models.layers.batch_norm import BatchNorm
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 VARIABLES = {
     "params": {"scale": jnp.array([1.0, 2.0, -0.5]), "bias": jnp.array([0.0, 1.0, -1.0])},
     "batch_stats": {"mean": jnp.array([0.1, 0.0, -2.0]), "var": jnp.array([1.0, 0.5, 4.0])},

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from devnet_jax.models.layers.convolution import convolve, winograd
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_numbers": NHWC}
 BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbers": NHWC}

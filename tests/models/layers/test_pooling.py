@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from devnet_jax.models.layers.pooling import max_pool
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @settings(max_examples=30, deadline=None)
 @given(
