@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from etils import epath
 
-from devnet_jax.config import Config, full_name, of_folder, with_settings
+from devnet_jax.config import Config, for_folder, full_name, with_settings
 from devnet_jax.evaluation.evaluate import evaluate
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.runtime.workdir import Workdir
@@ -35,7 +35,7 @@ class Detector(TrainedDetector):
         Raises:
           UserError: for a mistake in the settings, the data, the weights or the workdir.
         """
-        config = data if isinstance(data, Config) else of_folder(data)
+        config = data if isinstance(data, Config) else for_folder(data)
         config = with_settings(config, {full_name(name): v for name, v in settings.items()})
         with contextlib.ExitStack() as stack:
             if workdir is None:

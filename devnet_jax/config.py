@@ -1,9 +1,9 @@
-"""Every setting: its type, its default (the paper's value where it has one), its meaning.
+"""All settings: types, defaults (the paper's values where it has them), ranges and meanings.
 
-The dataclasses below are the only place where a setting is declared. Files in
-`configs/` start from `get_config()` and change what a data set needs; the
-command line overrides single values (`--config.train.batch_size=16`); `Config.from_dict`
-checks the result once, and the rest of the package sees only typed, valid settings.
+The dataclasses below declare each setting once. Files in `configs/` start from `get_config()` and
+change what a data set needs. The command line overrides single values
+(`--config.train.batch_size=16`). `Config.from_dict` checks the result once; the rest of the package
+sees only typed, valid settings.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def setting(
     maximum: float | None = None,
     may_change: bool = False,
 ) -> Any:
-    """Declares one setting: a dataclass field with its meaning and its range (both ends included).
+    """Declares a setting: a dataclass field with metadata.
 
-    `may_change` marks what may differ when a run is resumed without making the result wrong.
+    Args:
+      default: default value.
+      meaning: noun phrase for docs/settings.md.
+      minimum: smallest allowed value; `None` for no limit.
+      maximum: largest allowed value; `None` for no limit.
+      may_change: True if the setting may differ when a run is resumed.
     """
     return dataclasses.field(
         default=default,
@@ -48,54 +53,57 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """Which images, and which of them are shown to the network with a label."""
+    """The data set: its images, and the split into training and test images."""
 
-    name: str = setting("synthetic_textures", "the data set: a builder in devnet_jax/data/datasets")
-    category: str | None = setting(None, "its category, where the data set has several")
-    manual_dir: str | None = setting(None, "the raw folder, as published", may_change=True)
+    name: str = setting(
+        "synthetic_textures", "name of the data set: a builder in devnet_jax/data/datasets"
+    )
+    category: str | None = setting(None, "category of the data set, if it has several")
+    manual_dir: str | None = setting(
+        None, "folder of the raw data set, as published", may_change=True
+    )
     data_dir: str | None = setting(
         None,
-        "where the prepared data lies; none is ~/tensorflow_datasets",
+        "folder of the prepared data; none means ~/tensorflow_datasets",
         may_change=True,
     )
     image_size: int = setting(
         448, "height and width in pixels that images are resized to", minimum=8
     )
-    n_anomaly: int = setting(10, "labelled anomalies to train with (shots)", minimum=1)
+    n_anomaly: int = setting(10, "number of labelled anomalies for training (shots)", minimum=1)
     known_class: str | None = setting(
         None,
-        "the hard setting: all labelled anomalies are of this defect class, "
-        "which then leaves the test set; none is the general setting",
+        "defect class of all labelled anomalies, which is left out of the test set (the hard "
+        "setting); none means the general setting",
     )
     contamination: float = setting(
         0.0,
-        "share of unlabelled anomalies among the images that train as normal ones",
+        "share of unlabelled anomalies among the training images treated as normal",
         minimum=0,
         maximum=0.5,
     )
     calibration: float = setting(
         0.0,
-        "share of the normal training images that do not train: the threshold is calibrated on "
-        "them",
+        "share of normal training images held out to calibrate the threshold",
         minimum=0,
         maximum=0.9,
     )
     store: Literal["auto", "device", "host", "stream"] = setting(
         "auto",
-        "where the decoded training images are kept: in device memory, in host memory, on disk "
-        "and read batch by batch, or chosen by their size",
+        "location of the decoded training images: device memory, host memory, disk (stream: read "
+        "batch by batch), or chosen by their size (auto)",
         may_change=True,
     )
     memory_gib: float = setting(
         0.0,
-        "host memory for the training images, in GiB, beyond which they are streamed; "
-        "0 is automatic: a quarter of what there is",
+        "largest size in GiB of training images kept in host memory; larger sets are streamed; "
+        "0 means a quarter of the host's memory",
         minimum=0,
         may_change=True,
     )
     cache: bool = setting(
         True,
-        "whether decoded images are kept on disk beside the prepared data, for the next run",
+        "cache of decoded images on disk, beside the prepared data, for later runs",
         may_change=True,
     )
 
@@ -105,130 +113,142 @@ class ModelConfig:
     """The network: feature extractor, image pyramid and top-K multiple-instance head."""
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"] = setting(
-        "resnet18", "the feature extractor"
+        "resnet18", "feature extractor"
     )
     n_scales: int = setting(
-        2, "resolutions in the image pyramid, each half the one before", minimum=1
+        2, "number of levels of the image pyramid, each half the size of the previous", minimum=1
     )
-    head: Literal["topk"] = setting("topk", "from scores of positions to the image's score")
+    head: Literal["topk"] = setting("topk", "head: combines position scores into the image's score")
     topk: float = setting(
         0.1,
-        "share of the positions, those with the largest absolute scores, whose mean is the image's "
-        "score; 0 is the signed mean of all",
+        "share of positions, those with the largest absolute scores, whose mean is the image's "
+        "score; 0 means the signed mean of all",
         minimum=0,
         maximum=1,
     )
     pretrained: str = setting(
         "imagenet",
-        "where the feature extractor starts: imagenet, none, or a .safetensors, .npz or .pth file",
+        "initial weights of the feature extractor: imagenet, none, or a .safetensors, .npz or .pth "
+        "file",
     )
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "type the network computes in")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype of the network")
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What is minimised, and the prior that normal scores are compared with."""
+    """The loss, and the prior of normal scores."""
 
-    name: Literal["deviation", "focal", "bce"] = setting("deviation", "the loss")
+    name: Literal["deviation", "focal", "bce"] = setting("deviation", "training loss")
     margin: float = setting(
         5.0,
-        "standard deviations that an anomaly's score is pushed past (a in the paper)",
+        "margin of anomalous scores above the prior's mean, in standard deviations (a in the "
+        "paper)",
         minimum=0,
     )
     prior_mean: float = setting(0.0, "mean of the Gaussian prior of normal scores")
-    prior_std: float = setting(1.0, "its standard deviation", minimum=1e-6)
-    prior_samples: int = setting(5000, "scores drawn from the prior at each step", minimum=2)
+    prior_std: float = setting(
+        1.0, "standard deviation of the Gaussian prior of normal scores", minimum=1e-6
+    )
+    prior_samples: int = setting(
+        5000, "number of scores drawn from the prior at each step", minimum=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with L2, clipping by the global norm and a stepwise decay."""
+    """Adam with L2 regularisation, gradient clipping and stepwise learning-rate decay."""
 
-    learning_rate: float = setting(2e-4, "Adam's learning rate in the first epoch", minimum=0)
-    weight_decay: float = setting(1e-5, "L2 coefficient, added to every gradient", minimum=0)
-    clip_norm: float = setting(1.0, "largest global norm of the gradient", minimum=1e-6)
-    decay_rate: float = setting(
-        0.1, "factor of each decay of the learning rate", minimum=1e-6, maximum=1
+    learning_rate: float = setting(2e-4, "initial learning rate of Adam", minimum=0)
+    weight_decay: float = setting(
+        1e-5, "L2 coefficient: this multiple of each parameter is added to its gradient", minimum=0
     )
-    decay_epochs: int = setting(10, "epochs from one decay to the next", minimum=1)
+    clip_norm: float = setting(1.0, "largest global norm of the gradient", minimum=1e-6)
+    decay_rate: float = setting(0.1, "factor of each learning-rate decay", minimum=1e-6, maximum=1)
+    decay_epochs: int = setting(10, "number of epochs between two learning-rate decays", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long and how."""
+    """Training: batches, epochs, augmentation and checkpoints."""
 
-    batch_size: int = setting(48, "images a step, over all devices; half are anomalies", minimum=2)
-    epochs: int = setting(50, "epochs", minimum=1, may_change=True)
-    steps_per_epoch: int = setting(20, "steps an epoch", minimum=1)
+    batch_size: int = setting(
+        48, "training batch size over all devices; half of the images are anomalies", minimum=2
+    )
+    epochs: int = setting(50, "number of epochs", minimum=1, may_change=True)
+    steps_per_epoch: int = setting(20, "number of steps in an epoch", minimum=1)
     rotation: float = setting(
-        180.0, "images are rotated by up to so many degrees either way", minimum=0, maximum=180
+        180.0,
+        "largest angle of the random rotations, in degrees in either direction",
+        minimum=0,
+        maximum=180,
     )
     steps_per_call: int = setting(
         0,
-        "steps in one call to the device; 0 is automatic: an epoch on accelerators, 1 on a CPU",
+        "number of steps in one call to the devices; 0 means automatic: an epoch on accelerators, "
+        "1 on a CPU",
         minimum=0,
         may_change=True,
     )
     checkpoint_epochs: int = setting(
-        1, "epochs from one checkpoint to the next", minimum=1, may_change=True
+        1, "number of epochs between two checkpoints", minimum=1, may_change=True
     )
-    keep: int = setting(2, "newest checkpoints that are kept", minimum=1, may_change=True)
+    keep: int = setting(2, "number of newest checkpoints to keep", minimum=1, may_change=True)
     keep_best: Literal["none", "loss", "gradient_norm"] = setting(
         "none",
-        "what makes the best checkpoint, which is kept besides: the lowest mean of an epoch",
+        "metric whose lowest epoch mean marks the best checkpoint, which is kept as well",
         may_change=True,
     )
 
     @property
     def best_by(self) -> str | None:
-        """The metric of `keep_best`, if it names one."""
+        """The metric of `keep_best`; `None` for "none"."""
         return None if self.keep_best == "none" else self.keep_best
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How images are scored, judged and explained."""
+    """Scoring, thresholds and explanations."""
 
     checkpoint: Literal["newest", "best"] = setting(
         "newest",
-        "which checkpoint is restored; the best is that of train.keep_best",
+        "checkpoint to restore: the newest, or the best by train.keep_best",
         may_change=True,
     )
     batch_size: int = setting(
-        32, "images scored at once, by each process", minimum=1, may_change=True
+        32, "batch size of scoring and explaining, per process", minimum=1, may_change=True
     )
     confidence: float = setting(
         0.95,
-        "the prior's threshold is this quantile of the prior",
+        "probability whose quantile of the prior is the prior's threshold",
         minimum=0.5,
         maximum=1 - 1e-9,
         may_change=True,
     )
     false_alarm_rate: float = setting(
         0.05,
-        "what the calibrated threshold promises of normal images",
+        "false-alarm rate on normal images that the calibrated threshold promises",
         minimum=1e-6,
         maximum=0.5,
         may_change=True,
     )
     explanation: Literal["gradient", "smoothgrad", "score_map", "none"] = setting(
         "gradient",
-        "the maps of where an anomaly is: the paper's input gradients, the same averaged over "
-        "noisy copies, the head's scores of the positions (quickest), or none",
+        "explanation method: the paper's input gradients, their average over noisy copies "
+        "(smoothgrad), the head's position scores (score_map, the fastest), or none",
         may_change=True,
     )
     smoothgrad_samples: int = setting(
-        16, "noisy copies of each image, for smoothgrad", minimum=1, may_change=True
+        16, "number of noisy copies of each image, for smoothgrad", minimum=1, may_change=True
     )
     smoothgrad_noise: float = setting(
         0.05,
-        "their noise, as a share of the image's range of values",
+        "standard deviation of smoothgrad's noise, as a share of the image's range of values",
         minimum=0,
         maximum=1,
         may_change=True,
     )
     overlays: Literal["all", "anomalous", "none"] = setting(
-        "all", "images whose overlay --mode=predict writes", may_change=True
+        "all", "images whose overlays --mode=predict writes", may_change=True
     )
 
 
@@ -236,7 +256,7 @@ class EvaluationConfig:
 class Config:
     """All settings of a run."""
 
-    seed: int = setting(42, "everything random is a function of it", minimum=0, maximum=2**31 - 1)
+    seed: int = setting(42, "seed of all random draws", minimum=0, maximum=2**31 - 1)
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -246,21 +266,24 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = None) -> Config:
-        """Settings from nested dictionaries.
+        """Builds settings from nested dictionaries; missing settings get their defaults.
+
+        Args:
+          values: nested dictionaries of settings.
+          source: file that the settings come from, to be named in errors.
 
         Raises:
-          UserError: names the first wrong setting, and the file it stands in if that is given
-            as `source`.
+          UserError: if a setting is unknown or has a wrong value; names the first one.
         """
         return _from_dict(cls, values, "config" if source is None else f"{source}: config")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as nested dictionaries of plain values, as written to config.json."""
+        """Returns the settings as nested dictionaries of plain values, as in config.json."""
         return dataclasses.asdict(self)
 
 
 def get_config() -> ConfigDict:
-    """The default settings as the `ConfigDict` that files in `configs/` start from."""
+    """Returns the default settings as the `ConfigDict` that files in `configs/` start from."""
     return _to_config_dict(Config)
 
 
@@ -278,13 +301,13 @@ def for_dataset(name: str, category: str | None = None) -> ConfigDict:
     return config
 
 
-# The share of a folder's good pictures that the threshold is calibrated on: without others to
-# compare with, one's own detector needs a threshold more than the last picture to train with.
+# Default share of normal training images held out for calibration when training on one's own
+# folder: a calibrated threshold is worth more there than a few more training images.
 FOLDER_CALIBRATION = 0.2
 
 
-def of_folder(folder: str | os.PathLike[str]) -> Config:
-    """The paper's settings for a folder of one's own pictures: those of configs/folder.py."""
+def for_folder(folder: str | os.PathLike[str]) -> Config:
+    """Returns the settings of configs/folder.py for a folder of one's own images."""
     return with_settings(
         Config(),
         {
@@ -296,8 +319,11 @@ def of_folder(folder: str | os.PathLike[str]) -> Config:
 
 
 def require_setting(name: str) -> None:
-    """Raises `UserError` with the nearest names unless `name`, such as train.epochs, is a setting
-    or a group of them."""
+    """Raises `UserError` with the nearest names unless `name` is a setting or a group of them.
+
+    Args:
+      name: dotted name, such as train.epochs or train.
+    """
     known = set(setting_names())
     groups = {known_name.partition(".")[0] for known_name in known}
     if name in known or name in groups:
@@ -310,7 +336,12 @@ def require_setting(name: str) -> None:
 
 @functools.cache
 def setting_names(section: type = Config, prefix: str = "") -> tuple[str, ...]:
-    """The dotted names of all settings: seed, dataset.name, …"""
+    """Returns the dotted names of all settings: seed, dataset.name, …
+
+    Args:
+      section: dataclass of the settings.
+      prefix: prefix of the names.
+    """
     hints = typing.get_type_hints(section)
     names: list[str] = []
     for field in dataclasses.fields(section):
@@ -321,10 +352,10 @@ def setting_names(section: type = Config, prefix: str = "") -> tuple[str, ...]:
 
 
 def full_name(name: str) -> str:
-    """The dotted name of a setting from its last part: n_anomaly is dataset.n_anomaly.
+    """Returns the dotted name of a setting given its last part: dataset.n_anomaly for n_anomaly.
 
     Raises:
-      UserError: there is no such setting, or several.
+      UserError: if no setting, or several, have that last part.
     """
     if name in setting_names():
         return name
@@ -333,27 +364,35 @@ def full_name(name: str) -> str:
         return same[0]
     if same:
         raise UserError(f"{name}: there are {' and '.join(same)}; give the whole name")
-    require_setting(name)
-    raise UserError(f"config.{name}: a group of settings, not one")
+    raise _not_a_setting(name)
 
 
 def get_setting(config: Config, name: str) -> Any:
-    """The value of a setting by its dotted name.
+    """Returns the value of a setting by its dotted name.
 
     Raises:
-      UserError: it is none, or a group of them.
+      UserError: if there is no such setting, or it is a group of settings.
     """
     if name not in setting_names():
-        require_setting(name)
-        raise UserError(f"config.{name}: a group of settings, not one")
+        raise _not_a_setting(name)
     return functools.reduce(getattr, name.split("."), config)
 
 
+def _not_a_setting(name: str) -> UserError:
+    """Returns the error for the name of a group; raises it for an unknown name."""
+    require_setting(name)
+    return UserError(f"config.{name}: a group of settings, not one")
+
+
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The settings with some of them changed, by dotted name, and checked.
+    """Returns a copy of the settings with some of them changed, and checks them.
+
+    Args:
+      config: settings to start from.
+      settings: new values by dotted name.
 
     Raises:
-      UserError: an unknown name, or a value that it cannot have.
+      UserError: if a name is unknown, or a value has the wrong type or is out of range.
     """
     values = config.to_dict()
     for name, value in settings.items():
@@ -364,11 +403,14 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def parse_setting(name: str, text: str) -> Any:
-    """A setting's value from text: a number or a truth where it is one, none where it may be
-    nothing.
+    """Parses the text of a setting's value by the type of its default.
+
+    Returns:
+      A number, a bool, a string, or `None` for "none" if the default is `None`. Text that does not
+      parse is returned unchanged, for `with_settings` to reject.
 
     Raises:
-      UserError: an unknown name. Whether the value is allowed is said by `with_settings`.
+      UserError: if the name is unknown.
     """
     default = get_setting(Config(), name)
     if default is None or isinstance(default, str):
@@ -382,12 +424,16 @@ def parse_setting(name: str, text: str) -> Any:
 
 
 def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ and must not when a run is resumed: dotted name → (old, new)."""
+    """Returns the settings that differ although a resumed run must not change them.
+
+    Returns:
+      {dotted name: (old value, new value)}.
+    """
     return dict(_changes(old, new, "config"))
 
 
-def describe(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """The result of `changed_settings` in words."""
+def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Returns the result of `changed_settings` in words, for a message."""
     return ", ".join(f"{name} is {new!r}, was {old!r}" for name, (old, new) in changed.items())
 
 
@@ -407,8 +453,8 @@ def _to_config_dict(section: type) -> ConfigDict:
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             result[field.name] = _to_config_dict(typing.cast(type, hint))
-        elif field.default is None:  # a typed hole, so that an override is parsed as that type
-            result[field.name] = config_dict.placeholder(_alternatives(hint)[0])
+        elif field.default is None:  # typed, so that overrides are parsed as that type
+            result[field.name] = config_dict.placeholder(_allowed_types(hint)[0])
         else:
             result[field.name] = field.default
     return result
@@ -423,7 +469,7 @@ def _from_dict(section: type, values: Mapping[str, Any], name: str) -> Any:
             raise UserError(f"{name}.{key}: no such setting; {nearest(key, fields)}")
         hint = hints[key]
         if not dataclasses.is_dataclass(hint):
-            checked[key] = _checked(value, hint, fields[key].metadata, f"{name}.{key}")
+            checked[key] = _check_value(value, hint, fields[key].metadata, f"{name}.{key}")
         elif isinstance(value, (Mapping, ConfigDict)):
             checked[key] = _from_dict(typing.cast(type, hint), value, f"{name}.{key}")
         else:
@@ -431,14 +477,14 @@ def _from_dict(section: type, values: Mapping[str, Any], name: str) -> Any:
     return section(**checked)
 
 
-def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], name: str) -> Any:
-    """The value as the declared type, or a `UserError` that names the setting."""
+def _check_value(value: Any, hint: Any, metadata: Mapping[str, Any], name: str) -> Any:
+    """Returns the value as the declared type; raises `UserError` if type or range is wrong."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
             raise UserError(f"{name} = {value!r}: unknown; {nearest(str(value), choices)}")
         return value
-    allowed = _alternatives(hint)
+    allowed = _allowed_types(hint)
     if value is None and type(None) in allowed:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and float in allowed:
@@ -455,5 +501,6 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], name: str) -> A
     return value
 
 
-def _alternatives(hint: Any) -> tuple[type, ...]:
+def _allowed_types(hint: Any) -> tuple[type, ...]:
+    """Returns the members of a union, or the type itself."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
-from devnet_jax.config import Config, changed_settings, describe
+from devnet_jax.config import Config, changed_settings, describe_changes
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ class CheckpointFiles:
             raise _damaged(path, error) from error
         changed = changed_settings(Config.from_dict(settings, source=path), config)
         if changed:
-            raise UserError(f"{path}: saved by a run with other settings: {describe(changed)}")
+            raise UserError(
+                f"{path}: saved by a run with other settings: {describe_changes(changed)}"
+            )
         for name, tree in abstract.items():
             if not stored[name]:
                 raise _damaged(path, FileNotFoundError(f"{name} is empty"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etils import epath
 
-from devnet_jax.config import changed_settings, describe
+from devnet_jax.config import changed_settings, describe_changes
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.io import read_json, write_csv
 from devnet_jax.runtime.workdir import Workdir, read_config
@@ -88,8 +88,8 @@ def read_result(job: Job, folder: Path) -> RunResult | None:
     changed = changed_settings(read_config(workdir), job.config)
     if changed:
         raise UserError(
-            f"{workdir.path} contains a run with other settings: {describe(changed)}; choose "
-            "another --workdir for this sweep"
+            f"{workdir.path} contains a run with other settings: {describe_changes(changed)}; "
+            "choose another --workdir for this sweep"
         )
     metrics = workdir.evaluation / "metrics.json"
     measured = read_json(metrics) if metrics.exists() else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from devnet_jax.config import Config, changed_settings, describe
+from devnet_jax.config import Config, changed_settings, describe_changes
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.split import Split
 from devnet_jax.distributed.cluster import require_agreement
@@ -41,7 +41,7 @@ def _open(config: Config, workdir: Workdir) -> FewShotDataset:
     changed = changed_settings(read_config(workdir), config)
     if changed:
         raise UserError(
-            f"--workdir={workdir.path} holds a run with other settings: {describe(changed)}; "
-            "choose another workdir, or the settings of that run"
+            f"--workdir={workdir.path} holds a run with other settings: "
+            f"{describe_changes(changed)}; choose another workdir, or the settings of that run"
         )
     return FewShotDataset.reopen(config.dataset, Split.from_dict(read_json(workdir.split)))

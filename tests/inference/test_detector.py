@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from devnet_jax import Detector
-from devnet_jax.config import Config, full_name, of_folder, with_settings
+from devnet_jax.config import Config, for_folder, full_name, with_settings
 from devnet_jax.errors import UserError
 from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY
 
@@ -55,7 +55,7 @@ def test_folder_settings_are_those_of_its_config(parts: Path) -> None:
     namespace: dict[str, object] = {}
     exec((REPOSITORY / "configs" / "folder.py").read_text(), namespace)
     file = Config.from_dict(namespace["get_config"]())  # type: ignore[operator]
-    assert of_folder(parts) == with_settings(file, {"dataset.manual_dir": str(parts)})
+    assert for_folder(parts) == with_settings(file, {"dataset.manual_dir": str(parts)})
 
 
 def test_names_of_settings() -> None:

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validat
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks, get_tags
 
-from devnet_jax.config import of_folder
+from devnet_jax.config import for_folder
 from devnet_jax.errors import UserError
 from devnet_jax.inference.sklearn import DevNet
 
@@ -95,7 +95,7 @@ def test_tags() -> None:
 
 
 def test_as_much_is_held_out_by_default_as_of_a_folder() -> None:
-    assert DevNet().calibration == of_folder("any").dataset.calibration
+    assert DevNet().calibration == for_folder("any").dataset.calibration
 
 
 def test_agrees_with_its_detector(fitted: DevNet, paths: np.ndarray, pixels: np.ndarray) -> None:
