@@ -7,6 +7,7 @@ a fork is a process of its own: with its own flags, signals, devices and exit st
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import runpy
@@ -22,51 +23,44 @@ REPOSITORY = Path(__file__).parents[1]
 _REPLY = 16  # bytes of a reply: a number, padded
 
 
-class ForkServer:
-    """The server; it ends with the process that made it."""
+@functools.cache
+def _control() -> socket.socket:
+    """Starts the server of this process; it ends when the socket is closed, thus with us."""
+    ours, other = socket.socketpair()
+    with other:
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", str(other.fileno())],
+            cwd=REPOSITORY, pass_fds=[other.fileno()],
+        )  # fmt: skip
+    return ours
 
-    def __init__(self) -> None:
-        """Starts the process, which imports the package while the caller goes on."""
-        self._control, other = socket.socketpair()
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fork_server", str(other.fileno())],
-                cwd=REPOSITORY, pass_fds=[other.fileno()],
-            )  # fmt: skip
 
-    def start(self, arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Process:
-        """Starts `python ARGUMENTS` in the repository's root.
+def start(arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Process:
+    """Starts `python ARGUMENTS` in the repository's root.
 
-        Args:
-          arguments: `-m MODULE` or `-c PROGRAM`, and the program's arguments.
-          environment: environment variables. JAX has been imported: of its own variables only
-            those in `_JAX_SETTINGS` are obeyed.
-        """
-        return Process(self._control, list(map(str, arguments)), environment)
+    Args:
+      arguments: `-m MODULE` or `-c PROGRAM`, and the program's arguments.
+      environment: environment variables. JAX has been imported: of its own variables only those
+        in `_JAX_SETTINGS` have an effect.
+    """
+    return Process(_control(), list(map(str, arguments)), environment)
 
-    def run(
-        self,
-        arguments: Sequence[str | Path],
-        environment: Mapping[str, str],
-        timeout: float | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs `python ARGUMENTS` to its end."""
-        process = self.start(arguments, environment)
-        try:
-            out, err = process.communicate(timeout)
-        except BaseException:
-            process.kill()
-            raise
-        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
-    def close(self) -> None:
-        """Ends the server, but no program that it has started."""
-        self._control.close()
-        self._process.wait()
+def run(
+    arguments: Sequence[str | Path], environment: Mapping[str, str], timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` to its end; see `start`."""
+    process = start(arguments, environment)
+    try:
+        out, err = process.communicate(timeout)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
 
 class Process:
-    """A program in a fork: the part of `subprocess.Popen` that the tests use, output captured."""
+    """A program in a fork, with the methods of `subprocess.Popen`; its output is captured."""
 
     def __init__(
         self, control: socket.socket, arguments: list[str], environment: Mapping[str, str]
@@ -129,7 +123,7 @@ _JAX_SETTINGS: dict[str, Callable[[str], object]] = {
 
 def serve(control: socket.socket) -> list[str]:
     """Forks for each request; returns in the forks only, with the program's arguments."""
-    _import_all()
+    import_package()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     while True:
         _, fds, *_ = socket.recv_fds(control, 1, 4)
@@ -161,7 +155,7 @@ def serve(control: socket.socket) -> list[str]:
         return request["arguments"]
 
 
-def _import_all() -> None:
+def import_package() -> None:
     """Imports what the programs use. No thread may run and no backend exist when it returns."""
     import devnet_jax.distributed.cluster
     import devnet_jax.evaluation.evaluate

@@ -28,7 +28,7 @@ from devnet_jax.export.write import export_detector
 from devnet_jax.launchers.local import HOST, free_port
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
-from tests.conftest import REPOSITORY
+from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY
 from tests.served import Service, ask, started
 
 pytest.importorskip("starlette")
@@ -45,7 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = with_settings(
         Config(),
         {
-            "dataset.image_size": 32,
+            "dataset.image_size": IMAGE_SIZE,
+            "model.backbone": BACKBONE,
             "model.n_scales": 1,
             "model.pretrained": "none",
             "evaluation.batch_size": 4,

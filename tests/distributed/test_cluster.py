@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import signal
@@ -28,37 +27,35 @@ from devnet_jax.errors import UserError
 from devnet_jax.launchers.local import free_port
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir, read_config
-from tests.conftest import REPOSITORY
+from tests import fork_server
+from tests.conftest import REPOSITORY, RESNET18, environment
+from tests.fork_server import Process
 from tests.saved_runs import newest_whole, parameters
 
 PEER_TIMEOUT = 8  # seconds, short: tests wait for it
 SHORT_PEER_TIMEOUT = f"--peer_timeout={PEER_TIMEOUT}"
-MAIN = (sys.executable, "-m", "devnet_jax.main")
+MAIN = ("-m", "devnet_jax.main")
 
 
 def start(
     arguments: Sequence[str], processes: int, devices: int, main: Sequence[str] = MAIN
-) -> list[subprocess.Popen[str]]:
+) -> list[Process]:
     """Starts the processes of one run."""
     cluster = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
-        subprocess.Popen(
+        fork_server.start(
             [
                 *main,
                 *arguments,
                 *([*cluster, f"--process_id={i}"] if processes > 1 else []),
             ],
-            cwd=REPOSITORY,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            environment(devices),
         )
         for i in range(processes)
     ]
 
 
-def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[Process]) -> list[tuple[int, str, str]]:
     """Waits; returns the status, standard output and standard error of each process."""
     ended = []
     try:
@@ -77,7 +74,7 @@ def run(arguments: Sequence[str], processes: int, devices: int) -> list[tuple[in
     return ended
 
 
-def wait_until_step(workdir: Path, processes: Sequence[subprocess.Popen[str]], step: int) -> None:
+def wait_until_step(workdir: Path, processes: Sequence[Process], step: int) -> None:
     while newest_whole(workdir) < step:
         assert all(process.poll() is None for process in processes), finish(processes)
         time.sleep(0.01)
@@ -111,13 +108,13 @@ def two_process_run(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(
-    two_process_run: Path, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_two_processes_train_the_same_model_as_one(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    # A backbone with BatchNorm, whose statistics are those of the whole batch.
+    flags = [*tiny, *RESNET18, "--config.evaluation.explanation=none"]
+    workdir, two_process_run = tmp_path / "one", tmp_path / "two"
     # One device: that the number in one process does not matter is tested in test_training.py.
-    workdir = tmp_path / "run"
-    unexplained = "--config.evaluation.explanation=none"
-    run([*tiny, unexplained, f"--workdir={workdir}"], processes=1, devices=1)
+    run([*flags, f"--workdir={workdir}"], processes=1, devices=1)
+    run([*flags, f"--workdir={two_process_run}"], processes=2, devices=2)
     initial = make_variables(read_config(Workdir(workdir)))
     before = flat(initial["params"])
     ours, theirs = (
@@ -172,7 +169,7 @@ def test_two_processes_predict_every_image_once(
     assert tables[0] == tables[1]
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_and_they_resume(
     tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -222,7 +219,7 @@ def test_processes_agree_where_to_stop_by_counting_their_calls(
     assert numbers == [1, 2, 3]
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_is_named(tiny: tuple[str, ...], tmp_path: Path, killed: int) -> None:
     workdir = tmp_path / "run"
@@ -241,7 +238,7 @@ def test_a_killed_process_is_named(tiny: tuple[str, ...], tmp_path: Path, killed
     assert "start all processes again with the same command" in err
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_suspended_process_is_named(tiny: tuple[str, ...], tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     command = [*tiny, "--config.train.epochs=1000", f"--workdir={workdir}", SHORT_PEER_TIMEOUT]
@@ -301,7 +298,7 @@ main.console()
 def test_an_exception_in_one_process_ends_both_without_a_restart(
     tiny: tuple[str, ...], tmp_path: Path, failing: int
 ) -> None:
-    main = (sys.executable, "-c", FAILING_MAIN.replace("{FAILING}", str(failing)))
+    main = ("-c", FAILING_MAIN.replace("{FAILING}", str(failing)))
     ended = finish(start([*tiny, f"--workdir={tmp_path / 'run'}"], 2, devices=2, main=main))
     assert ended[failing][0] == 1, ended
     assert "ZeroDivisionError: a test error" in ended[failing][2]
@@ -327,7 +324,7 @@ def test_processes_with_different_settings_are_refused(
 ) -> None:
     port = free_port()
     processes = [
-        subprocess.Popen(
+        fork_server.start(
             [
                 *MAIN,
                 *tiny,
@@ -337,11 +334,7 @@ def test_processes_with_different_settings_are_refused(
                 f"--process_id={i}",
                 f"--config.seed={i}",
             ],
-            cwd=REPOSITORY,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            environment(devices=1),
         )
         for i in range(2)
     ]

@@ -30,7 +30,7 @@ from devnet_jax.export.read import CARD, EXPLAIN, SCORE, ExportedDetector, seale
 from devnet_jax.export.write import export_detector
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
-from tests.conftest import REPOSITORY, Main
+from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY, Main
 from tests.served import started
 
 # What the file needs to be read: jax itself, what jax needs, and the three others.
@@ -68,15 +68,12 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("exported")
-    workdir, file = folder / "run", folder / "model.devnet"
-    trained = main(*tiny, "--config.dataset.calibration=0.2", f"--workdir={workdir}")
-    assert trained.returncode == 0, trained.stderr
-    written = main("--mode=export", f"--workdir={workdir}", f"--output={file}")
+def run(main: Main, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    file = tmp_path_factory.mktemp("exported") / "model.devnet"
+    written = main("--mode=export", f"--workdir={trained}", f"--output={file}")
     assert written.returncode == 0, written.stderr
     assert str(file) in written.stdout
-    return Run(workdir, file)
+    return Run(trained, file)
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -121,7 +118,7 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
     assert not {"flax", "orbax", "sklearn", "tensorflow_datasets"} & set(alone.stdout.split())
 
     detector = Detector.restore(run.workdir)
-    images = np.stack([load_image(path.read_bytes(), path.name, 32) for path in paths])
+    images = np.stack([load_image(path.read_bytes(), path.name, IMAGE_SIZE) for path in paths])
     expected = detector.score(images)
     loaded = Detector.load(run.file)
     np.testing.assert_allclose(loaded.score(paths).scores, expected.scores, rtol=1e-5)
@@ -154,7 +151,7 @@ def test_card(run: Run) -> None:
         card = json.loads(archive.read(CARD))
     metrics = json.loads((run.workdir / "eval" / "metrics.json").read_text())
     assert card["metrics"] == metrics
-    assert card["image_size"] == 32
+    assert card["image_size"] == IMAGE_SIZE
     assert sum(card["trained_classes"].values()) == 3
     seen = Counter(card["trained_classes"]) + Counter(card["tested_classes"])
     assert seen == {"good": 5, "scratch": 4, "stain": 4}
@@ -166,7 +163,9 @@ def test_card(run: Run) -> None:
 
 def test_any_number_of_images_with_few_compilations(run: Run) -> None:
     detector = ExportedDetector.load(run.file)
-    images = np.random.default_rng(3).integers(0, 255, (64, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(3).integers(
+        0, 255, (64, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8
+    )
     all_of_them = detector.score(images).scores
     for n in (1, 7, 64):
         np.testing.assert_allclose(detector.score(images[:n]).scores, all_of_them[:n], rtol=1e-5)
@@ -178,7 +177,8 @@ def test_each_explanation(method: str, tmp_path: Path) -> None:
     config = with_settings(
         Config(),
         {
-            "dataset.image_size": 32,
+            "dataset.image_size": IMAGE_SIZE,
+            "model.backbone": BACKBONE,
             "model.n_scales": 1,
             "model.pretrained": "none",
             "evaluation.explanation": method,
@@ -189,7 +189,9 @@ def test_each_explanation(method: str, tmp_path: Path) -> None:
     detector = Detector(config, make_variables(config), step=7)
     export_detector(detector, Workdir(tmp_path / "run"), tmp_path / "model.devnet")
     exported = ExportedDetector.load(tmp_path / "model.devnet")
-    images = np.random.default_rng(3).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(3).integers(
+        0, 255, (4, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8
+    )
     assert exported.card["metrics"] is None
     if method == "none":
         with pytest.raises(UserError, match="explains by 'none' alone"):
@@ -247,7 +249,8 @@ def rewritten(file: Path, change: Callable[[dict[str, bytes]], Any], **options: 
 def with_host_callback(entries: dict[str, bytes]) -> None:
     """A program that would run Python, or what an address in it says, on whoever scores."""
     shapes = {"w": jax.ShapeDtypeStruct((1,), jnp.float32)}
-    images = jax.ShapeDtypeStruct((*jax_export.symbolic_shape("n"), 32, 32, 3), jnp.uint8)
+    shape = (*jax_export.symbolic_shape("n"), IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
 
     def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         call = jax.ffi.ffi_call(CALLBACK, jax.ShapeDtypeStruct((1,), jnp.float32))
@@ -269,7 +272,7 @@ def with_card(**values: Any) -> Callable[[dict[str, bytes]], None]:
     ("change", "options", "words"),
     [
         (with_card(format=99), {}, "format 99"),
-        (with_card(image_size=64), {}, "64, 64, 3"),
+        (with_card(image_size=32), {}, "32, 32, 3"),
         (with_card(thresholds=5), {}, "no detector can be read"),
         (lambda entries: entries.pop(CARD), {}, "no detector can be read"),
         (lambda entries: entries.pop(SCORE), {}, "no detector can be read"),
@@ -305,7 +308,7 @@ def test_an_honest_rewriting_is_read(run: Run, tmp_path: Path) -> None:
 
 def test_wrong_images_and_places(run: Run, main: Main, tmp_path: Path) -> None:
     detector = ExportedDetector.load(run.file)
-    for images in ([], np.zeros((0, 32, 32, 3), np.uint8)):
+    for images in ([], np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)):
         with pytest.raises(UserError, match="no image is given"):
             detector.score(images)
     folder = main("--mode=export", f"--workdir={run.workdir}", f"--output={tmp_path}")

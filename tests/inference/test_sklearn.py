@@ -22,6 +22,7 @@ from sklearn.utils import estimator_checks, get_tags
 from devnet_jax.config import for_folder
 from devnet_jax.errors import UserError
 from devnet_jax.inference.sklearn import DevNet
+from tests.conftest import BACKBONE, IMAGE_SIZE
 
 SEED = 3
 
@@ -30,7 +31,8 @@ def tiny(**parameters: Any) -> DevNet:
     """What trains in the least time: the shapes of the other tests, whose compilations serve."""
     defaults = {
         "pretrained": "none",
-        "image_size": 32,
+        "backbone": BACKBONE,
+        "image_size": IMAGE_SIZE,
         "n_scales": 1,
         "epochs": 2,
         "steps_per_epoch": 2,
@@ -219,7 +221,7 @@ def test_a_clone_is_not_fitted(fitted: DevNet, paths: np.ndarray) -> None:
     other = clone(fitted)
     assert other.get_params() == fitted.get_params()
     assert repr(other) == repr(fitted)
-    assert "image_size=32" in repr(other)
+    assert f"image_size={IMAGE_SIZE}" in repr(other)
     for method in (other.predict, other.decision_function, other.score_samples):
         with pytest.raises(NotFittedError):
             method(paths)

@@ -6,9 +6,6 @@ import csv
 import dataclasses
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +27,12 @@ from devnet_jax.prediction.inputs import find_inputs
 from devnet_jax.prediction.output import COLUMNS
 from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.workdir import Workdir
-from tests.conftest import REPOSITORY, Main
+from tests import fork_server
+from tests.conftest import BACKBONE, IMAGE_SIZE, Main, environment
 
 CONFIG = Config(
-    dataset=DatasetConfig(image_size=32),
-    model=ModelConfig(n_scales=1, pretrained="none"),
+    dataset=DatasetConfig(image_size=IMAGE_SIZE),
+    model=ModelConfig(backbone=BACKBONE, n_scales=1, pretrained="none"),
     evaluation=EvaluationConfig(batch_size=4),
 )
 
@@ -44,7 +42,7 @@ def detector(parts: Path) -> Detector:
     """An untrained network that raises an alarm for about half of the parts."""
     detector = Detector(CONFIG, make_variables(CONFIG), step=0)
     paths = sorted(parts.rglob("*.png"))
-    images = np.stack([load_image(path.read_bytes(), "", 32) for path in paths])
+    images = np.stack([load_image(path.read_bytes(), "", IMAGE_SIZE) for path in paths])
     confidence = stats.norm.cdf(np.median(detector.score(images).scores))
     return with_evaluation(detector, confidence=float(confidence))
 
@@ -107,7 +105,7 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
     prediction = predict(detector, [str(parts)], str(tmp_path))
     rows = read_table(tmp_path / "predictions.csv")
     assert [row["path"] for row in rows] == sorted(map(str, parts.rglob("*.png")))
-    images = np.stack([load_image(Path(row["path"]).read_bytes(), "", 32) for row in rows])
+    images = np.stack([load_image(Path(row["path"]).read_bytes(), "", IMAGE_SIZE) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
     np.testing.assert_allclose(scores, detector.score(images).scores, rtol=1e-4, atol=1e-5)
     p_values = [float(row["p_value"]) for row in rows]
@@ -172,7 +170,7 @@ def test_which_images_get_an_overlay(
     assert files_in(tmp_path) == expected  # overlays of the first prediction are deleted
     for name in expected - {"predictions.csv", "report.html"}:
         with Image.open(tmp_path / name) as overlay:
-            assert (overlay.format, overlay.size) == ("JPEG", (32, 32))
+            assert (overlay.format, overlay.size) == ("JPEG", (IMAGE_SIZE, IMAGE_SIZE))
 
 
 def test_a_loss_without_a_prior_gives_scores_only(
@@ -257,7 +255,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
             assert [row[column] for column in COLUMNS[1:5]] == [""] * 4
         else:
             assert np.isfinite(float(row["score"]))
-    first = load_image((folder / "animated.gif").read_bytes(), "", 32)
+    first = load_image((folder / "animated.gif").read_bytes(), "", IMAGE_SIZE)
     assert first.max() == 0
     expected = float(detector.score(first[None]).scores[0])
     assert float(rows["animated.gif"]["score"]) == pytest.approx(expected, rel=1e-4)
@@ -562,25 +560,16 @@ def test_results_of_any_number_of_processes_are_reused(
 # The command line
 
 
-@pytest.fixture(scope="module")
-def workdir(main: Main, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished run; do not write to it."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    result = main(*tiny, f"--workdir={workdir}", "--config.train.epochs=1")
-    assert result.returncode == 0, result.stderr
-    return workdir
-
-
-def test_the_command_line(main: Main, workdir: Path, tmp_path: Path) -> None:
+def test_the_command_line(main: Main, trained: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "in", NAMES)
     (tmp_path / "other.png").write_text("no image")
-    flags = ("--mode=predict", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
+    flags = ("--mode=predict", f"--workdir={trained}", f"--output={tmp_path / 'out'}")
     result = main(*flags, f"--input={tmp_path / 'in'}")
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "out" / "predictions.csv") in result.stdout
     rows = read_table(tmp_path / "out" / "predictions.csv")
-    detector = Detector.restore(workdir)
-    pixels = np.stack([load_image(path.read_bytes(), "", 32) for path in images])
+    detector = Detector.restore(trained)
+    pixels = np.stack([load_image(path.read_bytes(), "", IMAGE_SIZE) for path in images])
     scores = dict(zip(map(str, images), detector.score(pixels).scores, strict=True))
     for row in rows:
         assert float(row["score"]) == pytest.approx(scores[row["path"]], rel=1e-4, abs=1e-5)
@@ -600,23 +589,23 @@ def test_the_command_line(main: Main, workdir: Path, tmp_path: Path) -> None:
     assert "Traceback" not in strict.stderr + result.stderr
 
 
-def test_a_killed_prediction_is_resumed(workdir: Path, tmp_path: Path) -> None:
+def test_a_killed_prediction_is_resumed(trained: Path, tmp_path: Path) -> None:
     names = [f"{i:03}.png" for i in range(200)]
     write_images(tmp_path / "in", names)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "devnet_jax.main", "--mode=predict", f"--workdir={workdir}"]
+    command = ["-m", "devnet_jax.main", "--mode=predict", f"--workdir={trained}"]
     command += [f"--input={tmp_path / 'in'}", f"--output={out}"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    process = fork_server.start(command, environment())
     while len(list(out.glob("overlays/*.jpg"))) < 60:
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not (out / "predictions.csv").exists()
     for overlay in out.glob("overlays/*.jpg"):
         with Image.open(overlay) as image:
             image.load()  # raises if the file is incomplete
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    result = fork_server.run(command, environment())
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "already have a score" in line]
     done, _, total, *_ = line.split()
