@@ -1,23 +1,23 @@
-"""Where the commands of the documentation run as they stand: a folder, and one process for all.
+"""A folder in which the commands of the documentation run as they stand.
 
-Bash reads the commands, in a folder that holds what they name and with a PATH that leads to
-stand-ins alone: a command that has none is not found, and fails. Each stand-in passes its arguments
-to one process that has imported JAX and the package once, and does there what `RULES` says:
+Bash runs the commands in a folder that holds what they name, with a PATH of stand-ins only: a
+command without a stand-in is not found, and fails. A stand-in sends its arguments to a process
+that has imported the package, whose fork runs the function in `RULES`:
 
-- `devnet_jax.main` runs, with the flags `TINY` of the other tests behind those of a command that
-  trains (not that of the weights: ImageNet's are random ones, in a cache of the Hub made here), and
-  so do Python's blocks, whose `Detector.train` and `DevNet` are given the same settings;
-- the programs of launch/ run with --dry_run; examples/serve.py really serves, at another port and
-  with the smallest batch, and `curl` asks it;
-- of `make` and `pip` it is checked that targets, extras and files exist; what is no part of this
-  project does nothing.
+- `devnet_jax.main` runs with the flags `TINY` of the other tests after those of a command that
+  trains. Only the model's are not added: ImageNet's weights are random ones, in a cache of the Hub
+  that is made here. `Detector.train` and `DevNet` in blocks of Python get the same settings.
+- The programs of launch/ run with --dry_run. examples/serve.py serves, on another port and with
+  the smallest batch, and `curl` sends requests to it.
+- For `make` and `pip` the targets, extras and files must exist; commands of other projects do
+  nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import logging
 import os
 import re
 import runpy
@@ -36,7 +36,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import REPOSITORY, TINY, make_parts
+from tests.conftest import REPOSITORY, TINY, environment, make_parts
+from tests.fork_server import import_package
 
 LINKED = ("configs", "launch", "examples", "devnet_jax", "requirements.txt", "pyproject.toml")
 FOREIGN = ("ssh-add",)  # what others have made, and is neither checked nor run
@@ -73,17 +74,16 @@ class Workplace:
 
     def __enter__(self) -> Workplace:
         with (self.folder / LOG).open("wb") as log:
-            environment = {
-                **os.environ,
+            variables = {
+                **environment(devices=1),
                 "HOME": str(self.folder),
                 "HF_HOME": str(self.folder / "hub"),
                 "HF_HUB_OFFLINE": "1",
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=1",  # as the fixture `main`
                 "PYTHONPATH": str(REPOSITORY),
             }
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.documented", str(self.folder)],
-                cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self.folder, env=variables, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         while not (self.folder / LISTENER).exists():
             assert self._process.poll() is None, self.log()
@@ -132,46 +132,38 @@ def _make_pictures(folder: Path) -> None:
 
 
 def serve(folder: Path) -> None:
-    """Answers the stand-ins, one after the other, until it is killed."""
-    from absl import app, flags
-
-    _make_weights(folder)
+    """Answers the stand-ins, one after the other, each in a fork, until it is killed."""
+    import_package()
     _make_tiny()
-    app.define_help_flags()
-    modules = set(flags.FLAGS.flags_by_module_dict())
+    _fork(lambda: _make_weights(folder))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / LISTENER))
     listener.listen()
     while True:
         connection, _ = listener.accept()
-        with connection, connection.makefile() as lines:
-            request = json.loads(lines.readline())
-            print("$", *request["words"], flush=True)
-            os.chdir(request["folder"])
-            connection.sendall(str(_status_of(request["words"])).encode())
-        _forget_programs(modules)
+        with connection:
+            _fork(functools.partial(_answer, connection))
 
 
-def _forget_programs(modules: set[str]) -> None:
-    """Takes back what programs have left in this process, for the next one: flags, and handlers of
-    logs. Of flags, those of libraries stay."""
-    from absl import flags
+def _fork(function: Callable[[], object]) -> None:
+    """Calls a function in a fork, and waits for its end."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        function()
+        sys.stdout.flush()
+    finally:
+        os._exit(0)
 
-    by_module = flags.FLAGS.flags_by_module_dict()
-    # Of a program absl knows the flags by its file, which is no module's name.
-    ours = {
-        module
-        for module in set(by_module) - modules
-        if module not in sys.modules or module.startswith("devnet_jax")
-    }
-    names = {flag.name for module in ours for flag in by_module[module]}
-    for name in list(flags.FLAGS):
-        if name in names or name.startswith("config."):  # ml_collections defines the latter
-            delattr(flags.FLAGS, name)
-    for module in ours:
-        sys.modules.pop(module, None)
-    flags.FLAGS.unparse_flags()
-    logging.getLogger("devnet_jax").handlers.clear()
+
+def _answer(connection: socket.socket) -> None:
+    with connection.makefile() as lines:
+        request = json.loads(lines.readline())
+    print("$", *request["words"], flush=True)
+    os.chdir(request["folder"])
+    connection.sendall(str(_status_of(request["words"])).encode())
 
 
 def _status_of(words: Sequence[str]) -> int:
@@ -218,7 +210,12 @@ def _make_weights(folder: Path) -> None:
 
 
 def _tiny_flags() -> list[str]:
-    return [flag for flag in TINY if ".pretrained=" not in flag]
+    """Returns `TINY` without the model's flags: ImageNet weights are those of ResNet-18."""
+    model = ("--config.model.backbone=", "--config.model.pretrained=")
+    return [
+        *(flag for flag in TINY if not flag.startswith(model)),
+        "--config.dataset.image_size=32",
+    ]
 
 
 def _make_tiny() -> None:
