@@ -1,13 +1,13 @@
 # make quickstart   install, train on the built-in data set, restore, evaluate (a few minutes)
-# make test         install what the tests need, check types and style, run the tests
-# make test-faults  stop and kill whole runs, again and again (a few minutes)
+# make test         install what the tests need, check types and style, run the fast tests
+# make test-full    run the slow tests
 # make benchmark    install PyTorch, compare with it on a CPU (twenty minutes), write the results
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m devnet_jax.main
 
-.PHONY: quickstart test test-faults benchmark
+.PHONY: quickstart test test-full benchmark
 
 quickstart: .venv/.installed
 	@echo "== training =="
@@ -19,10 +19,10 @@ test: .venv/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations=12 -m "not faults"
+	$(BIN)/pytest -n auto --dist worksteal --durations=12 -m "not slow"
 
-test-faults: .venv/.installed-test
-	$(BIN)/pytest -m faults
+test-full: .venv/.installed-test
+	$(BIN)/pytest -n auto --dist worksteal --durations=12 -m slow
 
 benchmark: .venv/.installed-benchmark
 	$(BIN)/python benchmarks/cpu.py --output=benchmarks/results/cpu.json

@@ -23,6 +23,8 @@ from devnet_jax.models import DeviationNetwork, from_torch_state_dict, to_torch_
 from devnet_jax.training.optimizer import make_optimizer, step_decay
 from devnet_jax.training.step import TrainState, gradient_step
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 with np.load(Path(__file__).with_name("golden.npz")) as npz:
     GOLDEN = dict(npz)
 

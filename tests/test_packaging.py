@@ -129,6 +129,7 @@ def test_the_source_distribution_is_enough_to_build_from(source: Path, tmp_path:
     assert {"README.md", "LICENSE", "pyproject.toml", *package} <= held
 
 
+@pytest.mark.slow
 def test_the_wheel_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     place = tmp_path / "installed"
     pip = sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"
