@@ -1,10 +1,10 @@
-"""`devnet` and `python -m devnet_jax`: what `python -m devnet_jax.main` is, under shorter names."""
+"""Entry point of `devnet` and `python -m devnet_jax`; runs `devnet_jax.main`."""
 
 import runpy
 
 
 def main() -> None:
-    """Runs the command line as the main module, of which absl's help tells the flags."""
+    """Runs `devnet_jax.main` as the main module, whose flags absl's --help lists."""
     runpy.run_module("devnet_jax.main", run_name="__main__", alter_sys=True)
 
 

@@ -1,1 +1,1 @@
-"""Scores of test images and what they measure."""
+"""Evaluation of a detector on its test images."""

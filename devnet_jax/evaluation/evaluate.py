@@ -1,4 +1,4 @@
-"""A trained detector over its test images → eval/scores.csv, eval/metrics.json and the report."""
+"""Evaluation of a run on its test images: eval/scores.csv, eval/metrics.json and the report."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from devnet_jax.training.resume import open_dataset
 
 logger = logging.getLogger(__name__)
 
-BATCHES_AT_ONCE = 4  # decoded together: enough for all cores, little enough for any memory
+CHUNK_BATCHES = 4  # decoded together: enough work for all cores in little memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Examination:
-    """What a detector says of the test images, in the order of the data set's `test_examples`.
+class TestScores:
+    """Scores and explanations of the test images, in the order of `FewShotDataset.test_examples`.
 
     Attributes:
-      scores: float64 [N], as written.
-      pixel_metrics: measures of its maps, as of `PixelMetrics.compute`, and how many anomalous
-        images they are of and how many are left out as their masks vanish when shrunk; empty
-        without masks.
-      pixel_aurocs: float [N] of each image's map; NaN where there is none.
-      pictures: a few kilobytes of each image, for the report.
+      scores: float64 [N], as written to files (`as_written`).
+      pixel_metrics: metrics of the maps (`PixelMetrics.compute`), the number of anomalous images
+        behind them, and the number of images left out because their masks vanish when resized;
+        empty without masks.
+      pixel_aurocs: float [N], pixel AUROC of each image's map; NaN if it has none.
+      pictures: thumbnails of the images, for the report.
     """
 
     scores: np.ndarray
@@ -65,40 +65,41 @@ class Examination:
 
 
 def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
-    """Restores the detector of a workdir, calibrates it, scores and explains its test images, and
-    writes the results and the report.
+    """Evaluates the detector of a run, and writes the results and the report.
 
-    Several processes share the images, and the first one writes.
+    Restores the detector, calibrates it, and scores and explains the test images. Several processes
+    share the images; process 0 writes.
+
+    Args:
+      config: settings of the run.
+      workdir: workdir of the run.
 
     Returns:
-      The content of eval/metrics.json.
+      The content of eval/metrics.json, in all processes.
 
     Raises:
-      UserError: there is no run, no readable checkpoint, images are gone, or a score is not finite.
+      UserError: if there is no run or no readable checkpoint, images are missing, or a score is not
+        finite.
     """
     workdir.require_run()
     workdir.require_writable()
     with locked_by_rank_zero(workdir.lock()):
-        return _evaluate(config, workdir)
+        dataset = open_dataset(config, workdir)
+        detector = TrainedDetector.restore(workdir.path, config, calibrated=False)
+        detector = calibrate(detector, dataset, workdir)
+        test = score_test_images(detector, dataset)
+        results: dict[str, Any] | None = None
+        if test is not None:
+            results = compute_metrics(detector, dataset, test)
+            _write_results(workdir, detector, dataset, test, results)
+        return broadcast(results)
 
 
-def _evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
-    dataset = open_dataset(config, workdir)
-    detector = TrainedDetector.restore(workdir.path, config, calibrated=False)
-    detector = calibrate(detector, dataset, workdir)
-    examination = examine(detector, dataset)
-    if examination is None:
-        return broadcast(None)
-    results = measure(detector, dataset, examination)
-    _write(workdir, detector, dataset, examination, results)
-    return broadcast(results)
-
-
-def _write(
+def _write_results(
     workdir: Workdir,
     detector: TrainedDetector,
     dataset: FewShotDataset,
-    examination: Examination,
+    test: TestScores,
     results: dict[str, Any],
 ) -> None:
     write_csv(
@@ -106,27 +107,29 @@ def _write(
         ["path", "label", "defect", "score"],
         [
             (example.path, example.label, example.defect, score)
-            for example, score in zip(dataset.test_examples, examination.scores, strict=True)
+            for example, score in zip(dataset.test_examples, test.scores, strict=True)
         ],
     )
     write_json(workdir.evaluation / "metrics.json", results)
-    report = run_report(
-        workdir, detector, dataset, results, examination.pictures, examination.pixel_aurocs
-    )
+    report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
     write_text(workdir.report, to_html(report))
-    log_evaluation(workdir, results, examination.pictures)
+    log_evaluation(workdir, results, test.pictures)
 
 
 def calibrate(
     detector: TrainedDetector, dataset: FewShotDataset, workdir: Workdir
 ) -> TrainedDetector:
-    """The detector with its scores of the normal images held out from training, and saves them."""
+    """Scores the held-out normal images and saves the scores to calibration.json.
+
+    Returns:
+      The detector with these calibration scores, or unchanged if the settings hold no images out.
+    """
     if not detector.config.dataset.calibration:
         return detector
-    parts = decoded(dataset, local_share(dataset.calibration), detector.config, "calibrating")
-    of_parts = [detector.score(images).scores for _, images in parts]
-    of_processes = gather(np.concatenate([np.empty(0, np.float32), *of_parts]))
-    scores = np.concatenate(of_processes)
+    paths = local_share(dataset.calibration)
+    chunks = image_chunks(dataset, paths, detector.config, "calibrating")
+    local_scores = [detector.score(images).scores for _, images in chunks]
+    scores = np.concatenate(gather(np.concatenate([np.empty(0, np.float32), *local_scores])))
     if is_rank_zero():
         write_calibration(workdir, detector.step, scores)
     detector = dataclasses.replace(detector, calibration_scores=scores)
@@ -135,10 +138,13 @@ def calibrate(
     return detector
 
 
-def examine(detector: TrainedDetector, dataset: FewShotDataset) -> Examination | None:
-    """Scores and explains the test images; decoded part by part, in bounded memory.
+def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> TestScores | None:
+    """Scores and explains the test images chunk by chunk, in bounded memory.
 
-    Of several processes, which share the images, the first is given what all have found.
+    Several processes share the images.
+
+    Returns:
+      The results of all processes in process 0; `None` in the others.
     """
     size = detector.config.dataset.image_size
     examples = local_share(dataset.test_examples)
@@ -149,50 +155,50 @@ def examine(detector: TrainedDetector, dataset: FewShotDataset) -> Examination |
     scores: list[np.ndarray] = [np.empty(0)]
     pictures: list[Picture] = []
     paths = [example.path for example in examples]
-    for start, images in decoded(dataset, paths, detector.config, "testing"):
-        part = examples[start : start + len(images)]
+    for start, images in image_chunks(dataset, paths, detector.config, "testing"):
+        chunk = examples[start : start + len(images)]
         scores.append(as_written(detector.score(images).scores))
         maps = None
         if detector.config.evaluation.explanation != "none":
             maps = detector.explain(images).maps
         load_mask = functools.partial(dataset.mask, image_size=size)
-        masks = list(map_in_threads(load_mask, [example.path for example in part], None))
+        masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
         for i, mask in enumerate(masks):
             if mask is None or maps is None:
                 continue
-            if part[i].label == 1 and not mask.any():  # its defect is between the pixels
+            if chunk[i].label == 1 and not mask.any():  # the defect is lost in resizing
                 n_vanished += 1
                 continue
             auroc = pixel_metrics.update(maps[i], mask)
             pixel_aurocs[start + i] = np.nan if auroc is None else auroc
-        pictures += _pictures(detector, part, images, scores[-1], maps, masks, side)
-    own = {
+        pictures += _make_pictures(detector, chunk, images, scores[-1], maps, masks, side)
+    local_results = {
         "scores": np.concatenate(scores),
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
         "pictures": [dataclasses.asdict(picture) for picture in pictures],
     }
-    parts = gather(own, to_all=False)
-    return _joined(parts) if parts else None
+    all_results = gather(local_results, to_all=False)
+    return _merge(all_results) if all_results else None
 
 
-def _joined(parts: Sequence[Mapping[str, Any]]) -> Examination:
-    """What all processes have found, from what each has."""
-    pixel_metrics = PixelMetrics()
-    for part in parts:
-        pixel_metrics.merge(part["pixels"])
-    pixel_aurocs = np.concatenate([part["pixel_aurocs"] for part in parts])
-    of_pixels = pixel_metrics.compute()
-    if of_pixels:
-        of_pixels["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
-        of_pixels["n_pixel_vanished"] = sum(part["n_vanished"] for part in parts)
-    scores = np.concatenate([part["scores"] for part in parts])
-    pictures = [Picture(**fields) for part in parts for fields in part["pictures"]]
-    return Examination(scores, of_pixels, pixel_aurocs, pictures)
+def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
+    """Merges the results of all processes."""
+    pixels = PixelMetrics()
+    for result in results:
+        pixels.merge(result["pixels"])
+    pixel_aurocs = np.concatenate([result["pixel_aurocs"] for result in results])
+    pixel_metrics = pixels.compute()
+    if pixel_metrics:
+        pixel_metrics["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
+        pixel_metrics["n_pixel_vanished"] = sum(result["n_vanished"] for result in results)
+    scores = np.concatenate([result["scores"] for result in results])
+    pictures = [Picture(**fields) for result in results for fields in result["pictures"]]
+    return TestScores(scores, pixel_metrics, pixel_aurocs, pictures)
 
 
-def _pictures(
+def _make_pictures(
     detector: TrainedDetector,
     examples: Sequence[Example],
     images: np.ndarray,
@@ -201,9 +207,10 @@ def _pictures(
     masks: Sequence[np.ndarray | None],
     side: int,
 ) -> list[Picture]:
+    """Returns the pictures of a chunk of images, with thumbnails of at most `side` pixels."""
     p_values = detector.p_values(scores)
 
-    def picture(i: int) -> Picture:
+    def make_picture(i: int) -> Picture:
         mask, overlay = masks[i], None
         if maps is not None:
             overlay = thumbnail(detector.overlay(images[i], scores[i], maps[i]), side)
@@ -218,16 +225,20 @@ def _pictures(
             p_value=None if p_values is None else float(p_values[i]),
         )
 
-    return list(map_in_threads(picture, range(len(examples)), None))
+    return list(map_in_threads(make_picture, range(len(examples)), None))
 
 
 def explain(config: Config, workdir: Workdir) -> None:
-    """Writes the maps of the test images and their overlays to the workdir's folder explain/.
+    """Writes the explanation maps of the test images and their overlays to explain/.
 
-    maps/<path>.npy is float32 [S, S], overlays/<path>.jpg the image with the map laid over it.
+    maps/<path>.npy is float32 [S, S]; overlays/<path>.jpg is the image with its map drawn over it.
+
+    Args:
+      config: settings of the run.
+      workdir: workdir of the run.
 
     Raises:
-      UserError: as `evaluate`, or the settings ask for no explanation.
+      UserError: as `evaluate`, or if the explanation method is "none".
     """
     if config.evaluation.explanation == "none":
         raise UserError(
@@ -240,9 +251,9 @@ def explain(config: Config, workdir: Workdir) -> None:
         dataset = open_dataset(config, workdir)
         detector = TrainedDetector.restore(workdir.path, config)
         paths = local_share(dataset.split.test)
-        for start, images in decoded(dataset, paths, config, "explaining"):
-            part = paths[start : start + len(images)]
-            _write_explanations(detector, workdir.explanations, part, images)
+        for start, images in image_chunks(dataset, paths, config, "explaining"):
+            chunk = paths[start : start + len(images)]
+            _write_explanations(detector, workdir.explanations, chunk, images)
 
 
 def _write_explanations(
@@ -259,37 +270,44 @@ def _write_explanations(
         pass
 
 
-def decoded(
+def image_chunks(
     dataset: FewShotDataset, paths: Sequence[str], config: Config, description: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Images of the split part by part, uint8 [n, S, S, 3], each part with its first index."""
-    at_once = BATCHES_AT_ONCE * config.evaluation.batch_size
+    """Yields images in chunks: the chunk's first index, and its images uint8 [n, S, S, 3].
+
+    Args:
+      dataset: data set of the images.
+      paths: paths of the images.
+      config: settings of the run.
+      description: label of the progress bar.
+    """
+    chunk_size = CHUNK_BATCHES * config.evaluation.batch_size
     # disable=None: shown on a terminal, silent in a log file.
     bar = tqdm(total=len(paths), unit="image", desc=description, disable=None)
-    parts = prefetch(
-        (start, dataset.images(paths[start : start + at_once], config.dataset.image_size))
-        for start in range(0, len(paths), at_once)
+    chunks = prefetch(
+        (start, dataset.images(paths[start : start + chunk_size], config.dataset.image_size))
+        for start in range(0, len(paths), chunk_size)
     )
-    with bar, contextlib.closing(parts):
-        for start, images in parts:
+    with bar, contextlib.closing(chunks):
+        for start, images in chunks:
             yield start, images
             bar.update(len(images))
             report_progress()
 
 
-def measure(
-    detector: TrainedDetector, dataset: FewShotDataset, examination: Examination
+def compute_metrics(
+    detector: TrainedDetector, dataset: FewShotDataset, test: TestScores
 ) -> dict[str, Any]:
-    """The content of eval/metrics.json."""
+    """Returns the content of eval/metrics.json."""
     labels = np.array([example.label for example in dataset.test_examples])
-    scores = examination.scores
+    scores = test.scores
     results = {
         "step": detector.step,
         "n_test_normal": int(np.sum(labels == 0)),
         "n_test_anomaly": int(np.sum(labels == 1)),
         "n_test_duplicates": len(dataset.test_duplicates),
         **image_metrics(labels, scores),
-        **examination.pixel_metrics,
+        **test.pixel_metrics,
     }
     for threshold in detector.thresholds:
         kind = threshold.kind

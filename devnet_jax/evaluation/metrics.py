@@ -1,4 +1,4 @@
-"""Measures of a detector, from labels and scores; NumPy and scikit-learn."""
+"""Image-level metrics from labels and scores."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from sklearn import metrics
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """AUROC, average precision, and the best F1 with the threshold that reaches it.
+    """Returns AUROC, average precision, and the best F1 with its threshold.
 
     Args:
-      labels: int [N], 0 normal or 1 anomalous; both must occur.
-      scores: float [N], larger for more anomalous.
+      labels: int [N], 0 for normal images and 1 for anomalies; both must occur.
+      scores: float [N], larger for more anomalous images.
     """
     precision, recall, thresholds = metrics.precision_recall_curve(labels, scores)
     f1 = f1_scores(precision, recall)
-    best = int(np.argmax(f1[:-1]))  # the curve's last point belongs to no threshold
+    best = int(np.argmax(f1[:-1]))  # the curve's last point has no threshold
     return {
         "image_auroc": float(metrics.roc_auc_score(labels, scores)),
         "image_ap": float(metrics.average_precision_score(labels, scores)),
@@ -25,11 +25,17 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def f1_scores(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """The harmonic means of precision and recall [N]: float [N], 0 where both are 0."""
+    """Returns the harmonic means of precision and recall [N]; 0 where both are 0."""
     return 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
 
 
 def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[float, float]:
-    """False-alarm and miss rate where scores at or above the threshold raise an alarm."""
-    alarms = np.asarray(scores, np.float64) >= threshold  # or NumPy rounds the threshold
+    """Returns the false-alarm rate and the miss rate of a threshold.
+
+    Args:
+      labels: int [N], 0 for normal images and 1 for anomalies; both must occur.
+      scores: float [N].
+      threshold: lowest score that raises an alarm.
+    """
+    alarms = np.asarray(scores, np.float64) >= threshold  # in float32, NumPy would round it
     return float(alarms[labels == 0].mean()), float(1 - alarms[labels == 1].mean())

@@ -1,4 +1,4 @@
-"""Measures of how well explanation maps find the defects' pixels, in memory of a fixed size."""
+"""Pixel-level metrics of explanation maps against defect masks, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from sklearn import metrics
 
 from devnet_jax.evaluation.metrics import f1_scores
 
-MAX_FPR = 0.3  # up to where AUPRO integrates, as MVTec defines it
-# Of a float32 the sign, the exponent and 13 bits of the fraction, whatever the range of the maps.
-# Two bits fewer cost the average precision of a small test set its third decimal.
+MAX_FPR = 0.3  # upper limit of AUPRO's integral, as MVTec defines it
+# Leading bits of a float32 that index the histograms: sign, exponent and 13 bits of the fraction.
+# With two bits fewer, the average precision of a small test set is wrong in the third decimal.
 KEPT_BITS = 22
 
 
 class PixelMetrics:
-    """Pixel measures over a test set, gathered image by image.
+    """Pixel-level metrics of a test set, accumulated image by image.
 
-    `pixel_auroc_mean`, the paper's, is exact. The others are over the pixels of all images
-    together and rest on histograms of the values' leading bits: values that differ by less than
-    one part in 8192 may count as equal, all others keep their order. On smooth maps that moves
-    a measure by less than 1e-4 where there are a million pixels, by less than 1e-3 where there
-    are ten thousand. It never moves AUROC by more than half of the sum, over the bins, of the
-    share of normal times the share of defect pixels.
+    `pixel_auroc_mean`, the paper's metric, is exact. The other metrics pool the pixels of all
+    images. They are computed from histograms of the values' leading bits, in which values that
+    differ by less than one part in 8192 may count as equal. On smooth maps the error of a metric is
+    below 1e-4 for a million pixels, and below 1e-3 for ten thousand. The error of AUROC is at most
+    half of Σ p·q over the bins, where p and q are a bin's shares of normal and defect pixels.
 
-    The state takes 100 MB at most, of which the system gives what the values' range touches.
+    The histograms take at most 100 MB; memory pages without values are not allocated.
     """
 
     def __init__(self) -> None:
@@ -39,14 +38,15 @@ class PixelMetrics:
         """Adds an image.
 
         Args:
-          explanation: float32 [H, W], larger for more anomalous, on one scale for all images.
-          mask: bool [H, W], true on defects; all false for a normal image.
+          explanation: float32 [H, W], map of the image, larger for more anomalous pixels, on the
+            same scale for all images.
+          mask: bool [H, W], True on defects; all False for a normal image.
 
         Returns:
-          The image's pixel AUROC; `None` if it has no defect or no normal pixel.
+          The image's pixel AUROC; `None` if it has no defect pixel or no normal pixel.
 
         Raises:
-          ValueError: the two differ in shape, are of other types, or the map holds NaN.
+          ValueError: if shapes or dtypes are wrong, or the map contains NaN.
         """
         if explanation.ndim != 2 or explanation.shape != mask.shape:
             raise ValueError(
@@ -57,11 +57,11 @@ class PixelMetrics:
                 f"a map {explanation.dtype} with a mask {mask.dtype}: want float32 and bool"
             )
         if np.isnan(explanation).any():
-            raise ValueError("the map holds NaN")
+            raise ValueError("the map contains NaN")
         bins = _bins(explanation)
         np.add.at(self._normal, bins[~mask], 1.0)
         np.add.at(self._defect, bins[mask], 1.0)
-        np.add.at(self._overlap, bins[mask], _shares_of_region(mask))
+        np.add.at(self._overlap, bins[mask], _region_weights(mask))
         self._n_images += 1
         auroc = _auroc(normal=explanation[~mask], defect=explanation[mask])
         if auroc is not None:
@@ -69,7 +69,7 @@ class PixelMetrics:
         return auroc
 
     def state(self) -> dict[str, Any]:
-        """What was gathered, as a small tree of arrays that `merge` adds to another's."""
+        """Returns the accumulated state as a small tree of arrays, for `merge`."""
         bins = np.flatnonzero(self._normal + self._defect)
         return {
             "bins": bins,
@@ -79,7 +79,7 @@ class PixelMetrics:
         }
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Adds the images of another, by its `state`."""
+        """Adds the images of another instance, given its `state`."""
         for counts, more in zip(
             (self._normal, self._defect, self._overlap), state["counts"], strict=True
         ):
@@ -88,14 +88,16 @@ class PixelMetrics:
         self._n_images += int(state["n_images"])
 
     def compute(self) -> dict[str, float]:
-        """The measures so far; empty if no defect pixel or no normal pixel was seen.
+        """Computes the metrics of the images added so far.
 
         Returns:
-          pixel_auroc_mean: mean AUROC of the images that have one; absent if none has.
+          An empty dictionary if there is no defect pixel or no normal pixel; else
+
+          pixel_auroc_mean: mean pixel AUROC of the images that have one; absent if none has.
           pixel_auroc, pixel_ap, pixel_f1_max: AUROC, average precision and best F1 of all pixels.
-          pixel_aupro: the mean share of a defect region (8-connected) that is found, as a function
-            of the share of normal pixels that are flagged, averaged up to 30 % of these.
-          n_pixel_images: the images that were added.
+          pixel_aupro: per-region overlap, averaged over false-positive rates up to 30 %. Regions
+            are the 8-connected components of the masks.
+          n_pixel_images: number of images added.
         """
         occupied = np.flatnonzero(self._normal + self._defect)
         normal, defect, overlap = (
@@ -107,7 +109,8 @@ class PixelMetrics:
         values = np.tile(occupied, 2)
         pixels = np.concatenate([normal, defect])
         precision, recall, _ = metrics.precision_recall_curve(labels, values, sample_weight=pixels)
-        # With each defect pixel weighing 1 / the size of its region, a ROC curve is the PRO curve.
+        # With each defect pixel weighted by 1 / the size of its region, the ROC curve is the PRO
+        # curve.
         fpr, pro, _ = metrics.roc_curve(
             labels, values, sample_weight=np.concatenate([normal, overlap])
         )
@@ -118,29 +121,29 @@ class PixelMetrics:
                 metrics.average_precision_score(labels, values, sample_weight=pixels)
             ),
             "pixel_f1_max": float(f1_scores(precision, recall).max()),
-            "pixel_aupro": _mean_height(fpr, pro, MAX_FPR),
+            "pixel_aupro": _mean_up_to(fpr, pro, MAX_FPR),
             "n_pixel_images": self._n_images,
         }
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """The histogram bins of float32 values: never decreasing in the value."""
+    """Returns the histogram bins of float32 values; the bins have the order of the values."""
     bits = (values + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0
-    # Sign and magnitude become two's complement, which orders as the numbers do.
+    # From sign and magnitude to two's complement, which has the order of the numbers.
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered >> (32 - KEPT_BITS)) + 2 ** (KEPT_BITS - 1)
 
 
-def _shares_of_region(mask: np.ndarray) -> np.ndarray:
-    """For each defect pixel, in the order of `values[mask]`, 1 / the pixels of its region."""
+def _region_weights(mask: np.ndarray) -> np.ndarray:
+    """Returns 1 / the size of its region for each defect pixel, in the order of `values[mask]`."""
     regions = ndimage.label(mask, structure=np.ones((3, 3)))[0][mask]
     return 1 / np.bincount(regions)[regions]
 
 
 def _auroc(normal: np.ndarray, defect: np.ndarray) -> float | None:
-    """The share of pairs in order, ties counting half; `None` without pairs.
+    """Returns the AUROC of the values [n] of normal and defect pixels; `None` if one is empty.
 
-    As scikit-learn's, at a sixth of its time: it is called for every image.
+    It equals scikit-learn's `roc_auc_score` and takes a sixth of the time.
     """
     if not len(normal) or not len(defect):
         return None
@@ -150,8 +153,8 @@ def _auroc(normal: np.ndarray, defect: np.ndarray) -> float | None:
     return float((below + not_above) / (2 * len(normal) * len(defect)))
 
 
-def _mean_height(x: np.ndarray, y: np.ndarray, end: float) -> float:
-    """The mean over [0, end] of a curve that is linear between its points; x from 0 to 1."""
+def _mean_up_to(x: np.ndarray, y: np.ndarray, end: float) -> float:
+    """Returns the mean over [0, end] of a piecewise linear curve; x [n] runs from 0 to 1."""
     inside = x <= end
     return float(
         metrics.auc(np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))) / end

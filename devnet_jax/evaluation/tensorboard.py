@@ -1,4 +1,4 @@
-"""What an evaluation tells TensorBoard: its measures, and some test images beside their maps."""
+"""TensorBoard log of an evaluation: metrics, and some test images with their maps."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from PIL import Image
 from devnet_jax.report.content import Picture
 from devnet_jax.runtime.workdir import Workdir
 
-# The same at every step, so that TensorBoard shows how a map changes.
-N_EACH_CLASS = 3
-N_AT_MOST = 24
+# The same images are logged at every step, so that TensorBoard shows how their maps change.
+MAX_IMAGES_PER_CLASS = 3
+MAX_IMAGES = 24
 
 
 def log_evaluation(
     workdir: Workdir, results: Mapping[str, Any], pictures: Sequence[Picture]
 ) -> None:
-    """Writes what was found at a step to tensorboard/eval; what an earlier evaluation of that
-    step has told is replaced.
+    """Writes the results of an evaluation to tensorboard/eval.
+
+    Replaces the events of an earlier evaluation of the same step.
 
     Args:
-      workdir: of the run. In a bucket nothing is written: tensorboardX cannot append there.
-      results: the content of eval/metrics.json.
-      pictures: of the test images, each with its map and mask if there are any.
+      workdir: workdir of the run. If it is in a bucket, nothing is written, because tensorboardX
+        cannot append there.
+      results: content of eval/metrics.json.
+      pictures: pictures of the test images.
     """
     if not workdir.is_local:
         return
-    # Here, because it imports PyTorch where that is installed, and most commands log nothing.
+    # Imported here: it imports PyTorch if that is installed, and most commands log nothing.
     from tensorboardX import SummaryWriter
 
     step, folder = results["step"], workdir.tensorboard / "eval"
@@ -42,27 +44,28 @@ def log_evaluation(
         for name, value in results.items():
             if name != "step" and value is not None:
                 writer.add_scalar(f"eval/{name}", value, step)
-        for picture in _shown(pictures):
+        for picture in _logged_pictures(pictures):
             name = f"{picture.defect}/{picture.path}"  # TensorBoard groups them by class
             writer.add_image(name, _strip(picture), step, dataformats="HWC")
 
 
-def _shown(pictures: Sequence[Picture]) -> Iterator[Picture]:
-    """The first of each class by their paths, normal ones before the others."""
+def _logged_pictures(pictures: Sequence[Picture]) -> Iterator[Picture]:
+    """Yields the first pictures of each class in the order of their paths, normal ones first."""
     seen: Counter[str] = Counter()
     in_order = sorted(pictures, key=lambda picture: (picture.label, picture.path))
     for picture in in_order:
-        if seen[picture.defect] < N_EACH_CLASS and seen.total() < N_AT_MOST:
+        if seen[picture.defect] < MAX_IMAGES_PER_CLASS and seen.total() < MAX_IMAGES:
             seen[picture.defect] += 1
             yield picture
 
 
 def _strip(picture: Picture) -> np.ndarray:
-    """Image, map and mask side by side, uint8 [h, 3·w, 3]; black where there is none."""
-    image = _opened(picture.image)
-    parts = [image, _opened(picture.overlay), _opened(picture.mask)]
+    """Returns image, overlay and mask side by side, uint8 [h, 3·w, 3]; missing ones are black."""
+    image = _decode(picture.image)
+    parts = [image, _decode(picture.overlay), _decode(picture.mask)]
     return np.hstack([np.asarray(part.resize(image.size)) for part in parts])
 
 
-def _opened(file: bytes | None) -> Image.Image:
+def _decode(file: bytes | None) -> Image.Image:
+    """Decodes a thumbnail; returns a black pixel for `None`."""
     return Image.open(io.BytesIO(file)).convert("RGB") if file else Image.new("RGB", (1, 1))

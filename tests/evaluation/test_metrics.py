@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand."""
+"""Tests of image-level metrics against values computed by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ def test_by_hand() -> None:
     labels = np.array([0, 0, 1, 0, 1])
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.9])
     result = image_metrics(labels, scores)
-    # Of the 6 pairs of an anomaly and a normal, 5 are in order.
+    # 5 of the 6 pairs of an anomaly and a normal image are in order.
     assert result["image_auroc"] == pytest.approx(5 / 6)
     # Precision is 1 at the first anomaly, 2/3 at the second.
     assert result["image_ap"] == pytest.approx((1 + 2 / 3) / 2)

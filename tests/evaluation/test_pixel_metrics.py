@@ -1,4 +1,4 @@
-"""Pixel measures against values worked out by hand, scikit-learn, and a plain exact AUPRO."""
+"""Tests of pixel-level metrics against hand-computed values, scikit-learn and an exact AUPRO."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ POOLED = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_aupro")
 Image = tuple[np.ndarray, np.ndarray]  # a map and its mask
 
 
-def measure(images: Sequence[Image]) -> dict[str, float]:
-    gathered = PixelMetrics()
+def compute(images: Sequence[Image]) -> dict[str, float]:
+    pixel_metrics = PixelMetrics()
     for explanation, mask in images:
-        gathered.update(explanation, mask)
-    return gathered.compute()
+        pixel_metrics.update(explanation, mask)
+    return pixel_metrics.compute()
 
 
 def exact(images: Sequence[Image]) -> dict[str, float]:
-    """The pooled measures from all pixels at once; AUPRO and F1 threshold by threshold."""
+    """Computes the pooled metrics from all pixels at once; AUPRO and F1 threshold by threshold."""
     values = np.concatenate([explanation.ravel() for explanation, _ in images])
     labels = np.concatenate([mask.ravel() for _, mask in images])
     regions = []
@@ -51,7 +51,7 @@ def exact(images: Sequence[Image]) -> dict[str, float]:
 
 
 def smooth_image(rng: np.random.Generator, defects: int) -> Image:
-    """A smooth map in [0, 1] that is higher on most, not all, of the defects; 40×40."""
+    """Returns a smooth 40×40 map in [0, 1] that is higher on most, but not all, defects."""
     score = ndimage.gaussian_filter(rng.standard_normal((40, 40)), 2) * 4
     mask = np.zeros((40, 40), bool)
     for _ in range(defects):
@@ -68,11 +68,11 @@ def test_by_hand() -> None:
     explanation = np.array([[0.9, 0.85, 0.8, 0.5], [0.4, 0.3, 0.1, 0.35]], np.float32)
     mask = np.array([[1, 0, 1, 0], [0, 0, 0, 1]], bool)
     normal = np.full((1, 5), 0.1, np.float32), np.zeros((1, 5), bool)
-    gathered = PixelMetrics()
-    # Of 3 × 5 pairs in the image, 5 + 4 + 2 are in order; of 3 × 10 in both, 10 + 9 + 7.
-    assert gathered.update(explanation, mask) == pytest.approx(11 / 15)
-    assert gathered.update(*normal) is None
-    assert gathered.compute() == pytest.approx(
+    pixel_metrics = PixelMetrics()
+    # 5 + 4 + 2 of the 3 × 5 pairs in the image are in order; 10 + 9 + 7 of the 3 × 10 in both.
+    assert pixel_metrics.update(explanation, mask) == pytest.approx(11 / 15)
+    assert pixel_metrics.update(*normal) is None
+    assert pixel_metrics.compute() == pytest.approx(
         {
             "pixel_auroc_mean": 11 / 15,
             "pixel_auroc": 26 / 30,
@@ -85,10 +85,10 @@ def test_by_hand() -> None:
     )
 
 
-def test_a_constant_map_knows_nothing() -> None:
+def test_a_constant_map_scores_at_chance() -> None:
     mask = np.array([[True, False, False, False]])
-    result = measure([(np.full((1, 4), 7, np.float32), mask)])
-    # Everything is flagged at once: the overlap rises with the false positives, to 0.3 at 0.3.
+    result = compute([(np.full((1, 4), 7, np.float32), mask)])
+    # All pixels are flagged at once: the overlap equals the false-positive rate, up to 0.3.
     assert result == pytest.approx(
         {
             "pixel_auroc_mean": 0.5,
@@ -103,13 +103,13 @@ def test_a_constant_map_knows_nothing() -> None:
 
 def test_all_defects_on_top_are_perfect() -> None:
     mask = np.eye(5, dtype=bool)
-    result = measure([(np.where(mask, np.inf, -np.inf).astype(np.float32), mask)])
+    result = compute([(np.where(mask, np.inf, -np.inf).astype(np.float32), mask)])
     assert {name: result[name] for name in POOLED} == pytest.approx(dict.fromkeys(POOLED, 1))
 
 
 @st.composite
 def small_images(draw: st.DrawFn) -> list[Image]:
-    """One to four images with ties, negative values and both zeros, exact in their bins."""
+    """Draws one to four images with ties, negative values and both zeros, exact in their bins."""
     images = []
     for _ in range(draw(st.integers(1, 4))):
         shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
@@ -124,7 +124,7 @@ def small_images(draw: st.DrawFn) -> list[Image]:
 def test_agrees_with_an_exact_computation(images: list[Image]) -> None:
     labels = np.concatenate([mask.ravel() for _, mask in images])
     assume(labels.any() and not labels.all())
-    result = measure(images)
+    result = compute(images)
     assert {name: result[name] for name in POOLED} == pytest.approx(exact(images), abs=1e-12)
     both = [(e, m) for e, m in images if m.any() and not m.all()]
     if both:
@@ -136,22 +136,24 @@ def test_agrees_with_an_exact_computation(images: list[Image]) -> None:
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (12, -2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_accuracy_that_bins_cost(seed: int, scale: float, offset: float) -> None:
+def test_binning_changes_metrics_by_less_than_a_thousandth(
+    seed: int, scale: float, offset: float
+) -> None:
     rng = np.random.default_rng(seed)
     images = [smooth_image(rng, defects) for defects in (0, 0, 1, 2, 3, 4)]
     images = [(np.float32(scale) * e + np.float32(offset), mask) for e, mask in images]
-    result = measure(images)
+    result = compute(images)
     assert {name: result[name] for name in POOLED} == pytest.approx(exact(images), abs=1e-3)
 
 
-def test_auroc_keeps_its_bound_where_bins_are_too_wide_for_the_map() -> None:
+def test_auroc_error_is_bounded_for_bins_too_wide_for_the_map() -> None:
     explanation, mask = smooth_image(np.random.default_rng(1), defects=3)
     explanation = 1 + np.float32(0.01) * explanation
     labels, pixels = mask.ravel(), explanation.ravel()
     # In [1, 2) a bin is one part in 8192.
     edges = 1 + np.arange(8193) / 8192
     defect, normal = (np.histogram(pixels[of], edges)[0] / of.sum() for of in (labels, ~labels))
-    result = measure([(explanation, mask)])
+    result = compute([(explanation, mask)])
     error = abs(result["pixel_auroc"] - metrics.roc_auc_score(labels, pixels))
     assert 0 < error <= np.sum(defect * normal) / 2
     assert result["pixel_auroc"] == pytest.approx(
@@ -168,7 +170,7 @@ neighbours = st.tuples(values, st.floats(0.999, 1.001)).map(lambda pair: (pair[0
 def test_only_close_values_are_tied(pair: tuple[float, float]) -> None:
     explanation = np.array([pair], np.float32)
     normal, defect = explanation[0].astype(float)
-    result = measure([(explanation, np.array([[False, True]]))])["pixel_auroc"]
+    result = compute([(explanation, np.array([[False, True]]))])["pixel_auroc"]
     in_order = (1 + np.sign(defect - normal)) / 2
     if abs(defect - normal) > max(abs(normal), abs(defect)) / 8192 + 1e-38:
         assert result == in_order
@@ -187,15 +189,15 @@ def test_the_auroc_of_an_image_is_exact() -> None:
 
 
 @pytest.mark.parametrize("masks", [[], [False, False], [True]])
-def test_without_both_kinds_of_pixels_there_is_nothing_to_measure(masks: list[bool]) -> None:
-    gathered = PixelMetrics()
+def test_no_metrics_without_both_kinds_of_pixels(masks: list[bool]) -> None:
+    pixel_metrics = PixelMetrics()
     for mask in masks:
-        assert gathered.update(np.ones((1, 1), np.float32), np.array([[mask]])) is None
-    assert gathered.compute() == {}
+        assert pixel_metrics.update(np.ones((1, 1), np.float32), np.array([[mask]])) is None
+    assert pixel_metrics.compute() == {}
 
 
-def test_an_image_that_is_all_defect_counts_in_the_pool_only() -> None:
-    result = measure(
+def test_an_image_that_is_all_defect_counts_only_in_pooled_metrics() -> None:
+    result = compute(
         [
             (np.ones((2, 3), np.float32), np.ones((2, 3), bool)),
             (np.zeros((2, 3), np.float32), np.zeros((2, 3), bool)),
@@ -215,12 +217,12 @@ def test_an_image_that_is_all_defect_counts_in_the_pool_only() -> None:
         (np.zeros((2, 2)), np.zeros((2, 2), bool), "float64"),
     ],
 )
-def test_what_is_no_map_with_its_mask_is_refused(
+def test_wrong_shapes_dtypes_and_nan_are_rejected(
     explanation: np.ndarray, mask: np.ndarray, message: str
 ) -> None:
-    gathered = PixelMetrics()
-    gathered.update(np.array([[0, 1]], np.float32), np.array([[False, True]]))
-    before = gathered.compute()
+    pixel_metrics = PixelMetrics()
+    pixel_metrics.update(np.array([[0, 1]], np.float32), np.array([[False, True]]))
+    before = pixel_metrics.compute()
     with pytest.raises(ValueError, match=message):
-        gathered.update(explanation, mask)
-    assert gathered.compute() == before
+        pixel_metrics.update(explanation, mask)
+    assert pixel_metrics.compute() == before
