@@ -154,7 +154,7 @@ def load_mask(data: bytes, path: str, image_size: int) -> np.ndarray:
 
 def load_images(
     source: EncodedImages,
-    indices: Sequence[int],
+    indices: Sequence[int] | np.ndarray,
     image_size: int,
     description: str | None = None,
     cache: ImageCache | None = None,

@@ -139,7 +139,8 @@ class FewShotDataset:
 
     def train_images(self, image_size: int) -> TrainImages:
         """Returns the training images, `split.train`; nothing is read yet."""
-        return TrainImages(self, image_size)
+        indices = np.array([self._index[path] for path in self.split.train])
+        return TrainImages(self.source, indices, image_size, self.decode_cache(image_size))
 
     def images(
         self, paths: Sequence[str], image_size: int, description: str | None = None
@@ -191,37 +192,37 @@ class TrainImages:
     """The training images of a data set, read on demand in any order.
 
     Attributes:
-      dataset: the data set.
+      source: source of the encoded images.
+      indices: index in the source of each training image.
       image_size: S, of images uint8 [S, S, 3].
+      cache: cache of decoded images; None if there is none.
     """
 
-    dataset: FewShotDataset
+    source: Source
+    indices: np.ndarray
     image_size: int
-
-    @cached_property
-    def _paths(self) -> tuple[str, ...]:
-        return self.dataset.split.train
+    cache: DecodeCache | None
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.indices)
 
     @property
     def is_cached(self) -> bool:
         """True if decoded images are cached on disk."""
-        return self.dataset.decode_cache(self.image_size) is not None
+        return self.cache is not None
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
         """Reads images: uint8 [n, S, S, 3].
 
         Args:
-          indices: integers [n], indices of the images in `split.train`.
+          indices: integers [n], positions in `split.train`.
           description: label of the progress bar; None shows no bar.
 
         Raises:
           UserError: if an image cannot be decoded.
         """
-        paths = [self._paths[i] for i in indices]
-        return self.dataset.images(paths, self.image_size, description)
+        chosen = self.indices[indices]
+        return load_images(self.source, chosen, self.image_size, description, self.cache)
 
 
 def _open(settings: DatasetConfig) -> Source:

@@ -6,6 +6,7 @@ knows of a device axis; `training/loop.py` sees batches of this process.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -107,23 +108,26 @@ class Keys(NamedTuple):
     prior: jax.Array
 
 
-def make_train_step(config: Config) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+def make_train_step(
+    config: Config, store: ImageStore
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the training step of one device, to be run under the device axis `AXIS`.
 
-    The step maps `Keys`, the state, images (uint8 [b, S, S, 3]) and labels ([b]) to the next state
-    and scalar metrics, both equal on all devices.
+    The step maps `Keys`, `store.resident`, the state and one batch, (`store.call_input` of indices
+    [b], labels [b]), to the next state and scalar metrics, both equal on all devices.
     """
     model = make_model(config, axis_name=AXIS)
     optimizer = optimizer_from(config)
     loss = get_loss(config.loss.name)
 
     def train_step(
-        keys: Keys, state: TrainState, images: jax.Array, labels: jax.Array
+        keys: Keys, resident: Any, state: TrainState, batch: tuple[jax.Array, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_function(scores: jax.Array, labels: jax.Array, step: jax.Array) -> jax.Array:
             # The key is the same on all devices: all compare with the same sample of the prior.
             return loss.function(scores, labels, config.loss, jax.random.fold_in(keys.prior, step))
 
+        images, labels = store.gather(resident, batch[0]), batch[1]
         n = labels.shape[0]
         positions = jax.lax.axis_index(AXIS) * n + jnp.arange(n)  # in the batch of all devices
         step_key = jax.random.fold_in(keys.augment, state.step)
@@ -178,14 +182,12 @@ def make_train_call(config: Config, store: ImageStore, scan: bool) -> TrainCall:
       store: training images.
       scan: True to run the steps in a loop on the device, False to unroll them.
     """
-    train_step = make_train_step(config)
+    train_step = make_train_step(config, store)
 
     def steps(
         keys: Keys, state: TrainState, resident: Any, batches: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        def step(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> Any:
-            return train_step(keys, state, store.gather(resident, batch[0]), batch[1])
-
+        step = functools.partial(train_step, keys, resident)
         if scan:
             return jax.lax.scan(step, state, (batches, labels))
         history = []
