@@ -1,1 +1,1 @@
-"""A detector in one file: writing it and reading it."""
+"""Export of a detector to one file, and scoring from that file."""

@@ -1,12 +1,12 @@
-"""A detector in one file: its format, and what scores images with it.
+"""The format of exported detectors, and `ExportedDetector`, which scores images with one.
 
-Needs jax, numpy, Pillow and flatbuffers (with which `jax.export` reads), and none of the code that
-made the network. The file is a zip:
+This module needs only jax, numpy, Pillow and flatbuffers (which `jax.export` reads with), not the
+code of the network. An exported file is a zip archive:
 
-- card.json: what the detector is, and what its numbers mean; its `format` is that of this module.
-- score, explain: `jax.export` artefacts for CPUs, NVIDIA GPUs and TPUs, of any number of images.
-- weights/NAME: the bytes, little-endian, of the weight of that name, which both are called with.
-- the comment: the SHA-256 of all bytes before it.
+- card.json: description of the detector; its `format` is `FORMAT`.
+- score, explain: `jax.export` artefacts for CPUs, NVIDIA GPUs and TPUs and any number of images.
+- weights/NAME: little-endian bytes of each weight; the weights are arguments of both programs.
+- comment: SHA-256 of all bytes before it.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from devnet_jax.prior import Prior
 
 FORMAT = 1
 CARD, SCORE, EXPLAIN, WEIGHTS = "card.json", "score", "explain", "weights/"
-_SEAL = b"sha256:"  # and 64 digits: the end of the file
-_ADVICE = "export it again (--mode=export), or ask for another copy"
-# At once, where not told otherwise: batches are filled up to powers of two, so that any number of
-# images compiles at most six programs.
-LARGEST_BATCH = 32
-# A program of ours computes, and that is all: these dialects have no others that reach outside.
-_DIALECTS = ("builtin", "func", "stablehlo", "chlo")
-_REACHING_OUT = ("infeed", "outfeed", "send", "recv")
-_CUSTOM_CALLS = ("shape_assertion",)  # that of jax.export, on the number of images
+_CHECKSUM_PREFIX = b"sha256:"  # followed by 64 hexadecimal digits, the end of the file
+_HINT = "export it again (--mode=export), or get another copy"
+# Batches are padded to powers of two, so any number of images compiles at most six programs.
+MAX_BATCH_SIZE = 32
+# Exported programs only compute. In these dialects, only these operations communicate.
+_ALLOWED_DIALECTS = ("builtin", "func", "stablehlo", "chlo")
+_FORBIDDEN_OPERATIONS = ("infeed", "outfeed", "send", "recv")
+# jax.export checks the number of images with it.
+_ALLOWED_CUSTOM_CALLS = ("shape_assertion",)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportedDetector(ImageScorer):
-    """What `Detector` is, out of one file: it scores and explains images, as `ImageScorer` has it.
+    """A detector loaded from an exported file.
 
     Attributes:
-      card: what the file says of itself: the data set, the training, the preprocessing, versions.
+      card: content of card.json: data set, training, preprocessing, thresholds and versions.
     """
 
     card: dict[str, Any]
@@ -61,47 +61,50 @@ class ExportedDetector(ImageScorer):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExportedDetector:
-        """Reads a file that `--mode=export` has written.
+        """Loads a file written by `--mode=export`.
 
-        Nothing in the file is run but the arithmetic on its weights and on images: there is no
-        pickle in it, and a program that would do anything else is refused. It is the user who
-        trusts what the numbers mean; the checksum tells damage, not who has written the file.
+        Loading and scoring run nothing but arithmetic on weights and images. The file contains no
+        pickle, and programs with other operations are rejected. The checksum detects damage; it
+        does not authenticate the author.
+
+        Args:
+          path: path of the file.
 
         Raises:
-          UserError: the file is absent, damaged, not of this kind, or of a later version.
+          UserError: if the file is missing, damaged, of another kind or of another format version.
         """
         try:
             content = Path(path).read_bytes()
         except IsADirectoryError:
             raise UserError(
-                f"{path}: is a folder; of a run's, --mode=export --workdir={path} writes the file"
+                f"{path}: is a folder; to export the run in it, use --mode=export --workdir={path}"
             ) from None
         except OSError as error:
             raise UserError(
-                f"{path}: {error.strerror or error}; give a file that --mode=export has written"
+                f"{path}: {error.strerror or error}; give a file written by --mode=export"
             ) from None
-        _check_seal(content, path)
+        _verify_checksum(content, path)
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 return cls._read(archive, path)
         except UserError:
             raise
-        except Exception as error:  # what damage or malice has made fails in many ways
+        except Exception as error:  # a malformed file can raise errors of many types
             words = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: no detector can be read from it ({type(error).__name__}: {words}); "
-                f"{_ADVICE}"
+                f"{_HINT}"
             ) from None
 
     @classmethod
     def _read(cls, archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> ExportedDetector:
         for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:  # nothing grows beyond the file
-                raise UserError(f"{path}: {entry.filename} is compressed; {_ADVICE}")
+            if entry.compress_type != zipfile.ZIP_STORED:  # no decompression bombs
+                raise UserError(f"{path}: {entry.filename} is compressed; {_HINT}")
         card = json.loads(archive.read(CARD))
         if card["format"] != FORMAT:
             raise UserError(
-                f"{path}: is of format {card['format']}, and this version reads {FORMAT}; "
+                f"{path}: has format {card['format']}, and this version reads format {FORMAT}; "
                 "use the version of devnet_jax that wrote it, or export it again"
             )
         size = int(card["image_size"])
@@ -111,23 +114,25 @@ class ExportedDetector(ImageScorer):
         programs[SCORE] = jax.jit(score.call)
         if EXPLAIN in archive.namelist():
             explain = _read_program(archive.read(EXPLAIN), size, f"{path}: {EXPLAIN}")
-            # As text: the number of images is a symbol of each program's own.
+            # Compared as text, because each program has its own symbol for the number of images.
             if str(_arguments(explain)) != str(_arguments(score)):
-                raise UserError(f"{path}: {EXPLAIN} and {SCORE} are of two detectors; {_ADVICE}")
+                raise UserError(
+                    f"{path}: {EXPLAIN} and {SCORE} belong to different detectors; {_HINT}"
+                )
             programs[EXPLAIN] = jax.jit(explain.call)
         detector = cls(card, weights, programs)
-        # Now, not at their first use, it shows whether the card tells them.
+        # Reads them now, so that an incomplete card fails here and not at the first use.
         _ = detector.thresholds, detector.prior, detector.margin, detector.explanation
         return detector
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels of the images that it scores."""
+        """S: height and width in pixels that images are resized to."""
         return int(self.card["image_size"])
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
-        """The thresholds that can be told, the one in force first."""
+        """All known thresholds, the one in force first."""
         return [Threshold(**threshold) for threshold in self.card["thresholds"]]
 
     @functools.cached_property
@@ -135,7 +140,7 @@ class ExportedDetector(ImageScorer):
         """The prior that normal scores follow; `None` if the training loss has no prior."""
         if "prior" in self.card:
             return None if self.card["prior"] is None else Prior(**self.card["prior"])
-        # Files written before the card had this key know only the deviation loss's prior.
+        # Older files have no "prior"; only the deviation loss has one.
         loss = self.card["loss"]
         has_prior = loss["name"] == "deviation"
         return Prior(loss["prior_mean"], loss["prior_std"]) if has_prior else None
@@ -147,7 +152,7 @@ class ExportedDetector(ImageScorer):
 
     @property
     def explanation(self) -> str:
-        """How it explains."""
+        """Explanation method of the file."""
         return str(self.card["explanation"])
 
     def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,71 +163,97 @@ class ExportedDetector(ImageScorer):
     def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
         if EXPLAIN not in self._programs or method not in (None, self.explanation):
             raise UserError(
-                f"this file explains by {self.explanation!r} alone; export another with "
+                f"this file explains only by {self.explanation!r}; export another file with "
                 f"--config.evaluation.explanation={method or 'gradient'}"
             )
         return np.concatenate(list(self._apply(EXPLAIN, images)))
 
     def _apply(self, program: str, images: np.ndarray) -> Iterator[Any]:
-        for start in range(0, len(images), LARGEST_BATCH):
-            batch = images[start : start + LARGEST_BATCH]
+        """Yields the results of a program for each batch of images, without padding."""
+        for start in range(0, len(images), MAX_BATCH_SIZE):
+            batch = images[start : start + MAX_BATCH_SIZE]
             n = len(batch)
-            filled = 1 << (n - 1).bit_length()
-            padded = np.pad(batch, ((0, filled - n), *[(0, 0)] * 3))
+            padded_length = 1 << (n - 1).bit_length()
+            padded = np.pad(batch, ((0, padded_length - n), *[(0, 0)] * 3))
             result = self._programs[program](self._weights, padded)
             yield jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], result)
 
 
-def sealed(archive: bytes) -> bytes:
-    """A zip without a comment → the same with its checksum as the comment."""
-    length = len(_SEAL) + 64
-    with_length = archive[:-2] + length.to_bytes(2, "little")  # of the comment: a zip's last field
-    return with_length + _SEAL + hashlib.sha256(with_length).hexdigest().encode()
+def add_checksum(archive: bytes) -> bytes:
+    """Returns a zip archive with its checksum added as the archive's comment.
+
+    Args:
+      archive: content of a zip file without a comment.
+    """
+    length = len(_CHECKSUM_PREFIX) + 64
+    # The last field of a zip file without a comment is the length of the comment.
+    body = archive[:-2] + length.to_bytes(2, "little")
+    return body + _checksum(body)
 
 
-def _check_seal(content: bytes, path: str | os.PathLike[str]) -> None:
+def _checksum(body: bytes) -> bytes:
+    return _CHECKSUM_PREFIX + hashlib.sha256(body).hexdigest().encode()
+
+
+def _verify_checksum(content: bytes, path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` unless the content is a zip archive that ends in its checksum."""
     if not content.startswith(b"PK"):
-        raise UserError(f"{path}: is no exported detector; give a file that --mode=export wrote")
-    body, seal = content[: -len(_SEAL) - 64], content[-len(_SEAL) - 64 :]
-    if not re.fullmatch(_SEAL + b"[0-9a-f]{64}", seal):
-        raise UserError(f"{path}: is truncated, or no exported detector; {_ADVICE}")
-    if seal != _SEAL + hashlib.sha256(body).hexdigest().encode():
-        raise UserError(f"{path}: was changed or damaged since it was written; {_ADVICE}")
+        raise UserError(
+            f"{path}: is not an exported detector; give a file written by --mode=export"
+        )
+    length = len(_CHECKSUM_PREFIX) + 64
+    body, checksum = content[:-length], content[-length:]
+    if not re.fullmatch(_CHECKSUM_PREFIX + b"[0-9a-f]{64}", checksum):
+        raise UserError(f"{path}: is truncated, or not an exported detector; {_HINT}")
+    if checksum != _checksum(body):
+        raise UserError(f"{path}: was changed or damaged since it was written; {_HINT}")
 
 
 def _read_program(content: bytes, size: int, name: str) -> export.Exported:
-    """A program of weights and images that only computes."""
+    """Deserialises a program; raises `UserError` if it does more than compute.
+
+    Args:
+      content: `jax.export` artefact.
+      size: height and width of the images that it must accept.
+      name: name of the file and the program, for errors.
+    """
     program = export.deserialize(bytearray(content))
     if program.ordered_effects or program.unordered_effects:
-        raise UserError(f"{name} does more than to compute; it is not trusted")
+        raise UserError(f"{name} has side effects; it is not trusted")
     _require_pure(program.mlir_module(), name)
     _, images = _arguments(program)
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-        raise UserError(f"{name} is not a program of uint8 images [N, {size}, {size}, 3]")
+        raise UserError(f"{name} does not take uint8 images [N, {size}, {size}, 3]")
     return program
 
 
 def _require_pure(text: str, name: str) -> None:
-    """Raises `UserError` unless all operations of a module compute, and call nothing."""
-    found: list[str] = []  # MLIR's walk would raise an error of its own
+    """Raises `UserError` if an operation of an MLIR module communicates or calls foreign code."""
+    forbidden: list[str] = []  # collected, because an error in MLIR's walk would be replaced
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
         dialect, _, kind = operation.name.partition(".")
         target = ""
         if kind == "custom_call":
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
-        if dialect not in _DIALECTS or kind in _REACHING_OUT or target not in ("", *_CUSTOM_CALLS):
-            found.append(target or operation.name)
+        if (
+            dialect not in _ALLOWED_DIALECTS
+            or kind in _FORBIDDEN_OPERATIONS
+            or target not in ("", *_ALLOWED_CUSTOM_CALLS)
+        ):
+            forbidden.append(target or operation.name)
         return ir.WalkResult.ADVANCE
 
     with mlir.make_ir_context():
         ir.Module.parse(text).operation.walk(visit)
-    if found:
-        raise UserError(f"{name} would call {found[0]}, which no detector does: it is not trusted")
+    if forbidden:
+        raise UserError(
+            f"{name} would call {forbidden[0]}, which no exported detector needs; it is not trusted"
+        )
 
 
 def _arguments(program: export.Exported) -> tuple[dict[str, Any], Any]:
-    """Shapes and dtypes: of the weights by name, and of the images."""
+    """Returns shapes and dtypes of a program's arguments: weights by name, and images."""
     (weights, images), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
     return weights, images
 

@@ -1,9 +1,10 @@
-"""Writes a detector as one file, which scores images without the network's code."""
+"""Writes a detector to one file, which scores images without the network's code."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -21,7 +22,7 @@ from jax import export
 
 from devnet_jax.data.split import Split
 from devnet_jax.errors import UserError
-from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, sealed
+from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, add_checksum
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
@@ -45,10 +46,10 @@ _PREPROCESSING = (
 
 
 def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.PathLike) -> None:
-    """Writes a detector as one file, atomically.
+    """Writes a detector to one file, atomically.
 
-    The file holds the weights, with BatchNorm folded in, and programs that score and, by the
-    settings' method, explain.
+    The file contains the weights, with BatchNorm folded in, and programs that score and explain
+    images. The explanation method is that of the settings.
 
     Args:
       detector: detector to export.
@@ -64,7 +65,7 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
         raise UserError(f"--output={output}: is a folder; give the name of a file, model.devnet")
     model, variables = detector.folded
     weights = traverse_util.flatten_dict(variables, sep="/")
-    method = detector.config.evaluation.explanation
+    image_size, method = detector.config.dataset.image_size, detector.config.evaluation.explanation
     programs: dict[str, Callable[..., Any]] = {SCORE: score_images}
     if method != "none":
         programs[EXPLAIN] = EXPLAINERS[method](detector.config)
@@ -76,22 +77,24 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
         )
         _add(archive, CARD, card.encode())
         for name, function in programs.items():
-
-            def program(
-                weights: dict[str, jax.Array], images: jax.Array, of: Any = function
-            ) -> Any:
-                return of(model, traverse_util.unflatten_dict(weights, sep="/"), images)
-
-            size = detector.config.dataset.image_size
-            _add(archive, name, _exported(program, weights, size))
+            _add(archive, name, _serialise(functools.partial(function, model), weights, image_size))
         for name, values in weights.items():
             array = np.asarray(values)
             _add(archive, WEIGHTS + name, array.astype(array.dtype.newbyteorder("<")).tobytes())
-    write_bytes(path, sealed(content.getvalue()))
+    write_bytes(path, add_checksum(content.getvalue()))
 
 
-def _exported(program: Callable[..., Any], weights: dict[str, jax.Array], image_size: int) -> bytes:
-    """Serialises a program for any number of images and all platforms."""
+def _serialise(
+    function: Callable[..., Any], weights: dict[str, jax.Array], image_size: int
+) -> bytes:
+    """Serialises function(variables, images) for any number of images and all platforms.
+
+    The serialised program takes the weights as a flat dictionary.
+    """
+
+    def program(weights: dict[str, jax.Array], images: jax.Array) -> Any:
+        return function(traverse_util.unflatten_dict(weights, sep="/"), images)
+
     (n,) = export.symbolic_shape("n")
     shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
     images = jax.ShapeDtypeStruct((n, image_size, image_size, 3), jnp.uint8)
@@ -99,11 +102,12 @@ def _exported(program: Callable[..., Any], weights: dict[str, jax.Array], image_
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    archive.writestr(zipfile.ZipInfo(name), content)  # without a date: reproducible
+    """Adds an entry without a date, so that equal detectors give equal files."""
+    archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) -> dict[str, Any]:
-    """Returns the card: everything that a service or a person needs to know of the detector."""
+    """Returns the content of card.json, for services and people that use the file."""
     config = detector.config
     return {
         "format": FORMAT,
@@ -140,7 +144,7 @@ def _weights_origin(detector: TrainedDetector) -> str:
             f"torchvision's ImageNet-1k weights, from {repository} on the Hugging Face Hub, whose "
             "licence holds for them; ImageNet's terms hold for the images they were trained on"
         )
-    name = epath.Path(source).name  # not its folder, which is private
+    name = epath.Path(source).name  # without its folder, which is private
     return f"{name}: the terms of that file hold for what was trained from it"
 
 

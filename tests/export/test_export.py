@@ -26,7 +26,7 @@ from devnet_jax import Detector
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
-from devnet_jax.export.read import CARD, EXPLAIN, SCORE, ExportedDetector, sealed
+from devnet_jax.export.read import CARD, EXPLAIN, SCORE, ExportedDetector, add_checksum
 from devnet_jax.export.write import export_detector
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
@@ -194,7 +194,7 @@ def test_each_explanation(method: str, tmp_path: Path) -> None:
     )
     assert exported.card["metrics"] is None
     if method == "none":
-        with pytest.raises(UserError, match="explains by 'none' alone"):
+        with pytest.raises(UserError, match="explains only by 'none'"):
             exported.explain(images)
     else:
         np.testing.assert_allclose(
@@ -221,7 +221,7 @@ def test_truncated(run: Run, tmp_path: Path, share: float) -> None:
     content = run.file.read_bytes()
     path = tmp_path / "model.devnet"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"model\.devnet: is (truncated|no exported detector)"):
+    with pytest.raises(UserError, match=r"model\.devnet: is (truncated|not an exported detector)"):
         ExportedDetector.load(path)
 
 
@@ -243,7 +243,7 @@ def rewritten(file: Path, change: Callable[[dict[str, bytes]], Any], **options: 
     with zipfile.ZipFile(content, "w", **options) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
-    return sealed(content.getvalue())
+    return add_checksum(content.getvalue())
 
 
 def with_host_callback(entries: dict[str, bytes]) -> None:
