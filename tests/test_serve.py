@@ -257,7 +257,7 @@ def test_mistakes_on_the_command_line(model: Path) -> None:
         for flags, words in (
             ((f"--model={model}", f"--port={taken.getsockname()[1]}"), "in use"),
             ((f"--model={model}.absent", f"--port={free_port()}"), "No such file"),
-            ((f"--model={model.parent}", f"--port={free_port()}"), "is a folder; to export the run"),
+            ((f"--model={model.parent}", f"--port={free_port()}"), "is a folder; to export"),
         ):
             ended = subprocess.run(
                 [sys.executable, "examples/serve.py", *flags],

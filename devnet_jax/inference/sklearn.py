@@ -1,4 +1,4 @@
-"""The method as an outlier detector of scikit-learn: for cross-validation, searches, pipelines."""
+"""`DevNet`, a scikit-learn estimator, for cross-validation, parameter searches and pipelines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit
 from devnet_jax.training.run import first_state, require_trainable, training_checkpoints
 
-_PARAMETERS = (  # the settings that are parameters, each called by the last part of its name
+# Settings that are parameters of the estimator, named by the last part of the setting's name.
+_PARAMETERS = (
     "model.backbone",
     "model.pretrained",
     "model.n_scales",
@@ -56,44 +57,44 @@ _PARAMETERS = (  # the settings that are parameters, each called by the last par
     "train.batch_size",
     "evaluation.false_alarm_rate",
 )
-_OF_STORES = ("dataset.store", "dataset.memory_gib")  # others of dataset say which images there are
+# Settings of the data set that do not choose its images.
+_STORE_SETTINGS = ("dataset.store", "dataset.memory_gib")
 
 
 class DevNet(OutlierMixin, BaseEstimator):
     """Few-shot anomaly detection with a deviation network, as a scikit-learn estimator.
 
-    Unlike other outlier detectors it learns from labels: `fit` wants `y`. X is a sequence of
-    images: paths, Pillow images and arrays, as `as_batch` takes them, in a list or in an array of
-    objects; or an array [N, H, W, C]. Images have no fixed number of features, so that there is no
-    `n_features_in_`.
+    Unlike other outlier detectors, it is supervised: `fit` requires `y`. X is a sequence of images
+    (paths, Pillow images or arrays, as `as_batch` accepts them) in a list or an array of objects,
+    or an array [N, H, W, C]. Images have no fixed number of features, so `n_features_in_` does not
+    exist.
 
-    In cross-validation let `StratifiedKFold` give each part both kinds: scikit-learn stratifies by
-    itself for classifiers only. Its own scorers, such as "roc_auc", take the larger label for the
-    one with the larger decision function: give them labels 1 and -1. `score`, which is used where
-    no scorer is named, is the AUROC for either kind of label. Several jobs (`n_jobs`) each start
-    JAX, and would share one accelerator's memory.
+    Use `StratifiedKFold` in cross-validation, so that each fold has normal images and anomalies;
+    scikit-learn stratifies by default only for classifiers. Scikit-learn's scorers, such as
+    "roc_auc", assume that the larger label has the larger decision function; give them labels 1 and
+    -1. `score`, the default scorer, is the AUROC for both kinds of labels. With `n_jobs`, each job
+    starts JAX, and all jobs share the memory of the accelerator.
 
     Args:
-      backbone: the feature extractor: resnet18, resnet34, resnet50 or alexnet.
-      pretrained: where it starts: imagenet, none, or a file of weights.
+      backbone: feature extractor: resnet18, resnet34, resnet50 or alexnet.
+      pretrained: initial weights of the feature extractor: imagenet, none, or a file.
       image_size: height and width in pixels that images are resized to.
-      n_scales: resolutions in the image pyramid.
-      epochs: of training.
-      steps_per_epoch: batches of each.
-      batch_size: images a step, over all devices; half are anomalies.
-      calibration: share of the normal images that do not train: the threshold is calibrated on
-        them.
-      false_alarm_rate: what the calibrated threshold promises of normal images.
-      random_state: everything random is a function of an int, and of the order of X; a
-        `numpy.random.RandomState` or `None` draws the int.
-      settings: any other settings, by the last part of their names where it is unique:
+      n_scales: number of levels of the image pyramid.
+      epochs: number of epochs.
+      steps_per_epoch: number of steps in an epoch.
+      batch_size: training batch size over all devices; half of the images are anomalies.
+      calibration: share of normal training images held out to calibrate the threshold.
+      false_alarm_rate: false-alarm rate on normal images that the calibrated threshold promises.
+      random_state: seed of all random draws; a `numpy.random.RandomState` or `None` draws a seed.
+        Results also depend on the order of X.
+      settings: other settings by name, or by the last part of the name if it is unique:
         {"topk": 0.05, "loss.name": "focal"}.
 
     Attributes:
       detector_: the trained `TrainedDetector`, which also explains images.
-      offset_: minus the threshold in force, so that `decision_function` is `score_samples` minus
-        it; NaN where none is in force: other losses than the deviation loss need calibration.
-      loss_curve_: the mean loss of each epoch.
+      offset_: minus the threshold in force: `decision_function` is `score_samples` minus `offset_`.
+        NaN if no threshold is in force: losses without a prior need calibration.
+      loss_curve_: mean loss of each epoch.
     """
 
     def __init__(
@@ -132,23 +133,23 @@ class DevNet(OutlierMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any) -> DevNet:
-        """Trains on labelled images; nothing stays on the disk.
+        """Trains on labelled images in a temporary folder, which is removed at the end.
 
-        Where too few images are held out for the rate of false alarms, a warning says so, and the
-        prior's threshold is in force.
+        If too few images are held out for the false-alarm rate, the prior's threshold is in force,
+        with a warning.
 
         Args:
           X: N images.
-          y: [N], 1 for normal images and -1 for anomalies, as scikit-learn has it; or 0 for normal
-            images and 1 for anomalies, or bool.
+          y: labels [N]: 1 for normal images and -1 for anomalies, as in scikit-learn; or 0 for
+            normal images and 1 for anomalies, or bool.
 
         Raises:
-          ValueError: labels are of one kind alone, or none of these, or not as many as images; or
-            X is no sequence of images.
-          UserError: a mistake in a parameter, an image or the weights, or a loss that is no longer
+          ValueError: if labels are of one kind only, have other values or another length than X, or
+            if X is not a sequence of images.
+          UserError: for a mistake in a parameter, an image or the weights, or a loss that is not
             finite.
         """
-        images = _listed(X)
+        images = _as_list(X)
         check_consistent_length(images, y)
         anomalous = _is_anomaly(y)
         config = self._config(n_anomaly=int(anomalous.sum()))
@@ -156,15 +157,15 @@ class DevNet(OutlierMixin, BaseEstimator):
         trained = [*normal, *np.flatnonzero(anomalous)]
 
         size = config.dataset.image_size
-        reader = PictureReader([images[i] for i in trained], size, trained)
-        kept = PictureReader([images[i] for i in held_out], size, held_out)
+        reader = ImageListReader([images[i] for i in trained], size, trained)
+        held_out_reader = ImageListReader([images[i] for i in held_out], size, held_out)
         with tempfile.TemporaryDirectory(prefix="devnet-") as folder:
             workdir = Workdir(folder)
             _train(config, workdir, reader, len(normal))
             detector = TrainedDetector.restore(folder, config, calibrated=False)
             lines = workdir.metrics.read_text().splitlines()
         self.loss_curve_ = [json.loads(line)["loss"] for line in lines]
-        self.detector_ = _calibrated(detector, kept, reader.digests)
+        self.detector_ = _calibrate(detector, held_out_reader, reader.digests)
         if self.detector_.shortage:
             warnings.warn(self.detector_.shortage, stacklevel=2)
         threshold = self.detector_.threshold
@@ -172,53 +173,53 @@ class DevNet(OutlierMixin, BaseEstimator):
         return self
 
     def fit_predict(self, X: Any, y: Any) -> np.ndarray:
-        """`fit`, then `predict` of the same images; labels are needed as for `fit`."""
+        """Calls `fit`, then `predict` on the same images."""
         return self.fit(X, y).predict(X)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Minus the anomaly scores, float64 [N]: lower is more abnormal.
+        """Returns minus the anomaly scores, float64 [N]: lower is more anomalous.
 
         Raises:
-          ValueError: X is no sequence of images.
-          UserError: an image cannot be read.
+          ValueError: if X is not a sequence of images.
+          UserError: if an image cannot be read.
         """
-        return self._of_batches(
+        return self._map_batches(
             lambda detector, batch: -as_written(detector.score(batch).scores), X
         )
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """`score_samples` minus `offset_`, float64 [N]: negative for anomalies.
+        """Returns `score_samples` minus `offset_`, float64 [N]: negative for anomalies.
 
         Raises:
-          ValueError, UserError: as `score_samples`; or no threshold is in force.
+          ValueError, UserError: as `score_samples`, or if no threshold is in force.
         """
-        return self._of_batches(TrainedDetector.decision_function, X)
+        return self._map_batches(TrainedDetector.decision_function, X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """1 for normal images and -1 for anomalies, int64 [N].
+        """Returns 1 for normal images and -1 for anomalies, int64 [N].
 
         Raises:
           ValueError, UserError: as `decision_function`.
         """
-        return self._of_batches(TrainedDetector.predict, X)
+        return self._map_batches(TrainedDetector.predict, X)
 
     def score(self, X: Any, y: Any) -> float:
-        """The AUROC, in which no threshold plays a part; labels as for `fit`, of both kinds."""
+        """Returns the AUROC, which depends on no threshold; `y` as for `fit`."""
         anomalous = _is_anomaly(y)
         return float(roc_auc_score(anomalous, -self.score_samples(X)))
 
-    def _of_batches(
+    def _map_batches(
         self, function: Callable[[TrainedDetector, np.ndarray], np.ndarray], X: Any
     ) -> np.ndarray:
-        """What the detector finds of X, which is decoded part by part."""
+        """Applies a function of detector and images to X batch by batch, in bounded memory."""
         check_is_fitted(self)
         detector = self.detector_
-        reader = PictureReader(_listed(X), detector.image_size)
-        parts = _batches(reader, detector.config.evaluation.batch_size)
-        return np.concatenate([function(detector, batch) for batch in parts])
+        reader = ImageListReader(_as_list(X), detector.image_size)
+        batches = _batches(reader, detector.config.evaluation.batch_size)
+        return np.concatenate([function(detector, batch) for batch in batches])
 
     def _config(self, n_anomaly: int) -> Config:
-        """All settings, checked."""
+        """Returns all settings, checked."""
         others = {full_name(name): value for name, value in (self.settings or {}).items()}
         for name in others:
             last = name.rpartition(".")[2]
@@ -226,28 +227,28 @@ class DevNet(OutlierMixin, BaseEstimator):
                 raise UserError(f"settings: {name} is the parameter {last}; give it there")
             if name == "seed":
                 raise UserError("settings: seed is the parameter random_state; give it there")
-            if name.startswith("dataset.") and name not in _OF_STORES:
+            if name.startswith("dataset.") and name not in _STORE_SETTINGS:
                 raise UserError(
-                    f"settings: {name} says which images there are; X and y do here, leave it out"
+                    f"settings: {name} chooses images, which X and y do here; leave it out"
                 )
         values = {name: getattr(self, name.rpartition(".")[2]) for name in _PARAMETERS}
-        if "train.keep_best" not in others:  # of the checkpoints only the last is used
+        if "train.keep_best" not in others:  # only the last checkpoint is used
             values["train.checkpoint_epochs"] = self.epochs
         values |= others | {"seed": _seed(self.random_state), "dataset.n_anomaly": n_anomaly}
-        # Searches over parameters draw NumPy's numbers.
+        # Parameter searches pass NumPy scalars.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         return with_settings(Config(), plain)
 
 
-class PictureReader:
-    """Images at hand, decoded when they are read, on all cores: what a store is made of.
+class ImageListReader:
+    """An `ImageReader` of given images, which are decoded on all cores when they are read.
 
     Attributes:
-      image_size: S, of images uint8 [S, S, 3].
-      digests: of the images read so far, equal for images that are equal once decoded.
+      image_size: S, height and width of the decoded images.
+      digests: digests of the decoded images read so far.
     """
 
-    is_cached = False  # what is decoded is decoded again
+    is_cached = False
 
     def __init__(
         self,
@@ -255,12 +256,12 @@ class PictureReader:
         image_size: int,
         positions: Sequence[int] | np.ndarray | None = None,
     ) -> None:
-        """Reads nothing yet.
+        """Creates a reader; nothing is read yet.
 
         Args:
-          images: what `as_batch` takes one by one.
+          images: images of any kind that `as_batch` accepts.
           image_size: S.
-          positions: where they stand in X, for messages; by default in this order.
+          positions: positions of the images in X, for messages; the default is 0, 1, 2, …
         """
         self.image_size = image_size
         self.digests: set[bytes] = set()
@@ -271,10 +272,14 @@ class PictureReader:
         return len(self._images)
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """uint8 [n, S, S, 3], for integers [n]; a description comes with a progress bar.
+        """Reads images into a new array, uint8 [n, S, S, 3].
+
+        Args:
+          indices: integers [n].
+          description: label of the progress bar; `None` shows no bar.
 
         Raises:
-          UserError: an image cannot be read.
+          UserError: if an image cannot be read.
         """
         batch = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
 
@@ -292,27 +297,27 @@ class PictureReader:
 
 
 def digest(pixels: np.ndarray) -> bytes:
-    """Equal for equal pixels."""
+    """Returns the BLAKE2 digest of an image's pixels, to find duplicates."""
     return hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
-def _listed(X: Any) -> list[ImageLike]:
-    """X as a list of images; raises `ValueError` if it is one image, or none."""
+def _as_list(X: Any) -> list[ImageLike]:
+    """Returns X as a list of images; raises `ValueError` if it is a single image or empty."""
     if isinstance(X, (str, os.PathLike, Image.Image)):
         raise ValueError("X is a single image; give a sequence of images: [image]")
     if isinstance(X, np.ndarray) and X.ndim not in (1, 4):
         raise ValueError(
-            f"X is an array of the shape {X.shape}; images are an array [N, H, W, C], or a "
+            f"X is an array of shape {X.shape}; give images as an array [N, H, W, C], or as a "
             "sequence of paths, Pillow images and arrays"
         )
     images = list(X)
     if not images:
-        raise ValueError("X holds no image; give one at least")
+        raise ValueError("X contains no image; give at least one")
     return images
 
 
 def _is_anomaly(y: Any) -> np.ndarray:
-    """bool [N] from labels of either kind; raises `ValueError` if they are of neither."""
+    """Converts labels of either kind to bool [N], True for anomalies; else `ValueError`."""
     if y is None:
         raise ValueError(
             "DevNet requires y to be passed, but the target y is None: 1 for normal images, -1 for "
@@ -326,43 +331,44 @@ def _is_anomaly(y: Any) -> np.ndarray:
         return np.asarray(labels == 1, bool)
     if len(kinds) == 1 and kinds <= {0, 1, -1}:
         raise ValueError(
-            f"all labels in y are {kinds.pop()}: images of both kinds are needed, normal ones and "
-            "anomalies; in cross-validation StratifiedKFold gives both to each part"
+            f"all labels in y are {kinds.pop()}: training needs normal images and anomalies; in "
+            "cross-validation, use StratifiedKFold"
         )
     shown = ", ".join(sorted(map(repr, kinds))[:5]) + (", …" if len(kinds) > 5 else "")
     raise ValueError(
-        f"y holds the labels {shown}; give 1 for normal images and -1 for anomalies, or 0 for "
+        f"y contains the labels {shown}; give 1 for normal images and -1 for anomalies, or 0 for "
         "normal images and 1 for anomalies"
     )
 
 
 def _seed(random_state: Any) -> Any:
+    """Returns the seed of scikit-learn's `random_state`."""
     if isinstance(random_state, numbers.Integral):
-        return random_state  # whether it is in the range is checked with the other settings
+        return random_state  # its range is checked with the other settings
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 def _hold_out(normal: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Of the normal images those that train, and those that calibrate, each sorted."""
+    """Splits the indices of normal images into those for training and those held out, sorted."""
     share = config.dataset.calibration
     held_out = hold_out(normal.tolist(), share, config.seed)
     if len(held_out) == len(normal):
         raise ValueError(
-            f"calibration = {share}: none of the {len(normal)} normal images would be left for the "
-            "training; ask for less"
+            f"calibration = {share}: none of the {len(normal)} normal images would be left for "
+            "training; use a smaller value"
         )
-    kept = np.array(sorted(held_out), normal.dtype)
-    return np.setdiff1d(normal, kept), kept
+    calibration = np.array(sorted(held_out), normal.dtype)
+    return np.setdiff1d(normal, calibration), calibration
 
 
-def _train(config: Config, workdir: Workdir, reader: PictureReader, n_normal: int) -> None:
-    """Leaves a run in a workdir that is to be restored and then removed.
+def _train(config: Config, workdir: Workdir, reader: ImageListReader, n_normal: int) -> None:
+    """Trains a run in a temporary workdir.
 
     Args:
       config: all settings.
-      workdir: its folder is there, and empty.
-      reader: of the normal images, then of the anomalies.
-      n_normal: how many of them are normal.
+      workdir: workdir whose folder exists and is empty.
+      reader: normal images, followed by anomalies.
+      n_normal: number of normal images.
     """
     require_trainable(config)
     state = first_state(config)
@@ -373,16 +379,21 @@ def _train(config: Config, workdir: Workdir, reader: PictureReader, n_normal: in
             with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
                 fit(config, store, n_normal, state, checkpoints, log)
         except Stopped:
-            raise Stopped(
-                "told to stop: the estimator is not fitted, and nothing is kept"
-            ) from None
+            raise Stopped("told to stop: the estimator is not fitted, nothing is saved") from None
 
 
-def _calibrated(
-    detector: TrainedDetector, held_out: PictureReader, trained: set[bytes]
+def _calibrate(
+    detector: TrainedDetector, held_out: ImageListReader, trained: set[bytes]
 ) -> TrainedDetector:
-    """The detector with its scores of the images held out, but for those that equal an image that
-    trained: they would score too low."""
+    """Returns the detector with the calibration scores of the held-out images.
+
+    Images that equal a training image are left out, because they would score too low.
+
+    Args:
+      detector: trained detector.
+      held_out: held-out normal images.
+      trained: digests of the training images.
+    """
     scores = [np.empty(0, np.float32)]
     for batch in _batches(held_out, detector.config.evaluation.batch_size):
         new = np.array([digest(pixels) not in trained for pixels in batch])
@@ -390,7 +401,7 @@ def _calibrated(
     return dataclasses.replace(detector, calibration_scores=np.concatenate(scores))
 
 
-def _batches(reader: PictureReader, size: int) -> Iterator[np.ndarray]:
-    """All images in their order, so many at once; the next are decoded while some are in use."""
+def _batches(reader: ImageListReader, size: int) -> Iterator[np.ndarray]:
+    """Yields all images in order, in batches of `size`, with prefetching."""
     starts = range(0, len(reader), size)
     return prefetch(reader.read(np.arange(s, min(s + size, len(reader)))) for s in starts)

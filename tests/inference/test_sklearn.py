@@ -1,4 +1,4 @@
-"""The estimator: by scikit-learn's own checks, inside its tools, and beside the detector."""
+"""Tests of the estimator: scikit-learn's checks, its tools, and agreement with the detector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEED = 3
 
 
 def tiny(**parameters: Any) -> DevNet:
-    """What trains in the least time: the shapes of the other tests, whose compilations serve."""
+    """Returns an estimator that trains fast; it shares compiled programs with other tests."""
     defaults = {
         "pretrained": "none",
         "backbone": BACKBONE,
@@ -64,7 +64,7 @@ def y() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted(paths: np.ndarray, y: np.ndarray) -> DevNet:
-    """Three of the fourteen normal images calibrate it; do not change it."""
+    """A fitted estimator, calibrated on three of the fourteen normal images; read only."""
     return tiny().fit(paths, y)
 
 
@@ -96,7 +96,7 @@ def test_tags() -> None:
     assert not tags.input_tags.two_d_array
 
 
-def test_as_much_is_held_out_by_default_as_of_a_folder() -> None:
+def test_default_calibration_equals_that_of_for_folder() -> None:
     assert DevNet().calibration == for_folder("any").dataset.calibration
 
 
@@ -127,14 +127,16 @@ def is_held_out(fitted: DevNet, paths: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def undecided(fitted: DevNet, paths: np.ndarray, pixels: np.ndarray) -> DevNet:
-    """Trained like `fitted`, from arrays and the other labels, with other images in the place of
-    those held out, one of which equals an image that trains; no threshold can be told."""
+    """An estimator without a threshold, trained like `fitted`, but from arrays and bool labels.
+
+    Its held-out images are others; one of them equals a training image.
+    """
     held_out = is_held_out(fitted, paths)
     changed = np.where(held_out[:, None, None, None], 255 - pixels, pixels)
     changed[np.flatnonzero(held_out)[0]] = pixels[np.flatnonzero(~held_out)[0]]
     estimator = tiny(false_alarm_rate=0.05)
     with pytest.MonkeyPatch.context() as patch:
-        # As of the other losses, whose steps would have to be compiled.
+        # As with a loss without a prior, whose step would have to be compiled.
         patch.setattr("devnet_jax.inference.detector.prior_threshold", lambda *_: None)
         with pytest.warns(UserWarning, match="needs 19 normal images held out, and there are 2"):
             estimator.fit(list(changed), np.repeat([False, True], [14, 8]))
@@ -159,7 +161,7 @@ def test_images_that_equal_trained_ones_do_not_calibrate(undecided: DevNet) -> N
     assert len(undecided.detector_.calibration_scores) == 2
 
 
-def test_without_a_threshold_it_scores_and_decides_nothing(
+def test_without_a_threshold_it_scores_but_does_not_predict(
     undecided: DevNet, pixels: np.ndarray, y: np.ndarray
 ) -> None:
     assert 0 <= undecided.score(pixels, y) <= 1
@@ -169,7 +171,7 @@ def test_without_a_threshold_it_scores_and_decides_nothing(
 
 
 def test_cross_validation(paths: np.ndarray, y: np.ndarray) -> None:
-    def own(estimator: DevNet, images: Any, labels: np.ndarray) -> float:
+    def score(estimator: DevNet, images: Any, labels: np.ndarray) -> float:
         return estimator.score(images, (labels == -1).astype(int))
 
     found = cross_validate(
@@ -177,18 +179,18 @@ def test_cross_validation(paths: np.ndarray, y: np.ndarray) -> None:
         paths,
         y,
         cv=StratifiedKFold(2, shuffle=True, random_state=0),
-        scoring={"roc_auc": "roc_auc", "own": own},
+        scoring={"roc_auc": "roc_auc", "score": score},
         return_estimator=True,
         return_indices=True,
         error_score="raise",
     )
-    np.testing.assert_array_equal(found["test_roc_auc"], found["test_own"])
+    np.testing.assert_array_equal(found["test_roc_auc"], found["test_score"])
     tested = found["indices"]["test"][0]
     scores = found["estimator"][0].detector_.score(list(paths[tested])).scores
     assert found["test_roc_auc"][0] == pytest.approx(roc_auc_score(y[tested] == -1, scores))
 
 
-@pytest.mark.filterwarnings("ignore:the threshold is not calibrated. 3 normal")  # of a part
+@pytest.mark.filterwarnings("ignore:the threshold is not calibrated.*there are 3")  # in a fold
 def test_search_in_a_pipeline(pixels: np.ndarray, y: np.ndarray) -> None:
     detect = tiny(false_alarm_rate=0.05, random_state=np.random.RandomState(0))
     search = GridSearchCV(
@@ -205,7 +207,7 @@ def test_search_in_a_pipeline(pixels: np.ndarray, y: np.ndarray) -> None:
     np.testing.assert_array_equal(search.predict(pixels), np.where(expected, -1, 1))
 
 
-def test_kept_by_pickle_and_joblib(fitted: DevNet, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_pickle_and_joblib_round_trips(fitted: DevNet, pixels: np.ndarray, tmp_path: Path) -> None:
     expected = fitted.decision_function(pixels)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.decision_function(pixels), expected)
@@ -232,32 +234,32 @@ def test_a_clone_is_not_fitted(fitted: DevNet, paths: np.ndarray) -> None:
     [
         (22, [1] * 22, "all labels in y are 1: .* StratifiedKFold"),
         (22, [0] * 22, "all labels in y are 0"),
-        (22, [-1, 0] * 11, r"y holds the labels -1, 0; give 1 for normal images and -1"),
-        (22, ["good", "bad"] * 11, "y holds the labels 'bad', 'good'"),
-        (22, [1.0, np.nan] * 11, "y holds the labels 1.0, nan"),
+        (22, [-1, 0] * 11, r"y contains the labels -1, 0; give 1 for normal images and -1"),
+        (22, ["good", "bad"] * 11, "y contains the labels 'bad', 'good'"),
+        (22, [1.0, np.nan] * 11, "y contains the labels 1.0, nan"),
         (22, np.ones((22, 2)), "y should be a 1d array"),
         (22, [1, -1] * 10, r"inconsistent numbers of samples: \[22, 20\]"),
-        (0, [], "X holds no image"),
+        (0, [], "X contains no image"),
     ],
 )
-def test_labels_that_are_refused(pixels: np.ndarray, n: int, labels: Any, words: str) -> None:
+def test_wrong_labels_are_rejected(pixels: np.ndarray, n: int, labels: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         tiny().fit(pixels[:n], labels)
 
 
-def test_what_is_no_sequence_of_images(fitted: DevNet, pixels: np.ndarray) -> None:
+def test_other_values_than_sequences_of_images_are_rejected(
+    fitted: DevNet, pixels: np.ndarray
+) -> None:
     for one in ("part.png", Path("part.png"), Image.fromarray(pixels[0])):
         with pytest.raises(ValueError, match="X is a single image"):
             fitted.predict(one)
-    with pytest.raises(ValueError, match=r"shape \(40, 48, 3\); images are an array \[N, H, W, C"):
+    with pytest.raises(ValueError, match=r"shape \(40, 48, 3\); give images as an array \[N"):
         fitted.predict(pixels[0])
     with pytest.raises(UserError, match=r"X\[1\]: image 'absent\.png' cannot be read"):
         fitted.predict([pixels[0], "absent.png"])
 
 
-def test_the_image_that_cannot_be_read_is_named_by_its_place_in_x(
-    pixels: np.ndarray, y: np.ndarray
-) -> None:
+def test_an_unreadable_image_is_named_by_its_index_in_x(pixels: np.ndarray, y: np.ndarray) -> None:
     images = [*pixels[:16], "absent.png", *pixels[17:]]
     with pytest.raises(UserError, match=r"X\[16\]: image 'absent\.png'"):
         tiny().fit(images, y)
@@ -273,16 +275,16 @@ def test_the_image_that_cannot_be_read_is_named_by_its_place_in_x(
         ({"settings": {"topkk": 0.1}}, "did you mean model.topk"),
         ({"settings": {"epochs": 3}}, "train.epochs is the parameter epochs"),
         ({"settings": {"seed": 3}}, "seed is the parameter random_state"),
-        ({"settings": {"known_class": "stain"}}, "says which images there are; X and y do here"),
+        ({"settings": {"known_class": "stain"}}, "chooses images, which X and y do here"),
     ],
 )
-def test_parameters_that_are_refused(
+def test_wrong_parameters_are_rejected(
     pixels: np.ndarray, y: np.ndarray, parameters: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
         tiny(**parameters).fit(pixels, y)
 
 
-def test_a_normal_image_must_be_left_for_the_training(pixels: np.ndarray, y: np.ndarray) -> None:
+def test_a_normal_image_must_be_left_for_training(pixels: np.ndarray, y: np.ndarray) -> None:
     with pytest.raises(ValueError, match="none of the 1 normal images would be left"):
         tiny(calibration=0.9).fit(pixels[13:], y[13:])
