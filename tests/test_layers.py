@@ -94,7 +94,7 @@ def test_no_cycle() -> None:
 
 
 def test_exported_detectors_need_little() -> None:
-    """What reads a model file imports none of the libraries that training needs."""
+    """Reading a model file imports none of the libraries that only training needs."""
     unwanted = ("flax", "optax", "orbax", "tensorflow_datasets", "sklearn", "ml_collections")
     program = f"import sys, devnet_jax.export.read; print(set({unwanted!r}) & set(sys.modules))"
     result = subprocess.run(
