@@ -32,6 +32,11 @@ PREFIX = "feature_extractor.net."  # of the official names
 INPUTS = {"images_uint8", "labels", "prior_sample", "loss/scores", "loss/labels", "meta"}
 EVALUATIONS = sorted(name.removesuffix("/scores") for name in GOLDEN if name.startswith("eval/"))
 TRAININGS = sorted(name.removesuffix("/losses") for name in GOLDEN if name.endswith("/losses"))
+# Compiling the step of a training takes most of a minute: fast tests compile that of one loss.
+TRAININGS_BY_SPEED = [
+    name if name.endswith("/deviation") else pytest.param(name, marks=pytest.mark.slow)
+    for name in TRAININGS
+]
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "deviation": lambda scores, labels: deviation_loss(scores, labels, GOLDEN["prior_sample"]),
     "focal": focal_loss,
@@ -79,13 +84,13 @@ def test_loss_float32(loss: str) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", TRAININGS_BY_SPEED)
 def test_training(name: str) -> None:
     n_steps = len(GOLDEN[f"{name}/losses"])
     assert_agrees(name, train(name, n_steps, np.float64), rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", TRAININGS_BY_SPEED)
 def test_first_training_step_float32(name: str) -> None:
     computed = train(name, 1, np.float32)
     for key, value in computed.items():
