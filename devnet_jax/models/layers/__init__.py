@@ -1,1 +1,1 @@
-"""Layers that Flax lacks, or that are slow on a CPU."""
+"""Layers that Flax does not have, or that are slow on a CPU."""

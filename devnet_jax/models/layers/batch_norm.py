@@ -16,15 +16,14 @@ from jax.typing import DTypeLike
 class BatchNorm(nn.Module):
     """Batch normalisation over every axis but the last (Ioffe & Szegedy, arXiv 1502.03167).
 
-    It differs from `flax.linen.BatchNorm` where PyTorch does: the running variance is the
-    unbiased one, n/(n-1) times the variance that normalises the batch, with n counted over
-    all devices. Statistics are computed in two passes, in float32 at least, so that a mean
-    far from zero costs no precision.
+    As in PyTorch and unlike `flax.linen.BatchNorm`, the running variance is unbiased: n/(n-1) times
+    the variance that normalises the batch, where n counts the values on all devices. Statistics are
+    computed in two passes, in float32 at least, so that a mean far from zero costs no precision.
 
     Attributes:
       momentum: weight of the new batch in the running statistics.
-      epsilon: added to the variance.
-      dtype: of the result; None promotes from the input and the parameters.
+      epsilon: constant added to the variance.
+      dtype: dtype of the result; None promotes from the input and the parameters.
       axis_name: device axis over which batch statistics are averaged.
     """
 
@@ -35,7 +34,12 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Normalises x [..., C] by the batch (train) or by the running statistics."""
+        """Normalises x [..., C].
+
+        Args:
+          x: floating [..., C].
+          train: True to normalise by batch statistics and to update the running ones.
+        """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -45,11 +49,11 @@ class BatchNorm(nn.Module):
         dtype = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
-            # No device axis is bound while parameters are being initialised.
+            # During initialisation, no device axis is bound.
             axis_name = None if self.is_initializing() else self.axis_name
             y, mean, var = normalise_batch(x, scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
-                n = batch_values(x, axis_name)
+                n = n_batch_values(x, axis_name)
                 unbiased_var = var * (n / max(n - 1, 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased_var - running_var.value)
@@ -65,19 +69,19 @@ def normalise_batch(
 ) -> tuple[Array, Array, Array]:
     """Normalises x [..., C] by its own mean and variance.
 
-    Its gradient reads x and y's gradient twice, once for two sums and once for the result;
-    what is derived from the two passes over x reads them about twice as often.
+    The custom gradient reads x and the gradient of y twice: once for two sums, once for the result.
+    Automatic differentiation of the two passes would read them about twice as often.
 
     Args:
       x: floating [..., C].
       scale: [C].
       bias: [C].
-      epsilon: added to the variance.
-      axis_name: device axis over which mean and variance are taken; its devices hold equally many
-        values each.
+      epsilon: constant added to the variance.
+      axis_name: device axis over which mean and variance are taken; all its devices have the same
+        number of values.
 
     Returns:
-      y [..., C], and the mean and the biased variance [C], through which no gradient flows.
+      y [..., C], and the mean and the biased variance [C]. No gradient flows through the last two.
     """
     axes = tuple(range(x.ndim - 1))
     mean = _over_devices(lax.pmean, x.mean(axes), axis_name)
@@ -86,8 +90,8 @@ def normalise_batch(
     return y, mean, var
 
 
-def batch_values(x: Array, axis_name: str | None) -> int:
-    """How many values of each channel x [..., C] has, on all devices of the axis together."""
+def n_batch_values(x: Array, axis_name: str | None) -> int:
+    """Returns the number of values per channel of x [..., C] on all devices of the axis."""
     return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
 
 
@@ -108,14 +112,15 @@ def _backward(
     gradient, _, _ = gradients
     axes = tuple(range(x.ndim - 1))
     normalised = (x - mean) * inverse_std
-    of_bias, of_scale = gradient.sum(axes), (gradient * normalised).sum(axes)
-    # A value moves the mean and the variance of the batch on all devices.
-    summed, correlated = _over_devices(lax.psum, (of_bias, of_scale), axis_name)
-    shift = (summed + normalised * correlated) / batch_values(x, axis_name)
-    return scale * inverse_std * (gradient - shift), of_scale, of_bias
+    bias_gradient, scale_gradient = gradient.sum(axes), (gradient * normalised).sum(axes)
+    # A value changes the mean and the variance on all devices.
+    summed, correlated = _over_devices(lax.psum, (bias_gradient, scale_gradient), axis_name)
+    shift = (summed + normalised * correlated) / n_batch_values(x, axis_name)
+    return scale * inverse_std * (gradient - shift), scale_gradient, bias_gradient
 
 
 def _over_devices(reduce: Callable[..., Any], values: Any, axis_name: str | None) -> Any:
+    """Reduces values over the device axis, if there is one."""
     return values if axis_name is None else reduce(values, axis_name)
 
 

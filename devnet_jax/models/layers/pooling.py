@@ -1,4 +1,4 @@
-"""Max-pooling that is quick on a CPU, too."""
+"""Max-pooling that is fast on CPUs and accelerators."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from jax import lax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
-    """The largest value in each window.
+    """Max-pools images over square windows.
 
-    Its gradient goes to the first of a window's largest values, row by row. On a CPU XLA's own
-    takes twice as long, and its gradient, which is the same, four times; elsewhere they are used.
+    The gradient goes to the first maximum of each window, in row-major order, as in XLA. On a CPU,
+    XLA's own max-pooling takes twice as long and its gradient four times; other devices use XLA's.
 
     Args:
-      x: [B, H, W, C], floating.
+      x: floating [B, H, W, C].
       window: height and width of a window.
-      stride: from one window to the next, either way.
+      stride: vertical and horizontal distance between windows.
       padding: rows and columns of -∞ on each side.
 
     Returns:
-      [B, h, w, C], h = ⌊(H + 2·padding - window) / stride⌋ + 1, and w alike.
+      [B, h, w, C] with h = ⌊(H + 2·padding - window) / stride⌋ + 1, and w likewise.
     """
 
     def by_shifts(x: jax.Array) -> jax.Array:
-        places = _places(_padded(x, padding), window, stride)
-        return functools.reduce(jnp.maximum, (place for _, _, place in places))
+        views = _shifted_views(_pad(x, padding), window, stride)
+        return functools.reduce(jnp.maximum, (view for _, _, view in views))
 
     by_xla = functools.partial(_by_xla, window=window, stride=stride, padding=padding)
     return lax.platform_dependent(x, cpu=by_shifts, default=by_xla)
@@ -40,14 +40,14 @@ def _by_xla(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
     return nn.max_pool(x, (window,) * 2, (stride,) * 2, ((padding, padding),) * 2)
 
 
-def _padded(x: jax.Array, padding: int) -> jax.Array:
+def _pad(x: jax.Array, padding: int) -> jax.Array:
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return jnp.pad(x, sides, constant_values=-jnp.inf)
 
 
-def _places(x: jax.Array, window: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
-    """Row and column of each place in a window, row by row, and what all windows have there."""
-    # From the first window's place to the last one's.
+def _shifted_views(x: jax.Array, window: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
+    """Yields row i, column j, and the values [B, h, w, C] that all windows have at (i, j)."""
+    # Distance from the first window to the last one, plus 1.
     rows, columns = ((n - window) // stride * stride + 1 for n in x.shape[1:3])
     for i in range(window):
         for j in range(window):
@@ -73,17 +73,17 @@ def _backward(
         return jax.vjp(pool, x)[1](gradient)[0]
 
     def by_shifts(x: jax.Array, largest: jax.Array, gradient: jax.Array) -> jax.Array:
-        """All windows at once, one place in the window after the other: vectorised throughout."""
-        padded = _padded(x, padding)
+        """Adds up the gradients position by position in the window, for all windows at once."""
+        padded = _pad(x, padding)
         total = jnp.zeros_like(padded)
-        given = jnp.zeros(largest.shape, bool)
-        for i, j, place in _places(padded, window, stride):
-            chosen = (place == largest) & ~given
-            given |= chosen
-            rows, columns = (stride * (n - 1) + 1 for n in place.shape[1:3])
+        has_maximum = jnp.zeros(largest.shape, bool)
+        for i, j, view in _shifted_views(padded, window, stride):
+            is_maximum = (view == largest) & ~has_maximum
+            has_maximum |= is_maximum
+            rows, columns = (stride * (n - 1) + 1 for n in view.shape[1:3])
             below, right = padded.shape[1] - rows - i, padded.shape[2] - columns - j
             total += lax.pad(
-                jnp.where(chosen, gradient, 0),
+                jnp.where(is_maximum, gradient, 0),
                 jnp.zeros((), x.dtype),
                 ((0, 0, 0), (i, below, stride - 1), (j, right, stride - 1), (0, 0, 0)),
             )

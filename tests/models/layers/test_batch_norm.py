@@ -1,4 +1,4 @@
-"""BatchNorm against plain NumPy, and over several devices (here: a named axis of vmap)."""
+"""Tests of BatchNorm against NumPy, and over several devices (here a named axis of vmap)."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def x() -> jax.Array:
     return 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 6, 3))
 
 
-def test_training_mode_normalises_by_the_biased_variance_and_keeps_the_unbiased(
+def test_training_normalises_by_the_biased_variance_and_stores_the_unbiased(
     x: jax.Array,
 ) -> None:
     y, updated = BatchNorm().apply(VARIABLES, x, train=True, mutable=["batch_stats"])
@@ -46,14 +46,14 @@ def test_evaluation_mode_uses_the_running_statistics(x: jax.Array) -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_initialisation_leaves_the_running_statistics_alone(x: jax.Array) -> None:
+def test_initialisation_does_not_update_the_running_statistics(x: jax.Array) -> None:
     variables = BatchNorm(axis_name="devices").init(jax.random.key(0), x, train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
     np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(3))
 
 
 @pytest.mark.parametrize("n_devices", [2, 4])
-def test_devices_together_equal_one(x: jax.Array, n_devices: int) -> None:
+def test_several_devices_equal_one(x: jax.Array, n_devices: int) -> None:
     targets = jax.random.normal(jax.random.key(1), x.shape)
 
     def loss(params, x, targets, axis_name):  # type: ignore[no-untyped-def]
@@ -81,8 +81,7 @@ def test_devices_together_equal_one(x: jax.Array, n_devices: int) -> None:
         )
 
 
-def test_its_gradient_is_what_follows_from_the_definition() -> None:
-    """By finite differences, of the input, the scale and the shift alike."""
+def test_gradients_agree_with_finite_differences() -> None:
     with jax.enable_x64(True):
         x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 2, 3), jnp.float64)
         weights = jax.random.normal(jax.random.key(1), x.shape, jnp.float64)
@@ -98,7 +97,9 @@ def test_its_gradient_is_what_follows_from_the_definition() -> None:
 
 
 def test_variance_is_accurate_far_from_zero() -> None:
-    x = 1e4 + jax.random.normal(jax.random.key(0), (64, 64, 1))  # E[x²] - E[x]² would be noise
+    x = 1e4 + jax.random.normal(
+        jax.random.key(0), (64, 64, 1)
+    )  # E[x²] - E[x]² would lose all digits
     _, updated = BatchNorm(momentum=1.0).apply(
         {
             "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},

@@ -1,4 +1,4 @@
-"""Convolutions that are computed in another way than XLA's: the same values and gradients."""
+"""Tests that convolutions with their own algorithms have the values and gradients of XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbe
     width=st.integers(1, 12),
     seed=st.integers(0, 999),
 )
-def test_value_and_gradients(n: int, height: int, width: int, seed: int) -> None:
+def test_stem_value_and_gradients(n: int, height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
@@ -50,9 +50,12 @@ def test_value_and_gradients(n: int, height: int, width: int, seed: int) -> None
 def test_small_outputs(
     height: int, width: int, window: int, stride: int, before: int, after: int
 ) -> None:
-    before, after = min(before, window - 1), min(after, window - 1)  # no window of padding alone
+    before, after = (
+        min(before, window - 1),
+        min(after, window - 1),
+    )  # no window lies only in padding
     assume(min(height, width) + before + after >= window)
-    # Of these XLA itself, with which ours is compared, ends the process (jaxlib 0.10.2).
+    # XLA, the reference, crashes the process here (jaxlib 0.10.2).
     assume((*sorted((height, width)), window, stride, before, after) != (1, 4, 2, 2, 1, 1))
     rng = np.random.default_rng(height)
     options = {
@@ -86,12 +89,12 @@ def test_winograd_value_and_gradients(
 ) -> None:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "LEAST_CHANNELS", 1)
-        patch.setattr(winograd, "LEAST_POSITIONS", 1)
-        patch.setattr(winograd, "LEAST_MULTIPLICATIONS", 1)
+        patch.setattr(winograd, "MIN_CHANNELS", 1)
+        patch.setattr(winograd, "MIN_POSITIONS", 1)
+        patch.setattr(winograd, "MIN_MULTIPLICATIONS", 1)
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)))
-        assert winograd.pays(x, kernel)
+        assert winograd.is_faster(x, kernel)
         value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK, trained=trained), x, kernel)
         expected, expected_pull = jax.vjp(
             lambda *a: jax.lax.conv_general_dilated(*a, **BLOCK), x, kernel
@@ -103,11 +106,11 @@ def test_winograd_value_and_gradients(
 
 
 @pytest.mark.parametrize(("size", "channels", "trained"), [(14, 256, True), (56, 64, False)])
-def test_winograd_is_about_as_exact_as_a_plain_sum(size: int, channels: int, trained: bool) -> None:
+def test_winograd_is_about_as_precise_as_xla(size: int, channels: int, trained: bool) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, size, size, channels))
     kernel = rng.standard_normal((3, 3, channels, 128)) / np.sqrt(9 * channels)
-    assert winograd.pays(jnp.asarray(x), jnp.asarray(kernel))
+    assert winograd.is_faster(jnp.asarray(x), jnp.asarray(kernel))
     with jax.enable_x64(True):
         exact = np.asarray(jax.lax.conv_general_dilated(x, kernel, **BLOCK))
     single = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
@@ -121,7 +124,7 @@ def test_winograd_is_about_as_exact_as_a_plain_sum(size: int, channels: int, tra
     assert 0 < error(ours) < 4 * error(plain)
 
 
-def test_outputs_of_64_channels_stay_xlas_where_their_kernel_is_trained() -> None:
+def test_xla_computes_outputs_of_64_channels_in_training() -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((1, 56, 56, 64)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((3, 3, 64, 64)), jnp.float32)
@@ -139,7 +142,7 @@ def test_outputs_of_64_channels_stay_xlas_where_their_kernel_is_trained() -> Non
         ((1, 7, 7, 512), jnp.float32),
     ],
 )
-def test_where_winograd_does_not_pay(shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+def test_xla_is_used_where_winograd_is_slower(shape: tuple[int, ...], dtype: jnp.dtype) -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
     kernel = jnp.ones((3, 3, shape[-1], shape[-1]), dtype)
     expected = jax.lax.conv_general_dilated(x, kernel, **BLOCK)
@@ -147,7 +150,7 @@ def test_where_winograd_does_not_pay(shape: tuple[int, ...], dtype: jnp.dtype) -
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(7, 1, 3), (7, 2, 0), (3, 2, 1)])
-def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int) -> None:
+def test_xla_is_used_for_other_windows(size: int, stride: int, padding: int) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((1, 13, 13, 2)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((size, size, 2, 1)), jnp.float32)
@@ -160,11 +163,16 @@ def test_other_convolutions_are_left_alone(size: int, stride: int, padding: int)
 @pytest.mark.parametrize(
     ("options", "image", "kernel", "ours"),
     [
-        (STEM, (1, 8, 8, 3), (7, 7, 3, 4), "1x4x4x48"),  # pixels of four kinds, of four rows
-        (BLOCK, (1, 28, 28, 128), (3, 3, 128, 128), "1x3x128x128"),  # a sum of a kernel's rows
+        (STEM, (1, 8, 8, 3), (7, 7, 3, 4), "1x4x4x48"),  # four kinds of pixels, four rows
+        (
+            BLOCK,
+            (1, 28, 28, 128),
+            (3, 3, 128, 128),
+            "1x3x128x128",
+        ),  # a combination of the kernel's rows
     ],
 )
-def test_accelerators_take_xlas_own(
+def test_accelerators_use_xla(
     options: dict[str, object], image: tuple[int, ...], kernel: tuple[int, ...], ours: str
 ) -> None:
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Max-pooling: its gradient is that of Flax's, which XLA computes another way."""
+"""Tests that max-pooling has the values and gradients of Flax's."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 @settings(max_examples=30, deadline=None)
 @given(
-    size=st.sampled_from([(4, 9), (7, 6), (8, 5)]),  # few, as each is compiled
+    size=st.sampled_from([(4, 9), (7, 6), (8, 5)]),  # few, because each is compiled
     shape=st.sampled_from([(3, 2, 1), (3, 2, 0), (2, 2, 0), (2, 1, 1)]),
     ties=st.booleans(),
     seed=st.integers(0, 999),
@@ -39,16 +39,16 @@ def test_value_and_gradient(size, shape, ties, seed) -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_the_gradient_is_of_the_inputs_type(dtype) -> None:
+def test_the_gradient_has_the_dtype_of_the_input(dtype) -> None:
     x = jnp.ones((1, 6, 6, 2), dtype)
     gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))(x)
     assert gradient.dtype == dtype
-    assert gradient.sum() == 3 * 3 * 2  # each window's goes to one place
+    assert gradient.sum() == 3 * 3 * 2  # each window's gradient goes to one pixel
 
 
-def test_accelerators_take_xlas_own() -> None:
+def test_accelerators_use_xla() -> None:
     traced = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())).trace(jnp.ones((1, 6, 6, 2)))
-    for platform, own in (("cuda", True), ("tpu", True), ("cpu", False)):
+    for platform, by_xla in (("cuda", True), ("tpu", True), ("cpu", False)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert ("select_and_scatter" in text) == own
-        assert ("reduce_window" in text) == own
+        assert ("select_and_scatter" in text) == by_xla
+        assert ("reduce_window" in text) == by_xla

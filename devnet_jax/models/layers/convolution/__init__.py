@@ -1,4 +1,4 @@
-"""Convolution that is quick on a CPU, too: `nn.Conv`'s `conv_general_dilated`."""
+"""Convolution that is fast on CPUs and accelerators, for `conv_general_dilated` of `nn.Conv`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ def convolve(
     trained: bool = True,
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, the same up to rounding: the smallest outputs are computed in
-    another way, and on a CPU so are ResNet's 3×3 convolutions and its stem.
+    """Equals `lax.conv_general_dilated` up to rounding, and is faster in some cases.
+
+    Outputs of at most 2×2 positions are computed position by position. On a CPU, ResNet's 3×3
+    convolutions and its stem have their own algorithms (`winograd`, `stem`).
 
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, F].
-      window_strides: for height and width.
-      padding: before and after, for height and width.
-      trained: whether the kernel is being trained, which wants smaller rounding errors.
-      **options: its others, at what `nn.Conv` gives where not told otherwise.
+      window_strides: strides along height and width.
+      padding: padding before and after, for height and width.
+      trained: True if the kernel is being trained, which needs smaller rounding errors.
+      **options: other arguments of `lax.conv_general_dilated`, with the values that `nn.Conv`
+        passes by default.
     """
     window = kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))
     if window == stem.WINDOW:
         return stem.convolve(x, kernel)
-    if window == winograd.WINDOW and winograd.pays(x, kernel):
+    if window == winograd.WINDOW and winograd.is_faster(x, kernel):
         return winograd.convolve(x, kernel, trained)
     outputs = positions.output_shape(x, kernel, window_strides, padding)
-    if max(outputs) <= positions.SMALL and max(kernel.shape[:2]) > 1:
+    if max(outputs) <= positions.MAX_OUTPUT_SIZE and max(kernel.shape[:2]) > 1:
         return positions.convolve(x, kernel, outputs, window_strides, padding)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
