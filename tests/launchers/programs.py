@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ exec(os.environ["BEHAVIOUR"])
 
 # Prints the arguments in one write, because other processes write to the same pipe.
 DUMP = r"sys.stdout.write(json.dumps(sys.argv[1:]) + '\n')"
+
+
+def default_signals() -> None:
+    """Restores the signals that shells and `nohup` make background processes ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def make_program(path: Path, text: str) -> Path:

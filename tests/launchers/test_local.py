@@ -14,7 +14,14 @@ import pytest
 from devnet_jax.errors import UserError
 from devnet_jax.launchers.local import cpu_slots, gpu_slots, to_shell, worker_commands
 from tests.conftest import REPOSITORY
-from tests.launchers.programs import DUMP, NASTY, fake_python, launch, require_golden
+from tests.launchers.programs import (
+    DUMP,
+    NASTY,
+    default_signals,
+    fake_python,
+    launch,
+    require_golden,
+)
 
 # Behaviours: write a pid file; save on SIGTERM; wait for a signal.
 WAIT = "Path('pid.part').write_text(str(os.getpid())); os.rename('pid.part', f'{index}.pid')\n"
@@ -69,8 +76,7 @@ class Launched:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Shells make background processes ignore SIGINT.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=default_signals,
         )
         deadline = time.monotonic() + 30
         while len(self.pid_files()) < 2:

@@ -12,7 +12,15 @@ import pytest
 
 from devnet_jax.launchers.tpu_slice import INSTALL, TpuSlice, parse_status, to_shell
 from tests.conftest import REPOSITORY
-from tests.launchers.programs import DUMP, NASTY, fake_python, launch, make_program, require_golden
+from tests.launchers.programs import (
+    DUMP,
+    NASTY,
+    default_signals,
+    fake_python,
+    launch,
+    make_program,
+    require_golden,
+)
 
 FLAGS = (
     "--name=n",
@@ -330,7 +338,7 @@ def test_signals_make_the_hosts_save(cloud: Cloud, number: int, status: int) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=default_signals,
     )
     while not all((cloud.folder / f"host-{i}" / "ready").exists() for i in range(2)):
         assert process.poll() is None, process.communicate()[1]
