@@ -142,7 +142,7 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     (copy / "calibration.json").unlink()
     with caplog.at_level(logging.WARNING):
         Detector.restore(copy)
-    assert "calibration.json is not there: the threshold is not calibrated" in caplog.text
+    assert "calibration.json is missing: the threshold is not calibrated" in caplog.text
     (copy / "calibration.json").write_text("{}")
     assert main("--mode=eval", f"--workdir={copy}").returncode == 0  # as the advice is
     np.testing.assert_array_equal(
@@ -469,7 +469,7 @@ def test_a_checkpoint_of_another_architecture(main: Main, copy: Path) -> None:
 
 
 def test_fewer_epochs_than_were_done(main: Main, copy: Path) -> None:
-    refused(main(f"--workdir={copy}", "--config.train.epochs=1"), "epochs = 1", "has done 2")
+    refused(main(f"--workdir={copy}", "--config.train.epochs=1"), "epochs = 1", "already done 2")
     assert json.loads((copy / "config.json").read_text())["train"]["epochs"] == 2
 
 

@@ -1,1 +1,1 @@
-"""A trained detector in use: scores, maps, thresholds."""
+"""Scores, explanation maps and thresholds of a trained detector."""

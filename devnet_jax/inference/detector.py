@@ -93,8 +93,8 @@ class TrainedDetector(ImageScorer):
             step = checkpoints.best_step() if wants_best else checkpoints.latest_step()
             if wants_best and step is None:
                 raise UserError(
-                    "config.evaluation.checkpoint = 'best': no checkpoint tells "
-                    f"config.train.keep_best = '{config.train.keep_best}'; take the newest"
+                    "config.evaluation.checkpoint = 'best': no checkpoint records "
+                    f"config.train.keep_best = '{config.train.keep_best}'; use 'newest'"
                 )
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
         assert step is not None  # restore has raised otherwise
@@ -115,11 +115,11 @@ class TrainedDetector(ImageScorer):
     def thresholds(self) -> list[Threshold]:
         """All known thresholds, the one in force first: calibrated, then the prior's."""
         settings = self.config.evaluation
-        found = (
+        candidates = (
             calibrated_threshold(self.calibration_scores, settings.false_alarm_rate),
             prior_threshold(self.prior, settings.confidence),
         )
-        return [threshold for threshold in found if threshold is not None]
+        return [threshold for threshold in candidates if threshold is not None]
 
     @property
     def image_size(self) -> int:
@@ -202,18 +202,22 @@ def read_calibration(workdir: Workdir, step: int) -> np.ndarray:
       UserError: if the file is damaged.
     """
     advice = "run --mode=eval to calibrate the threshold"
-    of_step = None
+    calibrated_step = None
     if workdir.calibration.exists():
         try:
             values = json.loads(workdir.calibration.read_text())
             scores = np.array(values["scores"], np.float32).reshape(-1)
-            of_step = int(values["step"])
+            calibrated_step = int(values["step"])
         except (KeyError, OSError, TypeError, ValueError):
             raise UserError(f"{workdir.calibration}: holds no calibration; {advice}") from None
         if not np.isfinite(scores).all():
             raise UserError(f"{workdir.calibration}: scores are not finite; {advice}")
-    if of_step == step:
+    if calibrated_step == step:
         return scores
-    found = "is not there" if of_step is None else f"is of step {of_step}, not {step}"
-    logger.warning("%s %s: the threshold is not calibrated; %s", workdir.calibration, found, advice)
+    reason = (
+        "is missing" if calibrated_step is None else f"is of step {calibrated_step}, not {step}"
+    )
+    logger.warning(
+        "%s %s: the threshold is not calibrated; %s", workdir.calibration, reason, advice
+    )
     return np.empty(0, np.float32)

@@ -36,7 +36,7 @@ def gradient_maps(
     Returns:
       Floating [B, S, S] in [0, 1]: |∂score/∂input| summed over channels, scaled for each image so
       that its minimum is 0 and its 99th percentile is 1, then smoothed. Values of different images
-      do not compare.
+      are not comparable.
     """
     return saliency(input_gradients(model, variables, normalise(images)))
 
@@ -72,8 +72,8 @@ def upsampled_score_maps(
 ) -> jax.Array:
     """Returns what each position of the finest scale adds to the image's score, enlarged.
 
-    It takes one forward pass and no gradient, so it is faster than `gradient_maps`, and coarser.
-    Maps of different images compare.
+    One forward pass without gradients: faster and coarser than `gradient_maps`. Maps of different
+    images are comparable.
 
     Args:
       model: network.

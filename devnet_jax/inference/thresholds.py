@@ -1,4 +1,4 @@
-"""Thresholds: scores from which on an image raises an alarm, and what they promise."""
+"""Thresholds on anomaly scores, and the false-alarm rates that they promise."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _just_above(score: np.float32) -> float:
 
 
 def n_calibration_needed(false_alarm_rate: float) -> int:
-    """Returns the least number of held-out images that a false-alarm rate needs."""
+    """Returns the smallest number of held-out images that a false-alarm rate needs."""
     return math.ceil(1 / (false_alarm_rate * (1 + 1e-9))) - 1
 
 

@@ -1,8 +1,8 @@
 """Heads: from feature maps to scores of positions, and from these to the score of the image.
 
 An image is a bag of positions (multiple-instance learning, arXiv 2108.00462, section 3.3). A head
-says how a position is scored, how the scores of a bag become the image's score, and which part of
-it each position contributes. `HEADS` is the table that settings choose from.
+defines how a position is scored, how the image's score follows from the position scores, and how
+much each position contributes to it. `HEADS` is the table that settings choose from.
 """
 
 from __future__ import annotations

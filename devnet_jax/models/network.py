@@ -18,9 +18,9 @@ from devnet_jax.models.heads import get_head
 class DeviationNetwork(nn.Module):
     """End-to-end anomaly scores by multiple-instance learning (arXiv 2108.00462, section 3).
 
-    The head scores every position of the backbone's last feature map, and makes the image's score
-    of them. With more than one scale, the same weights see the image at 1/1, 1/2, 1/4, … of its
-    size, and the scores are averaged.
+    The head scores every position of the backbone's last feature map and combines the position
+    scores into the image's score. With several scales, the same weights are applied to the image at
+    1/1, 1/2, 1/4, … of its size, and the scores are averaged.
 
     Attributes:
       backbone: key of `BACKBONES`.
@@ -88,7 +88,7 @@ class DeviationNetwork(nn.Module):
 
         Args:
           images: [B, H, W, 3], floating, normalised as the backbone expects.
-          stages: keys of the backbone's `stages`. Nothing behind the last of them is computed.
+          stages: keys of the backbone's `stages`. Layers after the last of them are not computed.
           train: True to normalise by batch statistics.
 
         Returns:

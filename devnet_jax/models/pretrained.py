@@ -35,7 +35,7 @@ _LEAVES = {
     "var": "running_var",
 }
 _HEAD = ("conv.weight", "conv.bias")
-_ADVICE = "give a file of torchvision's weights as config.model.pretrained"
+_HINT = "give a file of torchvision's weights as config.model.pretrained"
 
 
 def from_torch_state_dict(state: Mapping[str, Any], backbone: str) -> dict[str, Any]:
@@ -173,15 +173,16 @@ def _faults(state: Mapping[str, np.ndarray], backbone: str) -> list[str]:
         for name, shape in expected.items()
         if name in state and state[name].shape != shape
     ]
-    found = {
+    faults = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of the wrong shape": misshapen,
     }
-    return [f"{what}: {_few(names)}" for what, names in found.items() if names]
+    return [f"{what}: {_shorten(names)}" for what, names in faults.items() if names]
 
 
-def _few(names: Iterable[str], at_most: int = 4) -> str:
+def _shorten(names: Iterable[str], at_most: int = 4) -> str:
+    """Joins names with commas; names after the first few are only counted."""
     names = list(names)
     more = f", and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
@@ -191,7 +192,7 @@ def _download(backbone: str) -> str:
     """Downloads the ImageNet weights unless they are cached, and returns their path."""
     repository = get_backbone(backbone).imagenet
     if repository is None:
-        raise UserError(f"no ImageNet weights of {backbone} to download: {_ADVICE}")
+        raise UserError(f"no ImageNet weights of {backbone} to download: {_HINT}")
     logger.info("fetching ImageNet weights: %s, from the Hugging Face Hub or its cache", repository)
     verbosity = huggingface_hub.logging.get_verbosity()
     huggingface_hub.logging.set_verbosity_error()  # or it reports every attempt to connect
@@ -199,7 +200,7 @@ def _download(backbone: str) -> str:
         return huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # hub, transport and cache raise different types
         raise UserError(
-            f"cannot download {repository} from huggingface.co ({type(error).__name__}): {_ADVICE}"
+            f"cannot download {repository} from huggingface.co ({type(error).__name__}): {_HINT}"
         ) from error
     finally:
         huggingface_hub.logging.set_verbosity(verbosity)

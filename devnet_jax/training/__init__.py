@@ -1,1 +1,1 @@
-"""From settings to a trained network."""
+"""Training of a run: step, loop, optimiser, log and resuming."""

@@ -28,7 +28,7 @@ class TrainingLog:
         Args:
           config: settings of the run.
           workdir: destination of metrics.jsonl and TensorBoard's events.
-          silent: True to neither write nor show anything, as another process does.
+          silent: True to neither write nor show anything, because another process does.
         """
         self._workdir = workdir
         self._epochs = config.train.epochs
@@ -51,9 +51,9 @@ class TrainingLog:
             self._tensorboard.close()
 
     def resume(self, step: int) -> None:
-        """Starts at a step; records beyond it, from before a kill, are dropped."""
+        """Starts at a step; drops later records, which a killed run has left behind."""
         if step:
-            self._history = self._interrupted_at(step)
+            self._history = self._read_unfinished_epoch(step)
         if self._silent:
             return
         if step and self._workdir.metrics.exists():
@@ -70,7 +70,7 @@ class TrainingLog:
                 str(self._workdir.tensorboard), purge_step=step + 1 if step else None
             )
 
-    def call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
+    def log_call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
         """Logs a call to the devices, with metrics [steps]."""
         for name, values in metrics.items():
             self._history.setdefault(name, []).extend(values.tolist())
@@ -83,16 +83,16 @@ class TrainingLog:
         )
         self._bar.update(count)
 
-    def means(self) -> dict[str, float]:
+    def epoch_means(self) -> dict[str, float]:
         """Returns the means of the metrics over this epoch so far."""
         return {name: float(np.mean(values)) for name, values in self._history.items()}
 
-    def epoch(self, epoch: int, step: int, learning_rate: float) -> None:
+    def log_epoch(self, epoch: int, step: int, learning_rate: float) -> None:
         """Logs the end of an epoch."""
         record = {
             "epoch": epoch,
             "step": step,
-            **self.means(),
+            **self.epoch_means(),
             "learning_rate": learning_rate,
             **self._speed("images_per_second"),
         }
@@ -119,21 +119,21 @@ class TrainingLog:
                 record.get("images_per_second", "?"),
             )
 
-    def interrupt(self, step: int) -> None:
-        """Saves the metrics of an unfinished epoch, so that a resumed run logs all of it."""
+    def save_unfinished_epoch(self, step: int) -> None:
+        """Saves the metrics of an unfinished epoch, so that a resumed run logs the whole epoch."""
         if not self._silent:
             write_json(self._workdir.interrupted_epoch, {"step": step, "history": self._history})
 
-    def _interrupted_at(self, step: int) -> dict[str, list[float]]:
+    def _read_unfinished_epoch(self, step: int) -> dict[str, list[float]]:
         """Returns the metrics of the unfinished epoch if training was stopped at this step."""
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found = json.loads(self._workdir.interrupted_epoch.read_text())
-            if found["step"] == step:
-                return found["history"]
+            saved = json.loads(self._workdir.interrupted_epoch.read_text())
+            if saved["step"] == step:
+                return saved["history"]
         return {}
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Returns {name: images a second in this epoch}, empty before the second call."""
+        """Returns {name: images per second in this epoch}; empty before the second call."""
         steps = sum(count for count, _ in self._seconds)
         seconds = sum(seconds for _, seconds in self._seconds)
         return {name: round(self._batch_size * steps / seconds, 2)} if seconds else {}

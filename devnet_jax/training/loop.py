@@ -68,7 +68,7 @@ def fit(
         decoded.
     """
     require_divisible_batch(config)
-    # Replicated now, as a state with another sharding would compile the second call anew.
+    # Replicated here, because another sharding would make the second call compile again.
     state = jax.device_put(state, replicated())
     train_call = make_train_call(config, store, scan=not unrolls_steps())
 
@@ -87,14 +87,14 @@ def fit(
                 values = {name: np.asarray(value) for name, value in metrics.items()}
                 _require_finite(values, done, checkpoints)
                 done += len(labels)
-                log.call(done, values, time.perf_counter() - started)
+                log.log_call(done, values, time.perf_counter() - started)
                 report_progress()
                 stopped = stops_after(done)
-            means = log.means() if done == last_step else None
+            means = log.epoch_means() if done == last_step else None
             if done == last_step:
-                log.epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
+                log.log_epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
             else:
-                log.interrupt(done)
+                log.save_unfinished_epoch(done)
             last = epoch + 1 == config.train.epochs
             if stopped or last or (epoch + 1) % config.train.checkpoint_epochs == 0:
                 save_state(checkpoints, state, config, means)
@@ -184,7 +184,7 @@ def save_state(
 
 
 def _all_finite(tree: Any) -> bool:
-    # On the host, which needs the state anyway to save it; there is nothing to compile.
+    # On the host, which needs the state anyway to save it; nothing is compiled.
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 

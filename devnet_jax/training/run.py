@@ -1,4 +1,4 @@
-"""One run: from settings to a trained network in a workdir.
+"""Trains the network of a run in its workdir.
 
 Mistakes in the settings, the data, the weights or the workdir are found before the first file is
 written.
@@ -46,8 +46,8 @@ def train(config: Config, workdir: Workdir) -> None:
         last_step = config.train.epochs * config.train.steps_per_epoch
         if done > last_step:
             raise UserError(
-                f"config.train.epochs = {config.train.epochs}: the run has done "
-                f"{done // config.train.steps_per_epoch} already; ask for no fewer"
+                f"config.train.epochs = {config.train.epochs}: the run has already done "
+                f"{done // config.train.steps_per_epoch} epochs; use at least that many"
             )
         dataset = open_dataset(config, workdir)
         if done == last_step:  # no state to restore, no image to decode

@@ -54,7 +54,7 @@ class AlexNet(nn.Module):
           x: images, normalised.
           train: unused, as no layer behaves differently in training.
           stages: "features_2", "features_5" and "features_12", of about 1/8, 1/16 and 1/32 of the
-            image size. Nothing is computed behind the last of them.
+            image size. Layers after the last of them are not computed.
         """
         del train
         pooled: dict[str, Array] = {}

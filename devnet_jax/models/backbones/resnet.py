@@ -112,8 +112,8 @@ class ResNet(_Layers):
         Args:
           x: images, normalised.
           train: True to normalise by batch statistics and to update the running ones.
-          stages: "layer1" to "layer4", of 1/4, 1/8, 1/16 and 1/32 of the image size. Nothing is
-            computed behind the last of them.
+          stages: "layer1" to "layer4", of 1/4, 1/8, 1/16 and 1/32 of the image size. Layers after
+            the last of them are not computed.
         """
         features: dict[str, Array] = {}
         x = self.conv("conv1", 64, 7, 2)(x)

@@ -27,8 +27,8 @@ class Backbone:
 
     Attributes:
       build: builds the Flax module from `dtype`, `axis_name`, `folded` and `name`. The module maps
-        (images [B, H, W, 3], train, stages) to {stage: features [B, h, w, C]}; it need not compute
-        what lies behind the last stage asked for.
+        (images [B, H, W, 3], train, stages) to {stage: features [B, h, w, C]}; layers
+        after the last of these stages need not be computed.
       stages: for each feature map that the module can return, from fine to coarse, the windows
         (kernel, stride, padding) that change the image size on the way to it.
       imagenet: repository of torchvision's ImageNet weights on the Hugging Face Hub; `None` if
