@@ -39,7 +39,7 @@ def start(arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Pr
     """Starts `python ARGUMENTS` in the repository's root.
 
     Args:
-      arguments: `-m MODULE` or `-c PROGRAM`, and the program's arguments.
+      arguments: `-m MODULE`, `-c PROGRAM` or a script, and the program's arguments.
       environment: environment variables. JAX has been imported: of its own variables only those
         in `_JAX_SETTINGS` have an effect.
     """
@@ -179,13 +179,15 @@ def _set_environment(environment: Mapping[str, str]) -> None:
 
 def run_program(arguments: list[str]) -> None:
     """Runs `python ARGUMENTS` in this process."""
-    option, program, *rest = arguments
-    sys.argv = [option, *rest]
-    if option == "-m":
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    program, *rest = sys.argv = arguments
+    if program == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif program == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        assert option == "-c", option
-        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        runpy.run_path(program, run_name="__main__")
 
 
 if __name__ == "__main__":

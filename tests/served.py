@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from devnet_jax.launchers.local import HOST, free_port
-from tests.conftest import REPOSITORY
+from tests import fork_server
+from tests.conftest import environment
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -23,7 +22,7 @@ Answer = tuple[int, dict[str, Any]]
 class Service:
     """One that runs, and the model that it serves."""
 
-    process: subprocess.Popen[str]
+    process: fork_server.Process
     port: int
     model: Path
 
@@ -48,17 +47,12 @@ def ask(
 @contextlib.contextmanager
 def started(model: Path, *flags: str) -> Iterator[Service]:
     port = free_port()
-    process = subprocess.Popen(
-        [
-            sys.executable, "examples/serve.py", f"--model={model}", f"--port={port}",
-            "--max_batch=4", *flags,
-        ],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = (f"--model={model}", f"--port={port}", "--max_batch=4", *flags)
+    process = fork_server.start(["examples/serve.py", *arguments], environment())
     service = Service(process, port, model)
     try:
         for _ in range(600):
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()
             with contextlib.suppress(ConnectionRefusedError):
                 service.ask("GET", "/health")
                 break

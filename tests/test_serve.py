@@ -9,8 +9,6 @@ import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,7 +26,8 @@ from devnet_jax.export.write import export_detector
 from devnet_jax.launchers.local import HOST, free_port
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
-from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY
+from tests import fork_server
+from tests.conftest import BACKBONE, IMAGE_SIZE, environment
 from tests.served import Service, ask, started
 
 pytest.importorskip("starlette")
@@ -259,10 +258,7 @@ def test_mistakes_on_the_command_line(model: Path) -> None:
             ((f"--model={model}.absent", f"--port={free_port()}"), "No such file"),
             ((f"--model={model.parent}", f"--port={free_port()}"), "is a folder; to export"),
         ):
-            ended = subprocess.run(
-                [sys.executable, "examples/serve.py", *flags],
-                cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
-            )  # fmt: skip
+            ended = fork_server.run(["examples/serve.py", *flags], environment(), timeout=60)
             assert ended.returncode == 1
             assert ended.stderr.splitlines()[-1].startswith("error: ")
             assert words in ended.stderr
