@@ -1,9 +1,8 @@
-"""Ours beside PyTorch, in turn, in one run: training, scoring and explaining.
+"""Compares the speed of this package with PyTorch: training, scoring and explaining.
 
-Each part is done by several programs: ours, PyTorch as most would write it (plain: NCHW, a
-DataLoader whose workers decode each image each time), and PyTorch as one would tune it there
-(channels_last; on a GPU autocast to bfloat16 and compiled besides). The ratios are our speed over
-theirs.
+Several programs do each part alternately in one run: this package ("ours"), plain PyTorch (NCHW, a
+DataLoader whose workers decode each image at each access), and tuned PyTorch (channels_last; on a
+GPU also autocast to bfloat16 and `compile`). A ratio is our speed divided by PyTorch's.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from materials import OURS, OURS_BFLOAT16, Materials, Settings, write_materials
 from devnet_jax.runtime.host_devices import cpu_model, n_cores
 from devnet_jax.runtime.versions import software_versions
 
-# With what ends the names of the ratios: of ours by the type it computes in, to a peer.
-OF_OURS = {OURS: "", OURS_BFLOAT16: "_bfloat16"}
-TO_PEER = {"plain": "", "tuned": "_tuned"}
-# What a part's times are of, and how far apart what the sides find may be: losses differ in their
-# draws from the prior.
+# Suffixes of the names of ratios, by our side and by peer.
+OUR_SUFFIXES = {OURS: "", OURS_BFLOAT16: "_bfloat16"}
+PEER_SUFFIXES = {"plain": "", "tuned": "_tuned"}
+# Unit of a part's times, and tolerance between the results of the sides. Losses differ because each
+# side draws its own samples of the prior.
 PARTS = {
     "train": ("s", None),
     "step": ("s a step", 0.1),
@@ -44,40 +43,41 @@ PARTS = {
 
 
 def sides(settings: Settings) -> list[str]:
-    """Who takes part: bfloat16 is for accelerators."""
-    ours = OF_OURS if settings.platform == "gpu" else [OURS]
-    return [*ours, *TO_PEER]
+    """Returns the sides of the comparison; bfloat16 is only for accelerators."""
+    ours = OUR_SUFFIXES if settings.platform == "gpu" else [OURS]
+    return [*ours, *PEER_SUFFIXES]
 
 
 def commands(task: str, materials: Materials) -> dict[str, list[str]]:
-    """The programs of a task, by side."""
+    """Returns the commands of a task by side."""
     here = Path(__file__).parent
 
     def command(side: str) -> list[str]:
-        program = "our_tasks.py" if side in OF_OURS else "pytorch_tasks.py"
+        program = "our_tasks.py" if side in OUR_SUFFIXES else "pytorch_tasks.py"
         return [sys.executable, str(here / program), task, str(materials.folder), side]
 
     return {side: command(side) for side in sides(materials.settings)}
 
 
 def train(materials: Materials, slice_seconds: float) -> Seconds:
-    """Seconds of each epoch of each side; starting belongs to the first, ending to the last."""
+    """Returns the seconds of each epoch by side; the first includes starting, the last ending."""
     lines = in_slices(commands("train", materials), slice_seconds)
-    return {side: seconds_of_epochs(of_side) for side, of_side in lines.items()}
+    return {side: seconds_of_epochs(side_lines) for side, side_lines in lines.items()}
 
 
 def seconds_of_epochs(lines: Sequence[Line]) -> list[float]:
+    """Returns the seconds of each epoch from the lines of a training program."""
     ends = [line.seconds for line in lines if line.text.startswith("epoch ")]
     ends[-1] = lines[-1].seconds
     return [end - start for start, end in itertools.pairwise([0.0, *ends])]
 
 
 def measure(part: str, materials: Materials, n_rounds: int) -> Seconds:
-    """Seconds of each round of each side, in the units of the part."""
+    """Returns the times of each round by side, in the unit of the part."""
     settings = materials.settings
     programs = commands(part, materials)
-    # Ours in turn find what they have compiled, as any run but the first does; training does not.
-    in_rounds({side: program for side, program in programs.items() if side in OF_OURS}, 0)
+    # Fills our compilation caches: only training measures compilation.
+    in_rounds({side: program for side, program in programs.items() if side in OUR_SUFFIXES}, 0)
     seconds = in_rounds(programs, n_rounds)
     require_equal(part, materials)
     per_second = {
@@ -86,13 +86,13 @@ def measure(part: str, materials: Materials, n_rounds: int) -> Seconds:
         "score_decoded": 1000 / len(materials.paths),
         "explain": 1000 / settings.n_explained,
     }[part]
-    return {side: [per_second * s for s in of_side] for side, of_side in seconds.items()}
+    return {side: [per_second * s for s in rounds] for side, rounds in seconds.items()}
 
 
 def require_equal(part: str, materials: Materials) -> None:
-    """Raises `AssertionError` if another side did not find what we have found."""
+    """Raises `AssertionError` if the result of another side differs from ours."""
     ours = np.load(materials.result(part, OURS))
-    # Accelerators multiply with fewer bits, each side in a way of its own.
+    # Accelerators multiply with reduced precision, which differs between the sides.
     tolerance = 0.1 if materials.settings.platform == "gpu" else PARTS[part][1]
     for side in sides(materials.settings)[1:]:
         theirs = np.load(materials.result(part, side))
@@ -102,43 +102,44 @@ def require_equal(part: str, materials: Materials) -> None:
 
 
 def ratios(part: str, seconds: Seconds) -> dict[str, Ratio]:
-    """Our speed over each peer's, by the names that they have in the results."""
+    """Returns the ratios of our speed to each peer's, by their names in the results."""
     ratio = total_ratio if part == "train" else median_ratio
     return {
-        f"{part}_ratio{of_ours}{to_peer}": ratio(seconds, ours, peer)
-        for ours, of_ours in OF_OURS.items()
+        f"{part}_ratio{our_suffix}{peer_suffix}": ratio(seconds, ours, peer)
+        for ours, our_suffix in OUR_SUFFIXES.items()
         if ours in seconds
-        for peer, to_peer in TO_PEER.items()
+        for peer, peer_suffix in PEER_SUFFIXES.items()
     }
 
 
 def typical(part: str, seconds: Sequence[float]) -> float:
+    """Returns the total time of training, or the median time of another part."""
     return sum(seconds) if part == "train" else float(np.median(seconds))
 
 
 def results(seconds: Mapping[str, Seconds]) -> dict[str, object]:
-    """What was found, by part and side, as plain values: ratios, their spread, absolute times."""
-    found: dict[str, Ratio] = {}
+    """Returns ratios, their spread, and absolute times by part and side, as plain values."""
+    all_ratios: dict[str, Ratio] = {}
     times: dict[str, object] = {}
-    for part, of_part in seconds.items():
-        found |= ratios(part, of_part)
+    for part, by_side in seconds.items():
+        all_ratios |= ratios(part, by_side)
         times[part] = {
             "unit": PARTS[part][0],
-            **{side: round(typical(part, of_side), 4) for side, of_side in of_part.items()},
+            **{side: round(typical(part, rounds), 4) for side, rounds in by_side.items()},
             "epochs" if part == "train" else "rounds": {
-                side: [round(time, 4) for time in of_side] for side, of_side in of_part.items()
+                side: [round(time, 4) for time in rounds] for side, rounds in by_side.items()
             },
         }
     spread = {
         name: {"least": round(ratio.least, 4), "most": round(ratio.most, 4)}
-        for name, ratio in found.items()
+        for name, ratio in all_ratios.items()
     }
-    values = {name: round(ratio.value, 4) for name, ratio in found.items()}
+    values = {name: round(ratio.value, 4) for name, ratio in all_ratios.items()}
     return {**values, "spread": spread, "times": times}
 
 
-def circumstances(settings: Settings, n_rounds: int, command: str) -> dict[str, object]:
-    """What the results were found with."""
+def provenance(settings: Settings, n_rounds: int, command: str) -> dict[str, object]:
+    """Returns settings, machine, software versions, date and command of the results."""
     return {
         "settings": {**dataclasses.asdict(settings), "rounds": n_rounds},
         "machine": {"cpu": cpu_model(), "cores": n_cores(), "system": platform.system()},
@@ -151,15 +152,16 @@ def circumstances(settings: Settings, n_rounds: int, command: str) -> dict[str, 
 def print_table(seconds: Mapping[str, Seconds]) -> None:
     print("| part | seconds or milliseconds | our speed over theirs (least – most) |")
     print("|---|---|---|")
-    for part, of_part in seconds.items():
-        times = [f"{side} {typical(part, of_side):.4g}" for side, of_side in of_part.items()]
-        found = [f"{name} {ratio}" for name, ratio in ratios(part, of_part).items()]
-        print(f"| {part}, {PARTS[part][0]} | {', '.join(times)} | {', '.join(found)} |")
+    for part, by_side in seconds.items():
+        times = [f"{side} {typical(part, rounds):.4g}" for side, rounds in by_side.items()]
+        cells = [f"{name} {ratio}" for name, ratio in ratios(part, by_side).items()]
+        print(f"| {part}, {PARTS[part][0]} | {', '.join(times)} | {', '.join(cells)} |")
 
 
 def compare(
     parts: Sequence[str], settings: Settings, n_rounds: int, slice_seconds: float
 ) -> dict[str, Seconds]:
+    """Measures the parts in a temporary folder; returns their seconds by side."""
     with tempfile.TemporaryDirectory() as folder:
         materials = write_materials(Path(folder), settings)
         subprocess.run(commands("make", materials)[OURS], check=True)
@@ -176,17 +178,16 @@ def compare(
 def parse(
     program: str, description: str | None, default: Settings, slice_seconds: float
 ) -> argparse.Namespace:
-    """The command line of a comparison: every setting, the parts, the rounds, the output.
+    """Parses the command line of a comparison.
 
     Args:
-      program: its file.
-      description: what `--help` says.
-      default: the settings where the command line says nothing.
-      slice_seconds: of each turn of training, likewise.
+      program: path of the program.
+      description: description for `--help`.
+      default: default settings.
+      slice_seconds: default length of training's time slices.
 
     Returns:
-      The arguments; `settings` among them, and `command`, which measures the same wherever its
-      results go.
+      The arguments, with `settings`, and with `command`, which repeats the measurement.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -194,11 +195,13 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     output = Path("benchmarks/results", Path(program).stem).with_suffix(".json")
-    parser.add_argument("--output", type=Path, default=output)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=output, help="JSON file of the results")
     parser.add_argument(
-        "--slice-seconds", type=float, default=slice_seconds, help="of training's turns"
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument(
+        "--slice-seconds", type=float, default=slice_seconds, help="time slice of training"
     )
     for name, value in dataclasses.asdict(default).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -214,10 +217,10 @@ def parse(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """Compares, prints a table, and returns what was found with what it was found with."""
-    # So that the programs end with this one also where it is killed in the usual way.
+    """Runs a comparison, prints a table, and returns the results with their provenance."""
+    # Turns SIGTERM into an exception, so that the programs end with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     settings = arguments.settings
     seconds = compare(arguments.parts, settings, arguments.rounds, arguments.slice_seconds)
     print_table(seconds)
-    return {**results(seconds), **circumstances(settings, arguments.rounds, arguments.command)}
+    return {**results(seconds), **provenance(settings, arguments.rounds, arguments.command)}

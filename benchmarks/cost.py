@@ -1,12 +1,11 @@
-"""What training costs on a CPU as the work grows: images a second, and memory.
+"""Measures speed and memory of training on a CPU as the work grows.
 
 python benchmarks/cost.py
 
-Each row is measured by processes of its own, which train as a run does: a store of images, batches
-made while the step before is computed, the package's step. The images are random pixels in the
-package's cache of decoded images, as a second run finds them. What is compiled is compiled by
-another process before, so that compiling has no part in the memory. The table and the plot go to a
-folder.
+Separate processes measure each row. They train like a run: with a store of images, prefetched
+batches and the package's step. The images are random pixels in the package's cache of decoded
+images, as in a second run. Another process compiles the programs first, so that peak memory does
+not include compilation. Writes cost.md and cost.svg.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_page import circumstances, command_line, page_parser, spread, table
+from results_page import command_line, page_parser, provenance, spread, table
 
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
@@ -36,26 +35,26 @@ from devnet_jax.data.store import image_nbytes, make_store, padded_length
 from devnet_jax.runtime.host_devices import n_cores
 from devnet_jax.runtime.startup import n_cpu_devices, prepare
 
-# JAX starts in the process of a row only, which is told by its environment what `prepare` sets.
+# JAX starts only in the process of a row, after `prepare` has set its environment variables.
 
 N_ANOMALY = 10
 STORES = ("device", "host", "stream")
-LEAST_STEPS = 2  # timed, after the first one
+MIN_STEPS = 2  # timed steps, after the first step
 MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one row trains with.
+    """The parameters of a row.
 
     Attributes:
       image_size: height and width of the images.
-      batch_size: over all devices.
-      n_devices: virtual CPU devices.
-      n_images: training images, the labelled anomalies among them.
-      n_scales: resolutions in the pyramid.
-      store: where the images are, as `config.dataset.store`.
-      memory_gib: as `config.dataset.memory_gib`.
+      batch_size: training batch size over all devices.
+      n_devices: number of virtual CPU devices.
+      n_images: number of training images, including the labelled anomalies.
+      n_scales: number of pyramid levels.
+      store: value of `config.dataset.store`.
+      memory_gib: value of `config.dataset.memory_gib`.
     """
 
     image_size: int
@@ -68,18 +67,19 @@ class Work:
 
     @property
     def pixels_mib(self) -> float:
-        """All training images, decoded."""
+        """Size of all decoded training images in MiB."""
         return self.n_images * image_nbytes(RandomImages(self, None)) / MIB
 
     @property
     def program(self) -> Work:
-        """Equal for work that shares what was compiled."""
+        """A `Work` that is equal for rows that share their compiled programs."""
         if self.store == "device":
             return dataclasses.replace(self, n_images=padded_length(self.n_images))
         return dataclasses.replace(self, n_images=0, store="host", memory_gib=0.0)
 
     @property
     def config(self) -> Config:
+        """Settings of the row."""
         return with_settings(
             Config(),
             {
@@ -89,38 +89,38 @@ class Work:
                 "model.n_scales": self.n_scales,
                 "model.pretrained": "none",
                 "train.batch_size": self.batch_size,
-                "train.epochs": 1_000_000,  # which do not end during the measurement
+                "train.epochs": 1_000_000,  # more than the measurement needs
             },
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one process has measured of a row.
+    """The measurement of a row by one process.
 
     Attributes:
-      seconds: of each timed step: waiting for its batch, computing, fetching its loss.
-      store_seconds: of making the store.
-      started_mib: peak memory of the process when JAX had started and nothing was made.
-      peak_mib: the same at the end.
-      place: the store that was made.
+      seconds: duration of each timed step: waiting for its batch, computing, fetching its loss.
+      store_seconds: time to make the store.
+      started_mib: peak memory of the process after JAX has started.
+      peak_mib: peak memory of the process at the end.
+      store: class name of the store.
     """
 
     seconds: list[float]
     store_seconds: float
     started_mib: float
     peak_mib: float
-    place: str
+    store: str
 
     @property
     def growth_mib(self) -> float:
-        """Peak memory that weights, optimiser, store and steps have added."""
+        """Peak memory added by weights, optimiser, store and steps, in MiB."""
         return self.peak_mib - self.started_mib
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomImages:
-    """The decoded images of a row, which lie on disk and are read as a run reads them."""
+    """The decoded images of a row, read from a cache on disk as in a run."""
 
     work: Work
     cache: DecodeCache | None
@@ -144,7 +144,7 @@ class RandomImages:
 
 
 def write_images(file: Path, image_size: int, n_images: int) -> None:
-    """Random pixels as a cache of decoded images."""
+    """Writes random pixels as a cache of decoded images."""
     cache = DecodeCache(file, image_size, writable=True)
     rng = np.random.default_rng(0)
     for i in range(n_images):
@@ -152,13 +152,13 @@ def write_images(file: Path, image_size: int, n_images: int) -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had so far (ru_maxrss)."""
+    """Returns the peak memory of this process so far in MiB (ru_maxrss)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def measure(work: Work, images: Path, seconds: float) -> Cost:
-    """Trains for some seconds, at least a few steps; for none, only the first step is run."""
+    """Trains for at least `seconds` and `MIN_STEPS` timed steps; with 0, only one untimed step."""
     prepare(work.batch_size)
     import jax
 
@@ -182,17 +182,16 @@ def measure(work: Work, images: Path, seconds: float) -> Cost:
     inputs = call_inputs(config, store, work.n_images - N_ANOMALY, done=0)
     with contextlib.closing(prefetch(inputs)) as calls:
         state, _ = jax.block_until_ready(train_call(state, store.resident, *next(calls)))
-        while seconds and (len(times) < LEAST_STEPS or sum(times) < seconds):
+        while seconds and (len(times) < MIN_STEPS or sum(times) < seconds):
             started = time.perf_counter()
             state, metrics = train_call(state, store.resident, *next(calls))
             assert np.isfinite(metrics["loss"]).all()
             times.append(time.perf_counter() - started)
-    place = type(store).__name__
-    return Cost(times, store_seconds, started_mib, peak_mib(), place)
+    return Cost(times, store_seconds, started_mib, peak_mib(), type(store).__name__)
 
 
-def measure_apart(work: Work, images: Path, compiled: Path, seconds: float) -> Cost:
-    """`measure` in a process of its own, which finds what others have compiled."""
+def measure_in_process(work: Work, images: Path, compiled: Path, seconds: float) -> Cost:
+    """Runs `measure` in a new process that shares a compilation cache with the others."""
     command = [sys.executable, __file__, f"--row={json.dumps(dataclasses.asdict(work))}"]
     settings = {
         "JAX_PLATFORMS": "cpu",
@@ -211,7 +210,7 @@ def measure_apart(work: Work, images: Path, compiled: Path, seconds: float) -> C
 
 
 def plan(arguments: argparse.Namespace) -> dict[str, list[Work]]:
-    """The rows, by what grows in them; some are in several."""
+    """Returns the rows by the parameter that grows; a row may be in several sweeps."""
 
     def work(
         n_images: int = arguments.images[0],
@@ -221,16 +220,16 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[Work]]:
         n_scales: int = 1,
         store: str = "host",
     ) -> Work:
-        # As many devices as a run on this machine has, unless they are what grows.
+        # The number of devices that a run on this machine has, unless it is the parameter.
         n_devices = n_devices or n_cpu_devices(batch, n_cores())
         return Work(size, batch, n_devices, n_images, n_scales, store)
 
-    most = work(n_images=arguments.images[-1], store="auto")
-    budget = round(most.pixels_mib / 1024 / 2, 4)
+    auto = work(n_images=arguments.images[-1], store="auto")
+    budget = round(auto.pixels_mib / 1024 / 2, 4)
     return {
         "images": [
             *(work(n_images=n, store=store) for store in STORES for n in arguments.images),
-            dataclasses.replace(most, memory_gib=budget),
+            dataclasses.replace(auto, memory_gib=budget),
         ],
         "batch": [work(batch=batch) for batch in arguments.batches],
         "size": [work(size=size) for size in arguments.sizes],
@@ -240,7 +239,7 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[Work]]:
 
 
 def measure_all(rows: Sequence[Work], n_rounds: int, seconds: float) -> dict[Work, list[Cost]]:
-    """Measures all rows in turn, round after round."""
+    """Measures all rows one after another, in several rounds."""
     costs: dict[Work, list[Cost]] = {row: [] for row in rows}
     compiled: set[Work] = set()
     n_images = {
@@ -252,31 +251,31 @@ def measure_all(rows: Sequence[Work], n_rounds: int, seconds: float) -> dict[Wor
         for size, n in n_images.items():
             write_images(folder / str(size), size, n)
         for row in list(costs) * n_rounds:
-            given = (row, folder / str(row.image_size), folder / "compiled")
+            arguments = (row, folder / str(row.image_size), folder / "compiled")
             if row.program not in compiled:
-                measure_apart(*given, seconds=0)
+                measure_in_process(*arguments, seconds=0)
                 compiled.add(row.program)
-            costs[row].append(measure_apart(*given, seconds=seconds))
+            costs[row].append(measure_in_process(*arguments, seconds=seconds))
             print(*cells(row, costs[row]), sep=" | ", flush=True)
     return costs
 
 
-# What all processes have measured, by row.
+# The measurements of all processes, by row.
 Costs = Mapping[Work, Sequence[Cost]]
 
 
 def speeds(row: Work, costs: Sequence[Cost]) -> list[float]:
-    """Images a second, of each step of all processes."""
+    """Returns the images per second of each step of all processes."""
     return [row.batch_size / seconds for cost in costs for seconds in cost.seconds]
 
 
 def speed(row: Work, costs: Sequence[Cost]) -> float:
-    """Images a second, of the middle step."""
+    """Returns the median of the images per second over all steps."""
     return statistics.median(speeds(row, costs))
 
 
 def growth_mib(costs: Sequence[Cost]) -> float:
-    """Peak memory, of the middle process."""
+    """Returns the median over the processes of the peak memory added, in MiB."""
     return statistics.median(cost.growth_mib for cost in costs)
 
 
@@ -295,10 +294,10 @@ COLUMNS = (
 
 
 def cells(row: Work, costs: Sequence[Cost]) -> tuple[object, ...]:
-    """What `COLUMNS` name."""
+    """Returns the values of `COLUMNS`."""
     store = row.store
     if row.store == "auto":
-        store = f"auto, {row.memory_gib:g} GiB: {costs[0].place}"
+        store = f"auto, {row.memory_gib:g} GiB: {costs[0].store}"
     return (
         f"{row.n_images:,}",
         store,
@@ -313,8 +312,8 @@ def cells(row: Work, costs: Sequence[Cost]) -> tuple[object, ...]:
     )
 
 
-def found(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
-    """What the rows say, a sentence each."""
+def findings(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
+    """Yields sentences that summarise the rows."""
     for store in STORES:
         rows = [row for row in plan["images"] if row.store == store]
         few, many = rows[0], rows[-1]
@@ -328,7 +327,7 @@ def found(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
     auto = plan["images"][-1]
     yield (
         f"{auto.n_images:,} images ({auto.pixels_mib:.0f} MiB) with a budget of "
-        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto][0].place}, peak memory "
+        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto][0].store}, peak memory "
         f"{growth_mib(costs[auto]):.0f} MiB."
     )
     for grows in ("batch", "size", "scales", "devices"):
@@ -343,6 +342,7 @@ def found(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
 
 
 def value_of(grows: str, row: Work) -> int:
+    """Returns the value of the parameter that grows."""
     return {
         "images": row.n_images,
         "batch": row.batch_size,
@@ -353,7 +353,7 @@ def value_of(grows: str, row: Work) -> int:
 
 
 def draw(plan: Mapping[str, Sequence[Work]], costs: Costs, file: Path) -> None:
-    """Images a second, and peak memory below, over each of what grows."""
+    """Plots images per second, and peak memory below, over each parameter that grows."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -367,22 +367,21 @@ def draw(plan: Mapping[str, Sequence[Work]], costs: Costs, file: Path) -> None:
         figure = Figure(figsize=(14, 5.5), layout="constrained")
         axes = figure.subplots(2, len(plan), sharey="row", sharex="col")
         for column, (grows, rows) in zip(axes.T, plan.items(), strict=True):
-            # Of the other sweeps all rows have the same store.
+            # Only the sweep over the number of images has several stores.
             for store, marker in zip(STORES, "os^", strict=True):
                 series = [row for row in rows if row.store == store]
                 values = [value_of(grows, row) for row in series]
-                of_series = [costs[row] for row in series]
                 colour = f"C{STORES.index(store)}"
                 line = {"marker": marker, "color": colour, "label": store if series else None}
                 speeds = [speed(row, costs[row]) for row in series]
                 column[0].plot(values, speeds, **line)
-                column[1].plot(values, [growth_mib(measured) for measured in of_series], **line)
+                column[1].plot(values, [growth_mib(costs[row]) for row in series], **line)
             column[1].set_xscale("log", base=10 if grows == "images" else 2)
             ticks = sorted({value_of(grows, row) for row in rows})
             column[1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             column[1].minorticks_off()
             column[1].set_xlabel(LABELS[grows])
-        for plot in axes[:, 0]:  # of the whole row, once all of it is drawn
+        for plot in axes[:, 0]:  # the axis is shared by the row, so this comes last
             plot.set_ylim(bottom=0)
         axes[0, 0].set_ylabel("images a second")
         axes[1, 0].set_ylabel("peak memory, MiB")
@@ -400,10 +399,8 @@ LABELS = {
 
 
 def write_page(folder: Path, about: str, plan: Mapping[str, Sequence[Work]], costs: Costs) -> None:
-    """cost.md and the plot beside it."""
-    rows = [
-        (grows, *cells(row, costs[row])) for grows, of_sweep in plan.items() for row in of_sweep
-    ]
+    """Writes cost.md and cost.svg."""
+    rows = [(grows, *cells(row, costs[row])) for grows, sweep in plan.items() for row in sweep]
     started = statistics.median(c.started_mib for measured in costs.values() for c in measured)
     n_rounds = len(next(iter(costs.values())))
     text = f"""\
@@ -426,7 +423,7 @@ are random pixels, decoded before, on disk and in the system's page cache.
 
 What was found:
 
-{chr(10).join(f"- {sentence}" for sentence in found(plan, costs))}
+{chr(10).join(f"- {sentence}" for sentence in findings(plan, costs))}
 """
     (folder / "cost.md").write_text(text)
     draw(plan, costs, folder / "cost.svg")
@@ -434,18 +431,32 @@ What was found:
 
 def main() -> None:
     parser = page_parser("cost.py", __doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[100, 1_000, 10_000])
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 96])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224, 320, 448])
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--batch", type=int, default=16, help="where it does not grow")
-    parser.add_argument("--size", type=int, default=128, help="where it does not grow")
-    parser.add_argument("--scales-size", type=int, default=320, help="size where scales grow")
-    parser.add_argument("--rounds", type=int, default=3, help="in which each row is measured")
-    parser.add_argument("--seconds", type=float, default=3, help="that a process trains, at least")
-    parser.add_argument("--row", help="measure this one here, and print what it cost, as JSON")
-    parser.add_argument("--file", type=Path, help="its images")
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[100, 1_000, 10_000], help="numbers of images"
+    )
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 16, 32, 64, 96], help="batch sizes"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[128, 224, 320, 448], help="image sizes"
+    )
+    parser.add_argument(
+        "--scales", type=int, nargs="+", default=[1, 2, 3], help="numbers of scales"
+    )
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of devices"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="batch size of the other sweeps")
+    parser.add_argument("--size", type=int, default=128, help="image size of the other sweeps")
+    parser.add_argument(
+        "--scales-size", type=int, default=320, help="image size of the sweep over scales"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each row")
+    parser.add_argument(
+        "--seconds", type=float, default=3, help="minimum training time of a process"
+    )
+    parser.add_argument("--row", help="internal: measure this row in this process, and print JSON")
+    parser.add_argument("--file", type=Path, help="internal: images of the row")
     arguments = parser.parse_args()
     if arguments.row:
         cost = measure(Work(**json.loads(arguments.row)), arguments.file, arguments.seconds)
@@ -456,7 +467,7 @@ def main() -> None:
     costs = measure_all(
         [row for sweep in rows.values() for row in sweep], arguments.rounds, arguments.seconds
     )
-    write_page(arguments.output, circumstances(command_line(parser, arguments)), rows, costs)
+    write_page(arguments.output, provenance(command_line(parser, arguments)), rows, costs)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Ours beside PyTorch on a CPU: training, scoring and explaining.
+"""Compares this package with PyTorch on a CPU: training, scoring and explaining.
 
 pip install -e ".[benchmark]" && python benchmarks/cpu.py
 
-What the ratios are of is said in `comparison.py`. Training is one run, in slices, and its spread
-that of the epochs; of the others it is that of the rounds.
+`comparison.py` defines the ratios. Training is one run in time slices; its spread is over epochs.
+The spread of the other parts is over rounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Time of ResNet's 3×3 convolutions on a CPU by the size of their map: XLA's, and ours.
+"""Measures ResNet's 3×3 convolutions on a CPU by map size, for XLA and for this package.
 
 python benchmarks/cpu_convolutions.py
 
-On one core, as in training, where each core is a device of its own and has a share of the batch.
+It uses one core, as in training, where each core is a device with its share of the batch.
 """
 
 import functools
@@ -27,7 +27,7 @@ SIZES = {
     256: (1, 2, 3, 4, 7, 14, 28),
     512: (1, 2, 3, 4, 7, 14),
 }
-PLACE = {
+WINDOW = {
     "window_strides": (1, 1),
     "padding": [(1, 1), (1, 1)],
     "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
@@ -43,7 +43,7 @@ def input_gradient(f: Callable[..., Array], x: Array, kernel: Array, y: Array) -
 
 
 def milliseconds(function: Callable[..., Array], *arguments: Array) -> float:
-    """The fastest of five calls."""
+    """Returns the time of the fastest of five calls, after compilation."""
     compiled = jax.jit(function)
     compiled(*arguments).block_until_ready()
     times = []
@@ -64,7 +64,7 @@ def main() -> None:
             kernel = jax.random.normal(keys[1], (3, 3, channels, channels))
             y = jax.random.normal(keys[2], x.shape)
             for name, convolution in (("XLA", jax.lax.conv_general_dilated), ("ours", convolve)):
-                f = functools.partial(convolution, **PLACE)
+                f = functools.partial(convolution, **WINDOW)
                 times = (
                     milliseconds(f, x, kernel),
                     milliseconds(functools.partial(weight_gradient, f), x, kernel, y),

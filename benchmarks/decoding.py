@@ -1,9 +1,9 @@
-"""How long a folder of pictures takes to be prepared and decoded, by cores, and in the next run.
+"""Measures the time to prepare and decode a folder of images, in the first and the second run.
 
 python benchmarks/decoding.py
 
-Each number of cores starts from nothing, in a process of its own that may use no others; the same
-again is the next run. The table goes to a folder.
+For each number of cores, a first run starts without prepared data and a second run repeats it. Each
+run is a process that may use only these cores. Writes decoding.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from materials import Materials, Settings, write_materials
-from results_page import circumstances, command_line, page_parser, table
+from results_page import command_line, page_parser, provenance, table
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.few_shot import FewShotDataset
@@ -27,8 +27,11 @@ Figures = Mapping[str, float]
 
 
 def read_all(settings: DatasetConfig) -> dict[str, float]:
-    """Prepares a data set, and reads all images that it trains and tests with; of both the seconds,
-    and how many cores were busy meanwhile."""
+    """Prepares a data set and reads its training and test images.
+
+    Returns:
+      Number of images, and for both parts the seconds and the mean number of busy cores.
+    """
     marks = [(time.perf_counter(), time.process_time())]
     dataset = FewShotDataset.draw(settings, seed=0)
     marks.append((time.perf_counter(), time.process_time()))
@@ -43,7 +46,7 @@ def read_all(settings: DatasetConfig) -> dict[str, float]:
 
 
 def measure(materials: Materials, cores: Sequence[int], prepared: Path) -> dict[str, Figures]:
-    """`read_all`, twice, each time in a process that may use these cores."""
+    """Runs `read_all` twice, each time in a process that may use only these cores."""
     settings = {
         "name": "image_folder",
         "manual_dir": str(materials.images),
@@ -62,13 +65,13 @@ def measure(materials: Materials, cores: Sequence[int], prepared: Path) -> dict[
 
 
 def runs_table(rows: Mapping[tuple[int, str], Figures]) -> str:
-    """A row for each number of cores and run."""
+    """Returns a table with a row for each number of cores and run."""
     columns = ["cores", "run", *next(iter(rows.values()))]
 
-    def shown(figures: Figures) -> list[str]:
+    def format_values(figures: Figures) -> list[str]:
         return [f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in figures.values()]
 
-    return table(columns, [[*key, *shown(figures)] for key, figures in rows.items()])
+    return table(columns, [[*key, *format_values(figures)] for key, figures in rows.items()])
 
 
 def write_page(file: Path, about: str, pixels: int, size: int, rows_as_table: str) -> None:
@@ -87,12 +90,16 @@ keep what was decoded, where the next run finds it. Files are in the system's pa
 
 def main() -> None:
     parser = page_parser("decoding.py", __doc__)
-    parser.add_argument(
-        "--images", type=int, default=1000, help="normal ones that are trained with"
-    )
+    parser.add_argument("--images", type=int, default=1000, help="number of normal training images")
     parser.add_argument("--pixels", type=int, default=1024, help="height and width of the files")
-    parser.add_argument("--size", type=int, default=224, help="height and width when decoded")
-    parser.add_argument("--read", type=json.loads, help="read a data set here, and print figures")
+    parser.add_argument(
+        "--size", type=int, default=224, help="height and width of the decoded images"
+    )
+    parser.add_argument(
+        "--read",
+        type=json.loads,
+        help="internal: read a data set in this process and print the results as JSON",
+    )
     arguments = parser.parse_args()
     if arguments.read:
         cores, settings = arguments.read
@@ -114,7 +121,7 @@ def main() -> None:
                 rows[n, run] = figures
     as_table = runs_table(rows)
     print(as_table)
-    about = circumstances(command_line(parser, arguments))
+    about = provenance(command_line(parser, arguments))
     write_page(arguments.output / "decoding.md", about, arguments.pixels, arguments.size, as_table)
 
 

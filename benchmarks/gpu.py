@@ -1,13 +1,13 @@
-"""Ours beside PyTorch on a GPU, at the paper's settings, and how near it comes to the GPU's limits.
+"""Compares this package with PyTorch on a GPU at the paper's settings, and with the GPU's limits.
 
 python benchmarks/gpu.py
 
-448×448, 48 images a step, 50 × 20 steps, two scales; ours in float32 and in bfloat16. What the
-ratios are of is said in `comparison.py`: training is from files whose decoded images ours has kept
-from an earlier run, and compiling is part of it; one side follows the other. PyTorch for a GPU has
-to be installed beside jax[cuda12]. What `roofline.py` finds is added for both types.
+Images of 448×448, batches of 48, 50 epochs of 20 steps, two scales; this package in float32 and in
+bfloat16. `comparison.py` defines the ratios. Training includes compilation and starts with the
+package's cache of decoded images filled; the sides run one after another. The results of
+`roofline.py` are added for both dtypes. PyTorch with CUDA must be installed beside jax[cuda12].
 
-`--platform=cpu` tries the program itself, with small settings, where there is no GPU.
+`--platform=cpu` tests this program with small settings on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ PAPER = Settings(
     n_explained=48,
     n_workers=n_cores(),
 )
-ALL_AT_ONCE = 1e6  # seconds of a turn: a GPU goes on with what it was given while a program stands
+# Longer than any training: a stopped process's GPU work continues, so programs cannot be sliced.
+NO_SLICES_SECONDS = 1e6
 
 
 def roofline(dtype: str, settings: Settings) -> dict[str, object]:
-    """What `roofline.py` finds, in a program of its own."""
+    """Returns the results of `roofline.py`, run as a separate program."""
     command = [sys.executable, str(Path(__file__).with_name("roofline.py")), f"--dtype={dtype}"]
     command += [f"--image-size={settings.image_size}", f"--batch-size={settings.batch_size}"]
     if settings.platform == "cpu":
@@ -48,11 +49,11 @@ def roofline(dtype: str, settings: Settings) -> dict[str, object]:
 
 
 def main() -> None:
-    arguments = parse("benchmarks/gpu.py", __doc__, PAPER, slice_seconds=ALL_AT_ONCE)
-    found = run(arguments)
+    arguments = parse("benchmarks/gpu.py", __doc__, PAPER, slice_seconds=NO_SLICES_SECONDS)
+    results = run(arguments)
     dtypes = ("float32", "bfloat16")
-    found["roofline"] = {dtype: roofline(dtype, arguments.settings) for dtype in dtypes}
-    write_json(epath.Path(arguments.output), found)
+    results["roofline"] = {dtype: roofline(dtype, arguments.settings) for dtype in dtypes}
+    write_json(epath.Path(arguments.output), results)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Programs that take turns on the same cores, and the ratios of their times.
+"""Runs programs alternately on the same cores, and computes the ratios of their times.
 
-Absolute times are noise on a machine that is shared; what was measured in turn, in one run, can be
-compared. No two programs compute at the same time, and none shares a process with another, whose
-threads and memory it would disturb.
+On a shared machine, absolute times are noisy; times that were measured alternately in one run are
+comparable. Only one program computes at a time. Each program has its own process, so that its
+threads and memory do not affect the others.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ from typing import IO, cast
 
 import numpy as np
 
-Seconds = Mapping[str, Sequence[float]]  # of each side, in every round
+Seconds = Mapping[str, Sequence[float]]  # seconds of each round, by side
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Our speed over a peer's, above 1 where ours is quicker, and its least and most."""
+    """The ratio of our speed to a peer's, above 1 if ours is faster.
+
+    Attributes:
+      value: the ratio.
+      least: smallest ratio of a round or part.
+      most: largest ratio of a round or part.
+    """
 
     value: float
     least: float
@@ -40,57 +46,58 @@ class Ratio:
 
 
 def median_ratio(seconds: Seconds, ours: str, peer: str) -> Ratio:
-    """The median over the rounds, in each of which both sides did the same work."""
-    of_rounds = _ratios(seconds, ours, peer)
-    return Ratio(statistics.median(of_rounds), min(of_rounds), max(of_rounds))
+    """Returns the median ratio over the rounds; in each, both sides do the same work."""
+    ratios = _ratios(seconds, ours, peer)
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def total_ratio(seconds: Seconds, ours: str, peer: str) -> Ratio:
-    """That of the sums, where the rounds are parts of one work; the spread is that of the parts."""
-    of_parts = _ratios(seconds, ours, peer)
-    return Ratio(sum(seconds[peer]) / sum(seconds[ours]), min(of_parts), max(of_parts))
+    """Returns the ratio of the total times, for rounds that are parts of one task."""
+    ratios = _ratios(seconds, ours, peer)
+    return Ratio(sum(seconds[peer]) / sum(seconds[ours]), min(ratios), max(ratios))
 
 
 def _ratios(seconds: Seconds, ours: str, peer: str) -> list[float]:
-    return [theirs / own for theirs, own in zip(seconds[peer], seconds[ours], strict=True)]
+    pairs = zip(seconds[peer], seconds[ours], strict=True)
+    return [peer_seconds / our_seconds for peer_seconds, our_seconds in pairs]
 
 
 class ProgramError(Exception):
-    """A program has failed; the message ends with the last that it said."""
+    """A program failed; the message ends with the last lines of its stderr."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What a program printed, and how many seconds it had run by then."""
+    """A line that a program printed, and the seconds that it had run by then."""
 
     seconds: float
     text: str
 
 
 def in_slices(commands: Mapping[str, Sequence[str]], slice_seconds: float) -> dict[str, list[Line]]:
-    """Runs programs to their end in slices of time, in which all others, with their workers, stand.
+    """Runs programs to their end in time slices; all others, with their workers, are stopped.
 
     Args:
-      commands: what to run, by name.
-      slice_seconds: of each turn.
+      commands: commands by name.
+      slice_seconds: length of a time slice.
 
     Returns:
-      For each program its lines, the last of which, without a text, is its end. The clock of a
-      program runs only while the program does.
+      The lines of each program; the last one, without text, marks its end. The clock of a program
+      runs only during its slices.
 
     Raises:
-      ProgramError: a program has failed. None is left running then, nor on any other exception.
+      ProgramError: if a program fails. After any exception, no program is left running.
     """
     with contextlib.ExitStack() as stack:
-        waiting = [_Sliced(command, stack) for command in commands.values()]
+        waiting = [_SlicedProgram(command, stack) for command in commands.values()]
         programs = dict(zip(commands, waiting, strict=True))
         while waiting:
             waiting = [program for program in waiting if not program.run(slice_seconds)]
         return {name: program.lines for name, program in programs.items()}
 
 
-class _Sliced:
-    """A program that runs when it is told to; started by its first turn."""
+class _SlicedProgram:
+    """A program that runs in time slices; its first slice starts it."""
 
     def __init__(self, command: Sequence[str], stack: contextlib.ExitStack) -> None:
         self._command = command
@@ -101,7 +108,7 @@ class _Sliced:
         self.lines: list[Line] = []
 
     def run(self, seconds: float) -> bool:
-        """Runs it for so long, or to its end; returns whether it has ended."""
+        """Runs it for a time slice or to its end; returns True if it has ended."""
         started = time.perf_counter()
         if self._group is None:
             self._group = self._stack.enter_context(_group(self._command, subprocess.DEVNULL))
@@ -125,15 +132,19 @@ class _Sliced:
 
 
 def in_rounds(commands: Mapping[str, Sequence[str]], n: int) -> dict[str, list[float]]:
-    """Lets programs, which `serve`, do their work n times in turn; the others wait for their input.
+    """Runs programs that call `serve` for n rounds; in each round they work one after another.
 
-    Each is started, and does its work once to warm up, before the next one is started.
+    Each program is started and works once, as a warm-up, before the next one is started.
+
+    Args:
+      commands: commands by name.
+      n: number of rounds after the warm-up.
 
     Returns:
-      For each program the seconds of every round after the one that warms up.
+      The seconds of each round by program, without the warm-up.
 
     Raises:
-      ProgramError: a program has failed. None is left running then, nor on any other exception.
+      ProgramError: if a program fails. After any exception, no program is left running.
     """
     with contextlib.ExitStack() as stack:
         groups = {}
@@ -141,24 +152,28 @@ def in_rounds(commands: Mapping[str, Sequence[str]], n: int) -> dict[str, list[f
             groups[name] = stack.enter_context(_group(command, subprocess.PIPE))
             groups[name].ask()
         rounds = [{name: group.ask() for name, group in groups.items()} for _ in range(n)]
-    return {name: [of_round[name] for of_round in rounds] for name in commands}
+    return {name: [seconds[name] for seconds in rounds] for name in commands}
 
 
 def serve(work: Callable[[], np.ndarray], result: Path) -> None:
-    """The program's side of `in_rounds`: works once for each line of its input, and prints the
-    seconds. What it finds the first time is saved to a file, `.npy`."""
+    """Runs the work once for each line of stdin and prints the seconds, as `in_rounds` expects.
+
+    Args:
+      work: function to measure.
+      result: `.npy` file for the result of the first call.
+    """
     for n, _ in enumerate(sys.stdin):
         started = time.perf_counter()
-        found = work()
+        value = work()
         seconds = time.perf_counter() - started
         if not n:
-            np.save(result, found)
+            np.save(result, value)
         print(seconds, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """A program with whatever it starts, as one group of processes."""
+    """A program and the processes that it starts, as a process group."""
 
     process: subprocess.Popen[bytes]
     input: IO[bytes] | None
@@ -169,24 +184,24 @@ class _Group:
         os.killpg(self.process.pid, number)
 
     def ask(self) -> float:
-        """Has a program that serves work once; the seconds that it took."""
+        """Makes a program that calls `serve` work once; returns the seconds."""
         assert self.input is not None
-        with contextlib.suppress(BrokenPipeError):  # it has failed, which the answer tells
+        with contextlib.suppress(BrokenPipeError):  # it has failed; the missing answer shows it
             self.input.write(b"\n")
             self.input.flush()
         answer = self.output.readline()
         if not answer:
             self.require_success()
-            raise ProgramError(f"{self._command} ended before it was told to")
+            raise ProgramError(f"{self._command} ended too early")
         return float(answer)
 
     def require_success(self) -> None:
-        """Waits for its end; raises `ProgramError` with what it said if it has failed."""
+        """Waits for its end; raises `ProgramError` with its last lines of stderr if it failed."""
         if self.process.wait():
             self.errors.seek(0)
-            said = self.errors.read().decode(errors="replace").splitlines()[-20:]
+            last_lines = self.errors.read().decode(errors="replace").splitlines()[-20:]
             status = f"{self._command} failed with status {self.process.returncode}"
-            raise ProgramError("\n".join([status, *said]))
+            raise ProgramError("\n".join([status, *last_lines]))
 
     @property
     def _command(self) -> str:
@@ -195,8 +210,8 @@ class _Group:
 
 @contextlib.contextmanager
 def _group(command: Sequence[str], stdin: int) -> Iterator[_Group]:
-    """Starts a program; neither it nor anything it starts outlives the context."""
-    # What it says to people goes to a file: a progress bar takes time.
+    """Starts a program; it and its processes are killed when the context ends."""
+    # stderr goes to a file, because drawing a progress bar takes time.
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, process_group=0
@@ -206,7 +221,7 @@ def _group(command: Sequence[str], stdin: int) -> Iterator[_Group]:
         try:
             yield group
         finally:
-            if process.returncode is None:  # else its number may be another's by now
+            if process.returncode is None:  # else its process id may be reused
                 group.signal(signal.SIGKILL)
             with contextlib.suppress(BrokenPipeError), process:
-                pass  # closes its pipes, and waits for it
+                pass  # closes its pipes and waits for it

@@ -1,4 +1,4 @@
-"""What all sides of a comparison are given: settings, image files, decoded images."""
+"""The input of all sides of a comparison: settings, image files, weights, decoded images."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image, ImageDraw
 
 from devnet_jax.runtime.host_devices import n_cores
 
-OURS, OURS_BFLOAT16 = "ours", "ours_bfloat16"  # our sides, by the type they compute in
-N_ANOMALY = 10  # labelled anomalies; the first of the defect's files are the peer's
+OURS, OURS_BFLOAT16 = "ours", "ours_bfloat16"  # our sides, by compute dtype
+N_ANOMALY = 10  # labelled anomalies; PyTorch uses the first files of the defect
 N_TEST_GOOD, N_DEFECT = 10, 18
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is done, by all sides alike.
+    """The settings of a comparison, equal for all sides.
 
     Attributes:
       platform: "cpu" or "gpu".
       pixels: height and width of the image files.
-      n_normal: normal images to train with.
+      n_normal: number of normal training images.
       image_size: height and width that images are resized to.
-      batch_size: of a training step.
-      epochs: of training.
-      steps_per_epoch: of training.
-      steps_per_round: optimiser steps of one round.
-      score_batch: images scored at once.
-      n_explained: images explained in one round; also the batch of ours.
-      n_workers: processes of the peer that load images.
+      batch_size: training batch size.
+      epochs: number of epochs.
+      steps_per_epoch: number of steps in an epoch.
+      steps_per_round: number of training steps in a round of the part "step".
+      score_batch: batch size of scoring.
+      n_explained: number of images explained in a round; also our batch size there.
+      n_workers: number of PyTorch's processes that load images.
     """
 
     platform: str = "cpu"
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Materials:
-    """The folder that one comparison works in, which goes when it is done."""
+    """The temporary folder of a comparison."""
 
     folder: Path
 
@@ -60,7 +60,7 @@ class Materials:
 
     @property
     def images(self) -> Path:
-        """The image files, laid out as `configs/folder.py` reads them."""
+        """Folder of the image files, in the layout of `configs/folder.py`."""
         return self.folder / "images"
 
     @property
@@ -69,25 +69,25 @@ class Materials:
 
     @property
     def anomaly_paths(self) -> list[Path]:
-        """The labelled anomalies."""
+        """Paths of the labelled anomalies."""
         return sorted((self.images / "test" / "scratch").iterdir())[:N_ANOMALY]
 
     @property
     def paths(self) -> list[Path]:
-        """All image files."""
+        """Paths of all image files."""
         return sorted(self.images.rglob("*.png"))
 
     def run(self, side: str) -> Path:
-        """A run of that side of ours with a checkpoint, which is scored and explained with."""
+        """Returns the run of one of our sides that scores and explains."""
         return self.folder / f"run-{side}"
 
     def trained(self, side: str) -> Path:
-        """The run that a side of ours trains."""
+        """Returns the run that one of our sides trains."""
         return self.folder / f"trained-{side}"
 
     @property
     def weights(self) -> Path:
-        """The same weights under torchvision's names, `.npz`."""
+        """The weights of all sides under torchvision's names, `.npz`."""
         return self.folder / "weights.npz"
 
     @property
@@ -96,12 +96,12 @@ class Materials:
         return self.folder / "decoded.npy"
 
     def result(self, task: str, side: str) -> Path:
-        """What a side has found in its first round of a task, `.npy`."""
+        """Returns the result of a side in its first round of a task, `.npy`."""
         return self.folder / f"{task}-{side}.npy"
 
 
 def write_materials(folder: Path, settings: Settings) -> Materials:
-    """Writes the settings and the image files, the same pixels for the same settings."""
+    """Writes settings and image files; equal settings give equal pixels."""
     materials = Materials(folder)
     (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings)))
     counts = {
@@ -124,7 +124,7 @@ def write_materials(folder: Path, settings: Settings) -> Materials:
 
 
 def photograph(pixels: int, seed: int, scratched: bool) -> Image.Image:
-    """An RGB image that compresses about as a photograph does: smooth structure, and noise."""
+    """Returns an RGB image of smooth structure and noise, which compresses like a photograph."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(40, 216, (16, 16, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((pixels, pixels), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Our sides of a comparison; `comparison.py` runs each task as a program of its own."""
+"""The tasks of a comparison in this package; `comparison.py` runs each task as a program."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from devnet_jax.data.decode import load_image, map_in_threads
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.runtime.startup import prepare
 
-# JAX is imported only in the tasks: what `prepare` sets comes first, as on the command line.
+# JAX is imported only in the tasks, after `prepare` has set its environment variables.
 
 
 DTYPES: dict[str, Literal["float32", "bfloat16"]] = {OURS: "float32", OURS_BFLOAT16: "bfloat16"}
 
 
 def make_config(materials: Materials, side: str) -> Config:
+    """Returns the settings of one of our sides."""
     settings = materials.settings
     return Config(
         dataset=DatasetConfig(
@@ -53,7 +54,7 @@ def make_config(materials: Materials, side: str) -> Config:
 
 
 def decode(paths: list[Path], size: int) -> np.ndarray:
-    """uint8 [N, S, S, 3]."""
+    """Decodes image files to uint8 [N, S, S, 3]."""
 
     def load(path: Path) -> np.ndarray:
         return load_image(path.read_bytes(), str(path), size)
@@ -62,7 +63,7 @@ def decode(paths: list[Path], size: int) -> np.ndarray:
 
 
 def make(materials: Materials, side: str) -> None:
-    """Writes what all sides start from: weights, and decoded images."""
+    """Writes the weights, runs and decoded images that all sides start from."""
     from devnet_jax.checkpoints.checkpoints import Checkpoints
     from devnet_jax.data.few_shot import FewShotDataset
     from devnet_jax.models import to_torch_state_dict
@@ -75,21 +76,21 @@ def make(materials: Materials, side: str) -> None:
     config = make_config(materials, side)
     variables = make_variables(config)
     np.savez(materials.weights, **to_torch_state_dict(variables))
-    for ours in DTYPES:
-        of_side = make_config(materials, ours)
-        workdir = Workdir(materials.run(ours))
-        write_json(workdir.config, of_side.to_dict())
+    for our_side in DTYPES:
+        side_config = make_config(materials, our_side)
+        workdir = Workdir(materials.run(our_side))
+        write_json(workdir.config, side_config.to_dict())
         with Checkpoints(workdir.checkpoints) as checkpoints:
-            save_state(checkpoints, initial_state(of_side, variables), of_side)
+            save_state(checkpoints, initial_state(side_config, variables), side_config)
     np.save(materials.decoded, decode(materials.paths, config.dataset.image_size))
-    if materials.settings.platform == "gpu":  # training is measured with images that are prepared
+    if materials.settings.platform == "gpu":  # training is measured with a filled cache of images
         dataset = FewShotDataset.draw(config.dataset, config.seed)
         images = dataset.train_images(config.dataset.image_size)
         images.read(np.arange(len(images)))
 
 
 def train(materials: Materials, side: str) -> None:
-    """Image files to a trained model, with a line for each epoch."""
+    """Trains a model on image files; prints a line after each epoch."""
     from devnet_jax.runtime.workdir import Workdir
     from devnet_jax.training import run
 
@@ -101,7 +102,7 @@ def train(materials: Materials, side: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DecodedImages:
-    """Images in memory as what a store reads."""
+    """An `ImageReader` of images in memory."""
 
     images: np.ndarray
     is_cached: bool = True
@@ -118,7 +119,10 @@ class DecodedImages:
 
 
 def step(materials: Materials, side: str) -> None:
-    """Optimiser steps on decoded images, half of them as anomalies; finds the first loss."""
+    """Runs training steps on decoded images, half of them labelled as anomalies.
+
+    The result is the first loss.
+    """
     import jax
 
     from devnet_jax.data.store import HostStore
@@ -128,7 +132,7 @@ def step(materials: Materials, side: str) -> None:
     from devnet_jax.training.step import initial_state, make_train_call
 
     settings = materials.settings
-    # The peer rotates while it loads; a million epochs do not end during the measurement.
+    # PyTorch rotates when it loads images. A million epochs outlast the measurement.
     config = with_settings(
         make_config(materials, side), {"train.rotation": 0.0, "train.epochs": 1_000_000}
     )
@@ -150,18 +154,19 @@ def step(materials: Materials, side: str) -> None:
 
 
 def score(materials: Materials, side: str) -> None:
-    """Scores image files: one batch is decoded by all cores while the one before is scored."""
+    """Scores image files; all cores decode the next batch while one is being scored."""
     from devnet_jax import Detector
 
     detector = Detector.restore(materials.run(side), make_config(materials, side))
-    size, at_once = detector.config.dataset.image_size, detector.config.evaluation.batch_size
+    size, batch_size = detector.config.dataset.image_size, detector.config.evaluation.batch_size
     paths = materials.paths
 
     def work() -> np.ndarray:
-        parts = prefetch(
-            decode(paths[start : start + at_once], size) for start in range(0, len(paths), at_once)
+        batches = prefetch(
+            decode(paths[start : start + batch_size], size)
+            for start in range(0, len(paths), batch_size)
         )
-        return np.concatenate([detector.score(images).scores for images in parts])
+        return np.concatenate([detector.score(images).scores for images in batches])
 
     serve(work, materials.result("score", side))
 
@@ -191,15 +196,15 @@ TASKS = {task.__name__: task for task in (make, train, step, score, score_decode
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("folder", type=Path, help="with the materials")
+    parser.add_argument("folder", type=Path, help="folder of the materials")
     parser.add_argument("side", choices=DTYPES)
     arguments = parser.parse_args()
     materials = Materials(arguments.folder)
-    # Of each task its own, so empty at first: what compiling takes is part of training.
+    # Each task has its own cache, empty at first, so that training includes compilation.
     compiled = materials.folder / f"compiled-{arguments.task}-{arguments.side}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
     os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[materials.settings.platform]
-    # Of a GPU's memory no more than it needs: the other sides wait beside it.
+    # The sides share the GPU's memory.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     prepare(materials.settings.batch_size)
     TASKS[arguments.task](materials, arguments.side)

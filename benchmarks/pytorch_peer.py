@@ -1,4 +1,4 @@
-"""The same method in plain PyTorch, as most would write it: what our speed is compared with.
+"""The same method in plain PyTorch, as the reference for speed comparisons.
 
 Parameters have torchvision's names, so that `to_torch_state_dict` fills them.
 """
@@ -20,7 +20,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut."""
+    """Two 3×3 convolutions around a shortcut: the block of ResNet-18."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -76,14 +76,14 @@ class DeviationNetwork(nn.Module):
 def normalise(
     images: Tensor, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """uint8 [B, S, S, 3] → float32 [B, 3, S, S]."""
-    # Without a word on the format it would be channels_last, which PyTorch then computes in.
+    """Converts images uint8 [B, S, S, 3] to normalised float32 [B, 3, S, S]."""
+    # The permuted tensor has the format channels_last, in which PyTorch would continue to compute.
     images = images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
     return (images.float() / 255 - MEAN.to(images.device)) / STD.to(images.device)
 
 
 def build(state: dict[str, object], n_scales: int) -> DeviationNetwork:
-    """The network with the arrays of a state dict, in evaluation mode."""
+    """Builds the network from the arrays of a state dict, in evaluation mode."""
     network = DeviationNetwork(n_scales)
     tensors = {name: torch.tensor(value) for name, value in state.items()}
     missing, unexpected = network.load_state_dict(tensors, strict=False)
@@ -94,7 +94,7 @@ def build(state: dict[str, object], n_scales: int) -> DeviationNetwork:
 
 
 class ImageFiles(Dataset):
-    """Image files, decoded and resized each time, and rotated if they are to train."""
+    """Image files, decoded and resized at each access, and rotated if `rotation` is set."""
 
     def __init__(
         self, paths: Sequence[Path], labels: Tensor, size: int, rotation: float = 0
@@ -113,7 +113,7 @@ class ImageFiles(Dataset):
 
 
 class BalancedBatches(Sampler[list[int]]):
-    """Indices of batches that are half normal, half anomalous; the anomalies come last."""
+    """Draws batches of indices, half normal and half anomalous; anomalies have the last indices."""
 
     def __init__(self, n_normal: int, n_anomaly: int, batch_size: int, n_batches: int) -> None:
         self.n_normal, self.n_anomaly = n_normal, n_anomaly
@@ -131,7 +131,7 @@ class BalancedBatches(Sampler[list[int]]):
 
 
 def deviation_loss(scores: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
-    """Scores [B] and labels [B] → the mean loss, against 5000 draws from the prior."""
+    """Returns the mean deviation loss of scores [B] and labels [B], with 5000 prior samples."""
     prior = torch.randn(5000, device=scores.device)
     deviations = (scores - prior.mean()) / prior.std()
     losses = (1 - labels) * deviations.abs() + labels * torch.clamp(margin - deviations, min=0)
@@ -145,7 +145,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
 def train_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> float:
-    """One step on normalised images; returns the loss."""
+    """Performs one training step on normalised images; returns the loss."""
     loss = deviation_loss(network(images).float(), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -155,25 +155,27 @@ def train_step(
 
 
 def to_map(gradient: np.ndarray) -> np.ndarray:
-    """A gradient [S, S, 3] → the paper's map [S, S], by NumPy and SciPy."""
+    """Converts a gradient [S, S, 3] to the paper's map [S, S] with NumPy and SciPy."""
     summed = np.abs(gradient).sum(axis=-1)
     low, high = summed.min(), np.percentile(summed, 99)
     return ndimage.gaussian_filter(np.clip((summed - low) / (high - low), 0, 1), sigma=4)
 
 
-def official_way(
+def official_explainer(
     network: nn.Module,
     every_weight: bool = True,
     memory_format: torch.memory_format = torch.contiguous_format,
     device: str = "cpu",
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Explains uint8 [N, S, S, 3] one at a time, as the official code does: maps [N, S, S].
+    """Returns a function that explains images one at a time, as the official code does.
+
+    The function maps images uint8 [N, S, S, 3] to maps [N, S, S].
 
     Args:
-      network: in evaluation mode, of that memory format.
-      every_weight: whether the gradients of the weights are computed as well, as they are there.
-      memory_format: of the images.
-      device: where the network is.
+      network: network in evaluation mode.
+      every_weight: True to compute the gradients of the weights as well, as the official code does.
+      memory_format: memory format of images and network.
+      device: device of the network.
     """
 
     def explain(images: np.ndarray) -> np.ndarray:

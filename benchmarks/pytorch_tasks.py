@@ -1,4 +1,4 @@
-"""The peers' sides of a comparison; `comparison.py` runs each task as a program of its own."""
+"""The tasks of a comparison in PyTorch; `comparison.py` runs each task as a program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """How the peer computes.
+    """A PyTorch side of a comparison.
 
     Attributes:
       side: "plain" or "tuned".
@@ -29,16 +29,16 @@ class Peer:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of the images and of the convolutions' weights."""
+        """Memory format of images and convolution weights."""
         return torch.channels_last if self.side == "tuned" else torch.contiguous_format
 
     def network(self, materials: Materials) -> nn.Module:
-        """The network with the weights that all sides have, in evaluation mode."""
+        """Returns the network with the weights that all sides share, in evaluation mode."""
         with np.load(materials.weights) as weights:
-            return self.prepared(pytorch_peer.build(dict(weights), n_scales=2))
+            return self.tune(pytorch_peer.build(dict(weights), n_scales=2))
 
-    def prepared(self, network: nn.Module) -> nn.Module:
-        """The network on its device, and tuned for it."""
+    def tune(self, network: nn.Module) -> nn.Module:
+        """Moves the network to the device, and tunes it if the side is "tuned"."""
         network = network.to(self.device, memory_format=self.memory_format)
         if self.side == "tuned" and self.device == "cuda":
             in_bfloat16 = torch.autocast(self.device, torch.bfloat16)
@@ -47,13 +47,13 @@ class Peer:
         return network
 
     def images(self, loaded: Tensor) -> Tensor:
-        """Images or labels as a DataLoader gives them, on the device, images in that format."""
+        """Moves images (in `memory_format`) or labels of a DataLoader to the device."""
         memory_format = self.memory_format if loaded.ndim == 4 else torch.preserve_format
         return loaded.to(self.device, non_blocking=True, memory_format=memory_format)
 
 
 def train(materials: Materials, peer: Peer) -> None:
-    """Image files to a trained model, with a line for each epoch and a checkpoint after it."""
+    """Trains a model on image files; prints a line and saves a checkpoint after each epoch."""
     settings = materials.settings
     normal, anomalous = materials.normal_paths, materials.anomaly_paths
     labels = torch.tensor([0.0] * len(normal) + [1.0] * len(anomalous))
@@ -70,7 +70,7 @@ def train(materials: Materials, peer: Peer) -> None:
         persistent_workers=True,
         pin_memory=peer.side == "tuned" and peer.device == "cuda",
     )
-    network = peer.prepared(pytorch_peer.DeviationNetwork(n_scales=2))
+    network = peer.tune(pytorch_peer.DeviationNetwork(n_scales=2))
     optimizer = pytorch_peer.make_optimizer(network)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.1)
     for epoch in range(1, settings.epochs + 1):
@@ -87,19 +87,22 @@ def train(materials: Materials, peer: Peer) -> None:
 
 
 def step(materials: Materials, peer: Peer) -> None:
-    """Optimiser steps on decoded images, half of them as anomalies; finds the first loss."""
+    """Runs training steps on decoded images, half of them labelled as anomalies.
+
+    The result is the first loss.
+    """
     settings = materials.settings
     network = peer.network(materials).train()
     optimizer = pytorch_peer.make_optimizer(network)
     decoded = torch.from_numpy(np.load(materials.decoded)[: settings.batch_size]).to(peer.device)
     labels = (torch.arange(len(decoded)) >= len(decoded) // 2).float().to(peer.device)
 
-    def one() -> float:
+    def run_step() -> float:
         images = pytorch_peer.normalise(decoded, peer.memory_format)
         return pytorch_peer.train_step(network, optimizer, images, labels)
 
     def work() -> np.ndarray:
-        return np.array([one() for _ in range(settings.steps_per_round)][:1])
+        return np.array([run_step() for _ in range(settings.steps_per_round)][:1])
 
     serve(work, materials.result("step", peer.side))
 
@@ -137,13 +140,13 @@ def score_decoded(materials: Materials, peer: Peer) -> None:
 
 
 def explain(materials: Materials, peer: Peer) -> None:
-    """Explains decoded images the official way."""
+    """Explains decoded images as the official code does."""
     network = peer.network(materials)
     images = np.load(materials.decoded)[: materials.settings.n_explained]
-    explained = pytorch_peer.official_way(
+    explain_images = pytorch_peer.official_explainer(
         network, memory_format=peer.memory_format, device=peer.device
     )
-    serve(lambda: explained(images), materials.result("explain", peer.side))
+    serve(lambda: explain_images(images), materials.result("explain", peer.side))
 
 
 TASKS = {task.__name__: task for task in (train, step, score, score_decoded, explain)}
@@ -152,7 +155,7 @@ TASKS = {task.__name__: task for task in (train, step, score, score_decoded, exp
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("folder", type=Path, help="with the materials")
+    parser.add_argument("folder", type=Path, help="folder of the materials")
     parser.add_argument("side", choices=("plain", "tuned"))
     arguments = parser.parse_args()
     materials = Materials(arguments.folder)

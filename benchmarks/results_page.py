@@ -1,4 +1,4 @@
-"""What the programs that write a results page share: arguments, the page's first lines, tables."""
+"""Shared parts of the programs that write results pages: arguments, provenance and tables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from devnet_jax.runtime.versions import software_versions
 
 
 def page_parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows where the page goes; the other arguments are still to be added."""
+    """Returns an argument parser with --output, the folder of the page."""
     parser = argparse.ArgumentParser(
         prog=f"benchmarks/{program}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results"), help="folder of the page"
+    )
     return parser
 
 
-def circumstances(command: str) -> str:
-    """The date, the machine, the versions and the command, as a results page begins."""
+def provenance(command: str) -> str:
+    """Returns date, machine, software versions and command: the first lines of a results page."""
     versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
     today = datetime.datetime.now(datetime.UTC).date()
     machine = f"{describe_devices('cpu', 1, 'cpu')}, {cpu_model()}"
@@ -33,7 +35,7 @@ def circumstances(command: str) -> str:
 
 
 def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
-    """The command that measures the same, wherever its results go."""
+    """Returns the command that repeats the measurement, without --output."""
     words = ["python", parser.prog]
     for name, value in vars(arguments).items():
         if name != "output" and value != parser.get_default(name):
@@ -43,7 +45,7 @@ def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, least and most of numbers; one number where all are the same. Integers are whole."""
+    """Formats the median, minimum and maximum of numbers; one number if all are the same."""
     if all(isinstance(value, int) for value in values):
         digits = 0
     middle, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
@@ -51,6 +53,6 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Rows of Markdown under their heads."""
+    """Returns a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -1,11 +1,11 @@
-"""How near a training step comes to what the machine can do: its operations and bytes a second,
-beside those of a large matrix product and of a copy in the same run; and where its time goes.
+"""Compares a training step with the limits of the machine, and profiles it by operation.
 
 python benchmarks/roofline.py --dtype=bfloat16
 
-The step is the package's, on images that are on the device, as many steps a call as training has.
-Operations and bytes are XLA's count of what it has compiled: bytes as if nothing stayed in a cache
-from one operation to the next. The last line printed is what was found, as JSON.
+Operations and bytes per second of a step are compared with those of a large matrix product and of a
+copy in the same process. The step is the package's, on images in device memory, with as many steps
+per call as in training. Operations and bytes are XLA's cost estimates of the compiled program; they
+assume that no data stay in a cache between operations. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from devnet_jax.config import Config, with_settings
 from devnet_jax.runtime.host_devices import describe_devices
 from devnet_jax.runtime.startup import prepare
 
-# JAX is imported only in the functions: what `prepare` sets comes first, as on the command line.
+# JAX is imported only in functions, after `prepare` has set its environment variables.
 
 N_IMAGES, N_ANOMALY = 100, 10
-N_REPEATS = 10  # of products, copies and calls, after one that compiles
-N_NAMED = 12  # kinds of operations that are told apart; the others are summed
+N_REPEATS = 10  # timed calls, after one that compiles
+N_KINDS = 12  # kinds of operations reported separately; the others are summed
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """What the devices do together, at most.
+    """The measured limits of all devices together.
 
     Attributes:
-      flops: of a product of square matrices, per second.
-      bytes: read and written by adding one to an array, per second.
+      flops: floating-point operations per second of a product of square matrices.
+      bytes: bytes read and written per second by adding 1 to an array.
     """
 
     flops: float
@@ -50,7 +50,7 @@ class Ceilings:
 
 @dataclasses.dataclass(frozen=True)
 class RandomImages:
-    """Random pixels as what a store reads."""
+    """An `ImageReader` of random pixels."""
 
     image_size: int
     is_cached: bool = True
@@ -64,7 +64,7 @@ class RandomImages:
 
 
 def seconds_of(work: Callable[[], Any]) -> list[float]:
-    """Of each time, after one that compiles."""
+    """Returns the seconds of each of `N_REPEATS` calls, after one that compiles."""
     import jax
 
     jax.block_until_ready(work())
@@ -77,7 +77,13 @@ def seconds_of(work: Callable[[], Any]) -> list[float]:
 
 
 def measure_ceilings(dtype: str, n_rows: int, copied: int) -> Ceilings:
-    """Of square matrices of that many rows on each device, and of arrays of that many bytes."""
+    """Measures the limits of the devices.
+
+    Args:
+      dtype: dtype of the matrices.
+      n_rows: number of rows of the square matrix on each device.
+      copied: size in bytes of the array on each device.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -93,7 +99,7 @@ def measure_ceilings(dtype: str, n_rows: int, copied: int) -> Ceilings:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """A step of training with those settings: seconds, operations, bytes, kinds of operations."""
+    """Measures a training step: seconds, operations, bytes, and time by kind of operation."""
     import jax
 
     from devnet_jax.data.store import DeviceStore
@@ -107,7 +113,7 @@ def measure(config: Config) -> dict[str, Any]:
     batches, labels = next(call_inputs(config, store, N_IMAGES - N_ANOMALY, done=0))
     n_steps = len(labels)
 
-    # Counted of a single step: of a loop XLA counts what it holds once.
+    # Counted for a single step, because XLA counts the body of a loop once.
     one_step = make_train_call(config, store, scan=False)
     lowered = one_step.lower(state, store.resident, batches[:1], labels[:1])
     cost = lowered.compile().cost_analysis()
@@ -128,13 +134,17 @@ def measure(config: Config) -> dict[str, Any]:
         "flops_per_second": n_devices() * cost["flops"] / seconds,
         "bytes_per_second": n_devices() * cost["bytes accessed"] / seconds,
         "milliseconds_by_operation": {
-            kind: 1000 * of_kind / n_steps for kind, of_kind in seconds_by_kind(work).items()
+            kind: 1000 * kind_seconds / n_steps
+            for kind, kind_seconds in seconds_by_kind(work).items()
         },
     }
 
 
 def seconds_by_kind(work: Callable[[], Any]) -> dict[str, float]:
-    """Seconds of XLA's operations in one call, over all devices, by their names less numbers."""
+    """Returns the seconds of XLA's operations in one call, over all devices, by kind.
+
+    The kind is the name of the operation without numbers.
+    """
     import jax
 
     seconds: collections.Counter[str] = collections.Counter()
@@ -150,9 +160,9 @@ def seconds_by_kind(work: Callable[[], Any]) -> dict[str, float]:
                 if operation is not None:
                     kind = re.sub(r"[.\d]+(\.clone)?$", "", str(operation))
                     seconds[kind] += event.duration_ns / 1e9
-    named = seconds.most_common(N_NAMED)
-    rest = seconds.total() - sum(of_kind for _, of_kind in named)
-    return dict(named) | {"others": rest}
+    largest = seconds.most_common(N_KINDS)
+    rest = seconds.total() - sum(kind_seconds for _, kind_seconds in largest)
+    return dict(largest) | {"others": rest}
 
 
 def main() -> None:
@@ -161,13 +171,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--image-size", type=int, default=448)
-    parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument(
-        "--rows", type=int, default=8192, help="of the matrices that are multiplied"
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype"
     )
-    parser.add_argument("--mib", type=int, default=1024, help="of the array that is copied")
+    parser.add_argument("--image-size", type=int, default=448, help="height and width in pixels")
+    parser.add_argument("--batch-size", type=int, default=48, help="training batch size")
+    parser.add_argument(
+        "--rows", type=int, default=8192, help="number of rows of the square matrices"
+    )
+    parser.add_argument("--mib", type=int, default=1024, help="size of the copied array in MiB")
     arguments = parser.parse_args()
     prepare(arguments.batch_size)
     config = with_settings(
@@ -180,12 +192,12 @@ def main() -> None:
         },
     )
     ceilings = measure_ceilings(arguments.dtype, arguments.rows, arguments.mib << 20)
-    found = measure(config)
+    measured = measure(config)
     shares = {
-        "of_ceiling_flops": found["flops_per_second"] / ceilings.flops,
-        "of_ceiling_bytes": found["bytes_per_second"] / ceilings.bytes,
+        "of_ceiling_flops": measured["flops_per_second"] / ceilings.flops,
+        "of_ceiling_bytes": measured["bytes_per_second"] / ceilings.bytes,
     }
-    print(json.dumps({"ceilings": dataclasses.asdict(ceilings), **found, **shares}))
+    print(json.dumps({"ceilings": dataclasses.asdict(ceilings), **measured, **shares}))
 
 
 if __name__ == "__main__":

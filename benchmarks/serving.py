@@ -1,10 +1,10 @@
-"""Images a second that examples/serve.py scores for many clients, beside the rate without HTTP.
+"""Compares the speed of examples/serve.py under many clients with scoring without HTTP.
 
 pip install -e ".[serve]" && python benchmarks/serving.py --model=model.devnet --images=FOLDER \
   --output=serving.json
 
-Without HTTP: one process decodes the same files by a thread a core while it scores, in batches.
-The clients take their share of the same cores.
+Without HTTP, one process decodes the same files with a thread per core and scores them in batches.
+The clients run on the same cores as the service.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARM_UP_SECONDS = 3.0
 
 
 def offline_rate(model: str, files: list[bytes], seconds: float) -> tuple[float, int]:
-    """Images a second, decoded and scored in batches by this process; and the images' size."""
+    """Returns the images per second of this process without HTTP, and the image size."""
     prepare(batch_size=1)
     from devnet_jax.export.read import ExportedDetector
 
@@ -64,7 +64,7 @@ def offline_rate(model: str, files: list[bytes], seconds: float) -> tuple[float,
 
 
 async def client(port: int, files: list[bytes], first: int, begin: float, end: float) -> Counter:
-    """Posts one image after the other; how many answers of each status came from `begin` on."""
+    """Posts one image after another; counts the answers between `begin` and `end` by status."""
     statuses: Counter = Counter()
     reader, writer = await asyncio.open_connection(HOST, port)
     for i in itertools.count(first):
@@ -79,28 +79,28 @@ async def client(port: int, files: list[bytes], first: int, begin: float, end: f
             return statuses
         if now > begin:
             statuses[int(head.split()[1])] += 1
-    raise AssertionError("it counts for ever")
+    raise AssertionError("unreachable")
 
 
 async def load(port: int, files: list[bytes], clients: int, seconds: float) -> Counter:
-    """The answers to so many clients; a connection that breaks counts as status 0."""
+    """Runs clients and counts their answers by status; a broken connection counts as status 0."""
     begin = time.perf_counter() + WARM_UP_SECONDS
     each = (client(port, files, i, begin, begin + seconds) for i in range(clients))
-    found = await asyncio.gather(*each, return_exceptions=True)
+    results = await asyncio.gather(*each, return_exceptions=True)
     statuses: Counter = Counter()
-    for one in found:
-        statuses += one if isinstance(one, Counter) else Counter({0: 1})
+    for result in results:
+        statuses += result if isinstance(result, Counter) else Counter({0: 1})
     return statuses
 
 
 def resident_mib(process: int) -> float:
-    """Memory that a process holds."""
+    """Returns the resident memory of a process in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def serve_and_measure(model: str, files: list[bytes], clients: int, seconds: float) -> dict:
-    """Starts the service, loads it, stops it."""
+    """Starts the service, measures it under load, and stops it."""
     port = free_port()
     command = [sys.executable, str(SERVICE), f"--model={model}", f"--port={port}"]
     with subprocess.Popen(
@@ -110,7 +110,7 @@ def serve_and_measure(model: str, files: list[bytes], clients: int, seconds: flo
         try:
             if not service.stdout.readline().startswith("serving"):
                 raise SystemExit("error: the service did not start")
-            time.sleep(0.5)  # it says so just before it listens
+            time.sleep(0.5)  # the line is printed just before the socket listens
             before = resident_mib(service.pid)
             statuses = asyncio.run(load(port, files, clients, seconds))
             after = resident_mib(service.pid)
@@ -126,17 +126,19 @@ def serve_and_measure(model: str, files: list[bytes], clients: int, seconds: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What HTTP costs a detector.")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--images", required=True, help="a folder of PNG files, at any depth")
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser = argparse.ArgumentParser(
+        description="Compares serving over HTTP with scoring without HTTP."
+    )
+    parser.add_argument("--model", required=True, help="exported detector")
+    parser.add_argument("--images", required=True, help="folder of PNG files, searched recursively")
+    parser.add_argument("--output", required=True, help="JSON file of the results")
+    parser.add_argument("--clients", type=int, default=64, help="number of clients")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each part")
     options = parser.parse_args()
     files = [path.read_bytes() for path in sorted(Path(options.images).rglob("*.png"))[:256]]
     if not files:
         parser.error(f"--images={options.images}: there is no PNG file")
-    # A process by itself, gone before the service starts.
+    # In a separate process, which ends before the service starts.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         measured = process.submit(offline_rate, options.model, files, options.seconds)
         offline, size = measured.result()

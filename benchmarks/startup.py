@@ -1,10 +1,10 @@
-"""What starting costs: the command line's help, and compiling in the first runs and in later ones.
+"""Measures start-up time: of --help, and of compilation in first and later runs.
 
 python benchmarks/startup.py
 
-Each round has a compilation cache that is empty at first, and three runs that train and evaluate,
-each a process of its own: the first one, the same again, and one with a data set of another size.
-JAX's own events tell how long what took. The table goes to a folder.
+Each round starts with an empty compilation cache. Its three runs train and evaluate, each in its
+own process: a first run, the same run again, and a run with a data set of another size. Times are
+from JAX's monitoring events. Writes startup.md.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results_page import circumstances, command_line, page_parser, spread, table
+from results_page import command_line, page_parser, provenance, spread, table
 
 from devnet_jax.runtime.startup import prepare
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
 LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
-FOUND = "/jax/compilation_cache/cache_hits"
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 RUNS = {
     "first start": (),
@@ -41,13 +41,21 @@ RUNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """One event: from when to when, of which function, and whether the cache had it."""
+    """A JAX monitoring event with a duration.
+
+    Attributes:
+      event: name of the event.
+      start: start time in seconds.
+      end: end time in seconds.
+      function: name of the function that was traced, lowered or compiled.
+      cached: True if the program was read from the compilation cache.
+    """
 
     event: str
     start: float
     end: float
     function: str
-    found: bool
+    cached: bool
 
     @property
     def seconds(self) -> float:
@@ -55,7 +63,7 @@ class Span:
 
 
 def seconds(spans: Iterable[Span]) -> float:
-    """The time that lies in any of the spans: those of one event may lie in one another."""
+    """Returns the length of the union of the spans; spans may overlap or be nested."""
     total, reached = 0.0, float("-inf")
     for span in sorted(spans, key=lambda span: span.start):
         total += max(0.0, span.end - max(span.start, reached))
@@ -65,51 +73,57 @@ def seconds(spans: Iterable[Span]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What one run has spent on programs, from JAX's events."""
+    """Compilation events of one run.
+
+    Attributes:
+      spans: all events with a duration.
+      min_cached_seconds: shortest compile time of programs that are written to the cache.
+    """
 
     spans: Sequence[Span]
-    cached_from: float  # seconds of compiling from which on a program is kept in the cache
+    min_cached_seconds: float
 
-    def of(self, *events: str) -> list[Span]:
+    def select(self, *events: str) -> list[Span]:
+        """Returns the spans of these events."""
         return [span for span in self.spans if span.event in events]
 
     @property
     def compiled(self) -> list[Span]:
-        """Programs that were compiled, as the cache had none like them."""
-        return [span for span in self.of(COMPILE_EVENT) if not span.found]
+        """Programs that were compiled, because they were not in the cache."""
+        return [span for span in self.select(COMPILE_EVENT) if not span.cached]
 
     @property
     def figures(self) -> dict[str, float]:
-        """The numbers of the table."""
+        """The values of the table by column."""
         return {
-            "compiling and reading, s": seconds(self.of(COMPILE_EVENT)),
+            "compiling and reading, s": seconds(self.select(COMPILE_EVENT)),
             "of which compiling anew, s": seconds(self.compiled),
-            "tracing and lowering, s": seconds(self.of(TRACE, LOWER)),
-            "programs": len(self.of(COMPILE_EVENT)),
+            "tracing and lowering, s": seconds(self.select(TRACE, LOWER)),
+            "programs": len(self.select(COMPILE_EVENT)),
             "of which compiled anew": len(self.compiled),
             "the longest of these, s": max((span.seconds for span in self.compiled), default=0.0),
         }
 
 
 def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> None:
-    """The package's command line, in this process; leaves a `Start` in a file."""
+    """Runs the package's command line in this process, and saves a `Start` as JSON."""
     prepare(batch_size)
     import jax.monitoring
 
     from devnet_jax.main import console
 
-    found: set[int] = set()  # threads whose next program was in the cache
+    hits: set[int] = set()  # threads whose current program was found in the cache
     spans: list[Span] = []
 
     def note_event(event: str, **_: Any) -> None:
-        if event == FOUND:
-            found.add(threading.get_ident())
+        if event == CACHE_HIT:
+            hits.add(threading.get_ident())
 
     def note_span(event: str, start_time: float, end_time: float, **about: Any) -> None:
-        in_cache = event == COMPILE_EVENT and threading.get_ident() in found
-        if in_cache:
-            found.discard(threading.get_ident())
-        spans.append(Span(event, start_time, end_time, about.get("fun_name", ""), in_cache))
+        cached = event == COMPILE_EVENT and threading.get_ident() in hits
+        if cached:
+            hits.discard(threading.get_ident())
+        spans.append(Span(event, start_time, end_time, about.get("fun_name", ""), cached))
 
     jax.monitoring.register_event_listener(note_event)
     jax.monitoring.register_event_time_span_listener(note_span)
@@ -117,12 +131,12 @@ def run_recorded(arguments: Sequence[str], record: Path, batch_size: int) -> Non
     try:
         console()
     finally:
-        cached_from = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
-        record.write_text(json.dumps(dataclasses.asdict(Start(spans, cached_from))))
+        threshold = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+        record.write_text(json.dumps(dataclasses.asdict(Start(spans, threshold))))
 
 
 def measure(folder: Path, flags: Sequence[str], prepared: Path) -> dict[str, Start]:
-    """The three runs in turn, with a compilation cache in the folder, which is new."""
+    """Performs the three runs one after another, with a new compilation cache in the folder."""
     starts = {}
     for number, (name, others) in enumerate(RUNS.items()):
         print(f"measuring: {name}", file=sys.stderr, flush=True)
@@ -136,14 +150,14 @@ def measure(folder: Path, flags: Sequence[str], prepared: Path) -> dict[str, Sta
         )
         values = json.loads(record.read_text())
         spans = [Span(**span) for span in values["spans"]]
-        starts[name] = Start(spans, values["cached_from"])
+        starts[name] = Start(spans, values["min_cached_seconds"])
     return starts
 
 
 def help_seconds() -> float:
-    """From the command to the end of its help."""
+    """Returns the time that --help takes, from start to exit."""
     started = time.perf_counter()
-    # Its status is not 0, as always with absl's flags.
+    # absl exits with status 1 after --help.
     text = subprocess.run(
         [sys.executable, "-m", "devnet_jax.main", "--help"], capture_output=True, text=True
     ).stdout
@@ -152,20 +166,20 @@ def help_seconds() -> float:
 
 
 def runs_table(rounds: Sequence[Mapping[str, Start]]) -> str:
-    """A row for each of the runs."""
+    """Returns a table with a row for each run."""
     columns = ["", *next(iter(rounds[0].values())).figures]
     rows = []
     for name in RUNS:
-        figures = [of_round[name].figures for of_round in rounds]
-        cells = [spread([of_run[column] for of_run in figures]) for column in columns[1:]]
+        figures = [starts[name].figures for starts in rounds]
+        cells = [spread([values[column] for values in figures]) for column in columns[1:]]
         rows.append([name, *cells])
     return table(columns, rows)
 
 
 def largest(start: Start, n: int) -> str:
-    """The functions that took longest, compiled or read."""
+    """Lists the n functions that took longest to compile or read."""
     by_function: dict[str, float] = collections.defaultdict(float)
-    for span in start.of(COMPILE_EVENT):
+    for span in start.select(COMPILE_EVENT):
         by_function[span.function] += span.seconds
     longest = sorted(by_function, key=by_function.__getitem__, reverse=True)[:n]
     return ", ".join(f"{name} {by_function[name]:.2f} s" for name in longest)
@@ -175,16 +189,16 @@ def write_page(
     file: Path, about: str, rounds: Sequence[Mapping[str, Start]], helps: Sequence[float]
 ) -> None:
     last = rounds[-1]
-    threshold = last["first start"].cached_from
+    threshold = last["first start"].min_cached_seconds
     compiled = {
         name: collections.Counter(span.function for span in start.compiled)
         for name, start in last.items()
     }
     new = sorted((compiled["another data set"] - compiled["second start"]).elements())
     ratio = statistics.median(
-        seconds(of_round["second start"].of(COMPILE_EVENT))
-        / seconds(of_round["first start"].of(COMPILE_EVENT))
-        for of_round in rounds
+        seconds(starts["second start"].select(COMPILE_EVENT))
+        / seconds(starts["first start"].select(COMPILE_EVENT))
+        for starts in rounds
     )
     file.write_text(f"""\
 # What starting costs
@@ -212,12 +226,18 @@ What was found:
 def main() -> None:
     parser = page_parser("startup.py", __doc__)
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--scales", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--helps", type=int, default=7, help="times that the help is asked for")
-    parser.add_argument("--record", type=Path, help="run the command line here, and leave this")
-    parser.add_argument("arguments", nargs="*", default=[], help="of that command line")
+    parser.add_argument("--batch", type=int, default=16, help="training batch size")
+    parser.add_argument("--scales", type=int, default=2, help="number of pyramid levels")
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds")
+    parser.add_argument("--helps", type=int, default=7, help="number of measurements of --help")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="internal: run the command line here, and write its events to this file",
+    )
+    parser.add_argument(
+        "arguments", nargs="*", default=[], help="internal: arguments of that command line"
+    )
     arguments = parser.parse_args()
     if arguments.record:
         run_recorded(arguments.arguments, arguments.record, arguments.batch)
@@ -241,7 +261,7 @@ def main() -> None:
             folder.mkdir()
             rounds.append(measure(folder, flags, Path(temporary) / "prepared"))
             print(runs_table(rounds), flush=True)
-    about = circumstances(command_line(parser, arguments))
+    about = provenance(command_line(parser, arguments))
     write_page(arguments.output / "startup.md", about, rounds, helps)
 
 
