@@ -119,7 +119,7 @@ def small_images(draw: st.DrawFn) -> list[Image]:
     return images
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(small_images())
 def test_agrees_with_an_exact_computation(images: list[Image]) -> None:
     labels = np.concatenate([mask.ravel() for _, mask in images])
@@ -165,7 +165,7 @@ values = st.floats(-(2.0**99), 2.0**99, width=32)
 neighbours = st.tuples(values, st.floats(0.999, 1.001)).map(lambda pair: (pair[0], np.prod(pair)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.tuples(values, values), neighbours))
 def test_only_close_values_are_tied(pair: tuple[float, float]) -> None:
     explanation = np.array([pair], np.float32)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
 from tests.conftest import REPOSITORY, TINY, make_parts
 
 METHODS = "devnet,flos"
@@ -124,9 +125,8 @@ def test_a_sweep_is_killed_resumed_and_extended(arguments: list[str]) -> None:
     ],
 )
 def test_a_wrong_flag_gives_one_line(arguments: list[str], wrong: list[str], message: str) -> None:
-    result = subprocess.run(
-        [*arguments, *wrong], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
+    script = arguments[1:]
+    result = fork_server.run([*script, *wrong], os.environ, timeout=60)
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert len(result.stderr.splitlines()) == 1
