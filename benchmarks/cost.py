@@ -404,24 +404,24 @@ def write_page(folder: Path, about: str, plan: Mapping[str, Sequence[Work]], cos
     started = statistics.median(c.started_mib for measured in costs.values() for c in measured)
     n_rounds = len(next(iter(costs.values())))
     text = f"""\
-# What training costs as the work grows
+# Cost of training as the work grows
 
 {about}
 ResNet-18, deviation loss, random weights, float32, {N_ANOMALY} labelled anomalies. Each row was
-measured by {n_rounds} processes of its own, in rounds in which all rows had their turn. The images
-are random pixels, decoded before, on disk and in the system's page cache.
+measured by {n_rounds} processes, one in each round over all rows. The images are random
+pixels, decoded beforehand, on disk and in the system's page cache.
 
-- Images/s: of the middle step after the first ones. A step is waiting for its batch, computing, and
-  fetching the loss.
-- Peak memory: of the middle process, the largest resident set (ru_maxrss) less the same when JAX
-  had started and nothing was made ({started:.0f} MiB): weights, optimiser, store, batches and the
-  step. What is compiled was compiled before, by another process. The page cache is not counted.
+- Images/s: median over the steps after the first. A step includes waiting for its batch, computing,
+  and fetching the loss.
+- Peak memory: median over the processes of the largest resident set (ru_maxrss), minus its value
+  after the start of JAX ({started:.0f} MiB). It includes weights, optimiser, store, batches and
+  the step, but neither compilation, which another process did, nor the page cache.
 
 {table(("what grows", *COLUMNS), rows)}
 
-![images a second and peak memory over what grows](cost.svg)
+![images per second and peak memory over the parameter that grows](cost.svg)
 
-What was found:
+Findings:
 
 {chr(10).join(f"- {sentence}" for sentence in findings(plan, costs))}
 """

@@ -76,13 +76,13 @@ def runs_table(rows: Mapping[tuple[int, str], Figures]) -> str:
 
 def write_page(file: Path, about: str, pixels: int, size: int, rows_as_table: str) -> None:
     file.write_text(f"""\
-# What decoding costs
+# Cost of decoding
 
 {about}
-Pictures of {pixels}×{pixels}, PNG, decoded and resized to {size}×{size}, once each. Preparing is to
-look for the files, to decode each, as one that cannot be decoded is better known at once, and to
-copy them, which TensorFlow Datasets does on one core. Reading is to decode them for training and to
-keep what was decoded, where the next run finds it. Files are in the system's page cache.
+Images: PNG, {pixels}×{pixels}, each decoded and resized to {size}×{size} once. Preparing
+means finding the files, decoding each one to detect damaged files, and copying them, which
+TensorFlow Datasets does on one core. Reading means decoding them for training and caching the
+decoded images for the next run. Files are in the system's page cache.
 
 {rows_as_table}
 """)

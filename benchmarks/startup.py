@@ -201,25 +201,25 @@ def write_page(
         for starts in rounds
     )
     file.write_text(f"""\
-# What starting costs
+# Cost of starting
 
 {about}
-`--help`: {spread(helps)} s, from the command to its end ({len(helps)} times).
+`--help`: {spread(helps)} s, from start to exit ({len(helps)} times).
 
-Training and evaluation as on the command line: rounds of three runs ({len(rounds)} of them), each
-with a compilation cache that is empty at first. Medians (least – most). Compiling and reading is
-the time in which JAX was compiling a program or was reading it from the cache; it keeps programs
-there that took {threshold} s or more to compile (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
+Training and evaluation as on the command line, in {len(rounds)} round(s) of three runs. Each round
+starts with an empty compilation cache. Values are medians (least – most). "Compiling and
+reading" is the time in which JAX compiled programs or read them from the cache. The cache keeps
+programs that took {threshold} s or more to compile (JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
 {runs_table(rounds)}
 
-What was found:
+Findings:
 
 - The second start spends {ratio:.2f} times as long on compiling and reading as the first one.
-- Compiled anew with a data set of another size, and not by the second start of the same one:
+- Programs compiled for a data set of another size, but not by the second start:
   {", ".join(new) or "nothing"}.
-- What took longest in the last first start: {largest(last["first start"], 6)}.
-- What took longest in the last second start: {largest(last["second start"], 6)}.
+- Longest compilations of the last first start: {largest(last["first start"], 6)}.
+- Longest reads of the last second start: {largest(last["second start"], 6)}.
 """)
 
 
