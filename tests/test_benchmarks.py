@@ -1,4 +1,4 @@
-"""The comparison with PyTorch: ratios by hand, turns that do not overlap, nothing left running."""
+"""Tests of the comparison with PyTorch: ratios, time slices, and cleanup of processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SECONDS = {"ours": [2.0, 1.0, 4.0], "plain": [3.0, 4.0, 4.0], "tuned": [1.0, 1.0, 1.0]}
 
-# Ticks twice over: a worker, as a DataLoader has them, and the program itself.
+# The program and a worker, as of a DataLoader, both print ticks.
 TICKING = """
 import os, subprocess, sys, time
 worker = len(sys.argv) > 2
@@ -29,7 +29,7 @@ for _ in range(60):
     time.sleep(0.005)
 child and child.wait()
 """
-# Holds a lock together with a worker, and goes on for an hour.
+# Holds a lock together with a worker, for an hour.
 LASTING = """
 import fcntl, subprocess, sys, time
 held = open(sys.argv[1], "w")
@@ -64,12 +64,12 @@ def program(code: str, *arguments: object) -> list[str]:
 def test_results_hold_our_speed_over_that_of_each_peer(comparison: ModuleType) -> None:
     found = comparison.results({"train": SECONDS, "step": SECONDS})
 
-    # Of rounds 3/2, 4/1, 4/4; of the tuned 1/2, 1/1, 1/4.
+    # Rounds: plain 3/2, 4/1, 4/4; tuned 1/2, 1/1, 1/4.
     assert found["step_ratio"] == 1.5
     assert found["spread"]["step_ratio"] == {"least": 1.0, "most": 4.0}
     assert found["step_ratio_tuned"] == 0.5
     assert found["times"]["step"]["ours"] == 2.0
-    # Training is one work: 11 s against 7, and 3 against 7.
+    # Training compares total times: 11 s with 7 s, and 3 s with 7 s.
     assert found["train_ratio"] == pytest.approx(11 / 7, abs=1e-4)
     assert found["train_ratio_tuned"] == pytest.approx(3 / 7, abs=1e-4)
     assert found["spread"]["train_ratio"] == {"least": 1.0, "most": 4.0}
@@ -88,7 +88,7 @@ def test_epochs_add_up_to_the_whole_training(comparison: ModuleType, in_turn: Mo
 def test_results_hold_the_speed_of_each_type_over_that_of_each_peer(comparison: ModuleType) -> None:
     found = comparison.results({"score": SECONDS | {"ours_bfloat16": [1.0, 0.5, 1.0]}})
 
-    # Of rounds 3/1, 4/0.5, 4/1; of the tuned 1/1, 1/0.5, 1/1.
+    # Rounds: plain 3/1, 4/0.5, 4/1; tuned 1/1, 1/0.5, 1/1.
     assert found["score_ratio"] == 1.5
     assert found["score_ratio_bfloat16"] == 4.0
     assert found["score_ratio_bfloat16_tuned"] == 1.0
@@ -149,9 +149,9 @@ def test_in_slices_one_program_runs_at_a_time_with_its_workers(in_turn: ModuleTy
     ticks = sorted((float(line.text), name) for name in names for line in lines[name][:-1])
     assert len(ticks) == 3 * 2 * 60
     turns = 1 + sum(before[1] != after[1] for before, after in itertools.pairwise(ticks))
-    # A turn ends with its time or its program; side by side they would change hundreds of times.
+    # A slice ends with its time or its program; concurrent programs would alternate constantly.
     assert turns <= 2 * wall / 0.15 + 3
-    # Clocks run in turn: together they are the wall's.
+    # The programs' clocks add up to the wall-clock time.
     assert sum(lines[name][-1].seconds for name in names) == pytest.approx(wall, rel=0.2)
     for name in names:
         seconds = [line.seconds for line in lines[name]]
@@ -205,7 +205,7 @@ def test_roofline_finds_the_time_of_each_kind_of_operation(in_turn: ModuleType) 
     product = jax.jit(lambda x: jnp.tanh(x @ x))
     found = roofline.seconds_by_kind(lambda: product(x))
     others = found.pop("others")
-    # The product, under a name that is XLA's, takes longer than the hyperbolic tangents.
+    # The product, under XLA's name, takes longer than the hyperbolic tangents.
     longest, shortest = sorted(found, key=found.__getitem__, reverse=True)
     assert "tanh" in shortest
     assert "tanh" not in longest

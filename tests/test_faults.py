@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or out of space goes on to the end that it would have had."""
+"""Tests that runs resume correctly after a kill, a stop signal or a full disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests import fork_server
 from tests.conftest import REPOSITORY, environment
 from tests.saved_runs import newest_whole, parameters
 
-EPOCHS = 40  # of the run that is killed again and again
+EPOCHS = 40  # of the run that is killed repeatedly
 TINY_EPOCHS = 2  # of the flags `tiny`
 KILLS = 20
 
@@ -34,14 +34,14 @@ def command(tiny: Sequence[str], workdir: Path, epochs: int) -> list[str]:
 
 
 def run(arguments: Sequence[str], devices: int = 1) -> str:
-    """Runs it to its end; returns its standard error."""
+    """Runs a command to its end; returns its standard error."""
     result = fork_server.run(arguments, environment(devices))
     assert result.returncode == 0, result.stderr
     return result.stderr
 
 
 def catches(process: fork_server.Process, number: int) -> bool:
-    """Returns True if the process has a handler for that signal; Linux only."""
+    """Returns True if the process has a handler for the signal; Linux only."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -61,7 +61,7 @@ def test_killed_at_random_moments(tiny: tuple[str, ...], tmp_path: Path) -> None
     for _ in range(KILLS):
         before = newest_whole(workdir)
         process = fork_server.start(command(tiny, workdir, EPOCHS), environment())
-        # Of the first steps on, a checkpoint is saved all the time; some are killed before.
+        # After the first steps, checkpoints are saved continually; some runs are killed earlier.
         if moments.random() < 0.8:
             while newest_whole(workdir) == before and process.poll() is None:
                 time.sleep(0.005)
@@ -69,11 +69,11 @@ def test_killed_at_random_moments(tiny: tuple[str, ...], tmp_path: Path) -> None
         process.kill()
         _, said = process.communicate()
         assert "Traceback" not in said
-        # Nothing but the time since the last checkpoint is done again.
+        # Only the steps since the last checkpoint are repeated.
         for step in re.findall(r"restored checkpoint .*/(\d+)", said):
             assert int(step) == before
             restored.append(before)
-    assert len(set(restored)) > KILLS // 3  # or the kills hit nothing
+    assert len(set(restored)) > KILLS // 3  # else the kills came too early to test anything
     run(command(tiny, workdir, EPOCHS))
     ours, theirs = parameters(workdir), parameters(straight)
     for name, value in theirs.items():
@@ -131,7 +131,7 @@ def test_a_disk_without_room_costs_no_checkpoint(
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     last = newest_whole(workdir)
     files = [path for path in workdir.glob(f"checkpoints/{last}/**/*") if path.is_file()]
-    limit = max(path.stat().st_size for path in files) // 2  # bytes that a file may have
+    limit = max(path.stat().st_size for path in files) // 2  # largest file size in bytes
     limited = ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash"]
     result = subprocess.run(
         [*limited, sys.executable, *command(tiny, workdir, TINY_EPOCHS + 2)],

@@ -1,7 +1,7 @@
-"""Every number in golden.npz, computed by the official PyTorch code, is reproduced here.
+"""Tests that the package reproduces golden.npz, which the official PyTorch code computed.
 
-The weights are not stored: `draw` makes each tensor from its official name. Computations
-follow the official ones in float64; float32 is checked where training is not yet chaotic.
+The weights are not stored: `draw` makes each tensor from its official name. Computations are
+compared in float64; float32 is compared where training is not yet chaotic.
 """
 
 import zlib
@@ -121,7 +121,7 @@ def test_saliency() -> None:
 
 
 def assert_agrees(group: str, computed: dict[str, Any], rtol: float) -> None:
-    """Compares with every golden value of the group: all must have been computed."""
+    """Asserts that the computed values equal all golden values of the group."""
     expected = {
         name.removeprefix(f"{group}/"): value
         for name, value in GOLDEN.items()
@@ -133,13 +133,13 @@ def assert_agrees(group: str, computed: dict[str, Any], rtol: float) -> None:
 
 
 def assert_close(computed: Any, expected: np.ndarray, rtol: float, name: str) -> None:
-    """Every element agrees, relative to the array's largest."""
+    """Asserts that all elements agree, relative to the largest element of the array."""
     atol = rtol * np.abs(expected).max()
     np.testing.assert_allclose(computed, expected, rtol=0, atol=atol, err_msg=name)
 
 
 def parse(name: str) -> tuple[DeviationNetwork, str]:
-    """Network and last part of eval/{backbone}/n_scales={n}/topk={k}, train/…/topk={k}/{loss}."""
+    """Returns network and last part of eval/{backbone}/n_scales={n}/topk={k} or train/…/{loss}."""
     _, backbone, n_scales, topk, *rest = name.split("/")
     model = DeviationNetwork(
         backbone,
@@ -150,7 +150,7 @@ def parse(name: str) -> tuple[DeviationNetwork, str]:
 
 
 def draw(official_name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The golden value of a tensor of the official state dict, as its README defines it."""
+    """Returns the golden value of a tensor of the official state dict."""
     seed = [0, zlib.crc32(official_name.encode())]
     z = np.random.default_rng(seed).standard_normal(shape)
     if official_name == "conv.weight":
@@ -199,7 +199,7 @@ def loss_and_gradient(loss: str, dtype: type[np.floating]) -> dict[str, jax.Arra
 
 
 def train(name: str, n_steps: int, dtype: type[np.floating]) -> dict[str, Any]:
-    """Trains on the golden batch; the results under the golden names."""
+    """Trains on the golden batch; returns the results by golden name."""
     model, loss = parse(name)
     images = golden_images(dtype)
     variables = golden_variables(model.backbone, dtype)
@@ -228,7 +228,7 @@ def train(name: str, n_steps: int, dtype: type[np.floating]) -> dict[str, Any]:
     computed: dict[str, Any] = {
         key: np.stack([metrics[key] for metrics in history]) for key in history[0]
     }
-    # This one was recorded after PyTorch's clipping.
+    # This gradient was recorded after PyTorch's clipping.
     clip = min(1.0, 1 / (computed["grad_global_norms"][0] + 1e-6))
     computed["grad/conv1"] = clip * first_gradients["conv1.weight"]
     for key, gradient in first_gradients.items():
@@ -242,7 +242,7 @@ def train(name: str, n_steps: int, dtype: type[np.floating]) -> dict[str, Any]:
     return computed
 
 
-# Tensors of the official ResNet-18 that nothing uses, so that no step changes them.
+# Unused tensors of the official ResNet-18, which training does not change.
 UNUSED = {"fc.weight": (1000, 512), "fc.bias": (1000,)}
 
 

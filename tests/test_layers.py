@@ -1,4 +1,4 @@
-"""The layers of the package: a module imports only from its own layer or a lower one."""
+"""Tests that each module imports only from its own layer or a lower one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = (
     ("api", "cli", "launchers", "main", "__main__", "__init__"),
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}
-# Leaves import nothing of ours but these, so any layer may import them.
+# Leaves import only these modules of the package, so any layer may import them.
 LEAVES = ("losses", "models.backbones", "models.heads", "data.sampler", "evaluation.metrics")
 ALLOWED_IN_LEAVES = ("errors", "rng", "prior", "models.layers")
 

@@ -1,4 +1,4 @@
-"""Losses against plain NumPy; their official values are in test_golden."""
+"""Tests of the losses against NumPy; test_golden.py compares with the official values."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ LABELS = np.array([0, 1, 1, 0, 1, 1, 0])
 PRIOR = np.random.default_rng(0).normal(0.3, 1.2, 500).astype(np.float32)
 
 
-def test_prior_sample_has_the_moments_asked_for() -> None:
+def test_prior_sample_has_the_given_moments() -> None:
     sample = sample_prior(jax.random.key(0), 20_000, mean=2.0, std=3.0)
     assert sample.shape == (20_000,)
     assert sample.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: processes, files, messages."""
+"""Tests of the command line: exit statuses, files, messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.saved_runs import parameters
 
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
-    """A copy of that workdir, to do harm to."""
+    """A copy of the trained workdir that a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
@@ -38,7 +38,7 @@ def read_scores(workdir: Path) -> list[dict[str, str]]:
 
 
 def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """One clear line with all those parts, and a non-zero status."""
+    """Asserts a non-zero status and a one-line error that contains all parts."""
     assert result.returncode == 1, result.stdout + result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, result.stderr
@@ -51,7 +51,7 @@ def test_what_a_run_prints(trained: Path) -> None:
     out, err = ((trained.parent / name).read_text() for name in ("stdout", "stderr"))
     assert "AUROC" in out
     assert str(trained / "report.html") in out
-    # 9 normal images, of which configs/folder.py holds out a fifth.
+    # configs/folder.py holds out a fifth of 9 normal images.
     assert "19 normal images held out, and there are 2" in err
     assert "a false-alarm rate of 0.05 needs 19" in err
 
@@ -74,7 +74,7 @@ def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
     rows = read_scores(trained)
     split = json.loads((trained / "split.json").read_text())
     assert [row["path"] for row in rows] == split["test"]
-    assert len(rows) == 5 + 8 - 3  # the test folder without the three labelled anomalies
+    assert len(rows) == 5 + 8 - 3  # test images without the three labelled anomalies
     for row in rows:
         assert (parts / row["path"]).is_file()
         assert row["defect"] == row["path"].split("/")[1]
@@ -120,7 +120,7 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     )
     expected = detector.score(images).scores
     np.testing.assert_allclose(detector.calibration_scores, expected, rtol=1e-4, atol=1e-5)
-    # ⌊0.4 · (2 + 1)⌋ = 1: no more than the larger of the two.
+    # ⌊0.4 · (2 + 1)⌋ = 1: the threshold lies just above the larger score.
     assert metrics["calibrated_threshold"] == pytest.approx(expected.max(), rel=1e-4, abs=1e-5)
     scores = {label: [] for label in "01"}
     for row in read_scores(copy):
@@ -129,10 +129,10 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     assert metrics["calibrated_miss_rate"] == pytest.approx(1 - np.mean(scores["1"]))
 
     assert detector.threshold is not None
-    assert detector.threshold.kind == "prior"  # at the 5 % of config.json there are too few
+    assert detector.threshold.kind == "prior"  # two images are too few for the 5 % of config.json
     calibration = json.loads((copy / "calibration.json").read_text())
     (copy / "calibration.json").write_text(json.dumps({**calibration, "step": 3}))
-    assert len(Detector.restore(copy).calibration_scores) == 0  # of other weights
+    assert len(Detector.restore(copy).calibration_scores) == 0  # they belong to other weights
     (copy / "calibration.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds no calibration; run --mode=eval"):
         Detector.restore(copy)
@@ -144,7 +144,7 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
         Detector.restore(copy)
     assert "calibration.json is missing: the threshold is not calibrated" in caplog.text
     (copy / "calibration.json").write_text("{}")
-    assert main("--mode=eval", f"--workdir={copy}").returncode == 0  # as the advice is
+    assert main("--mode=eval", f"--workdir={copy}").returncode == 0  # as the warning advises
     np.testing.assert_array_equal(
         Detector.restore(copy).calibration_scores, detector.calibration_scores
     )
@@ -152,13 +152,13 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
 
 def test_no_image_is_dropped_whatever_the_batch_and_the_devices(main: Main, copy: Path) -> None:
     before = read_scores(copy)
-    # 10 images on 4 devices, 7 at once: neither divides.
+    # 10 images, 4 devices, batches of 7: none divides another.
     settings = ("--config.evaluation.batch_size=7", "--config.evaluation.explanation=none")
     result = main("--mode=eval", f"--workdir={copy}", *settings, devices=4)
     assert result.returncode == 0, result.stderr
     after = read_scores(copy)
     assert [row["path"] for row in after] == [row["path"] for row in before]
-    # Other batch shapes take other orders of summation: float32's rounding, no more.
+    # Other batch shapes sum in another order: differences are float32 rounding.
     np.testing.assert_allclose(
         [float(row["score"]) for row in after],
         [float(row["score"]) for row in before],
@@ -175,7 +175,7 @@ def test_the_detector_scores_as_the_command_line_does(trained: Path, parts: Path
     scores, maps = detector.score(images)[:2]
     np.testing.assert_allclose(scores, [float(row["score"]) for row in rows], rtol=1e-4, atol=1e-5)
     assert maps.shape == (10, 1, 1)
-    # topk 0.1 of one position is that position: the score is its absolute value.
+    # With a single position, the score is its absolute value.
     np.testing.assert_allclose(scores, np.abs(maps[:, 0, 0]), rtol=1e-6)
     of_files = detector.score([parts / path for path in paths])
     np.testing.assert_array_equal(of_files.scores, scores)
@@ -186,7 +186,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
 ) -> None:
     workdir = tmp_path / "run"
     command = ["-m", "devnet_jax.main", *tiny, f"--workdir={workdir}"]
-    # On as many devices as the run that it is compared with.
+    # On the same number of devices as the reference run.
     process = fork_server.start(command, environment(devices=1))
     while not (workdir / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()
@@ -211,7 +211,7 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(
     first = main(*tiny, f"--workdir={resumed}", "--config.train.epochs=1")
     assert first.returncode == 0, first.stderr
     halfway = parameters(resumed)
-    # Without --config: the workdir knows its settings.
+    # Without --config: the settings are in the workdir.
     second = main(f"--workdir={resumed}", "--config.train.epochs=2")
     assert second.returncode == 0, second.stderr
     ours, theirs = parameters(resumed), parameters(trained)
@@ -415,7 +415,7 @@ def test_files_that_are_no_images_are_counted_and_at_verbosity_named(
         *tiny,
         f"--workdir={tmp_path / 'run'}",
         f"--config.dataset.manual_dir={folder}",
-        "--config.dataset.n_anomaly=99",  # ends the run once the folder is read
+        "--config.dataset.n_anomaly=99",  # stops the run after the folder is read
         "--verbosity=1",
     )
     refused(result, "n_anomaly = 99")
@@ -474,7 +474,7 @@ def test_fewer_epochs_than_were_done(main: Main, copy: Path) -> None:
 
 
 def test_pictures_that_changed_after_training(main: Main, copy: Path, tmp_path: Path) -> None:
-    folder = make_parts(tmp_path / "parts")  # equal pictures, written anew
+    folder = make_parts(tmp_path / "parts")  # equal images in new files
     result = main("--mode=eval", f"--workdir={copy}", f"--config.dataset.manual_dir={folder}")
     assert result.returncode == 0, result.stderr
     assert "has changed, or was copied, since the run began" in result.stderr

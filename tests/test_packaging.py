@@ -1,4 +1,4 @@
-"""What is declared once in pyproject.toml holds elsewhere, and what is built holds the package."""
+"""Tests of packaging: consistency with pyproject.toml, and content of the distributions."""
 
 import os
 import re
@@ -63,7 +63,7 @@ def test_the_licence_is_the_one_declared() -> None:
 
 
 def succeeds(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """The standard output of a command that has to end well."""
+    """Runs a command, asserts that it succeeds, and returns its standard output."""
     result = subprocess.run(
         command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -72,7 +72,7 @@ def succeeds(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def in_the_repository() -> list[str]:
-    """Files that git tracks, or would track with the next commit."""
+    """Returns the files that git tracks, and untracked files that it does not ignore."""
     listed = "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"
     names = succeeds(*listed, cwd=REPOSITORY).split("\0")
     return [name for name in names if name and (REPOSITORY / name).is_file()]
@@ -80,7 +80,7 @@ def in_the_repository() -> list[str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository without anything that was built in it."""
+    """A copy of the repository without build outputs."""
     if not (REPOSITORY / ".git").exists():
         pytest.skip("which files are the project's is told by git, and this is no clone")
     folder = tmp_path_factory.mktemp("source")

@@ -1,4 +1,4 @@
-"""The quickstart to its end: its AUROC and its false-alarm rate."""
+"""Test of the complete quickstart: AUROC and false-alarm rate."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_the_quickstart_reaches_what_it_promises(main: Main, tmp_path: Path) -> 
     results = json.loads(metrics)
     assert results["image_auroc"] >= 0.95
     assert results["pixel_auroc_mean"] >= 0.85
-    # 100 images calibrate and 40 test: by the promise of 5 %, more than a fifth in 1 run of 600.
+    # With 100 calibration and 40 test images at 5 %, a rate above 1/5 occurs in 1 run of 600.
     assert results["calibrated_false_alarm_rate"] <= 0.2

@@ -1,4 +1,4 @@
-"""The recipes of docs/research.md, followed to the letter: each trains for two steps.
+"""Tests of the recipes in docs/research.md, applied literally: each trains for two steps.
 
 A block of a recipe begins with a comment that says where its code goes: a new file, above a table
 or a class, or in it.
@@ -23,7 +23,7 @@ RECIPES = {
     "A backbone": ("--config.model.backbone=plain",),
     "A head": ("--config.model.head=logsumexp",),
 }
-CODE_FILES = 2  # at most, that a recipe touches
+CODE_FILES = 2  # largest number of files that a recipe changes
 
 
 def blocks(heading: str) -> list[tuple[str, str, str, str]]:

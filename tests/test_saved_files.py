@@ -1,4 +1,4 @@
-"""Runs and model files of earlier versions load and score as they did.
+"""Tests that runs and model files of earlier versions load and give the same scores.
 
 `tests/saved/0.1` was written at commit 73476bd: a workdir and a model file of a ResNet-18 at 64×64
 pixels with one scale, whose weights repeat a few numbers so that the files compress, and what the

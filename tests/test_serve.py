@@ -1,4 +1,4 @@
-"""examples/serve.py as its clients meet it: a process, and real HTTP."""
+"""Tests of examples/serve.py as a process, over HTTP."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_detector(
     assert expected.p_values is not None
     assert expected.is_anomaly is not None
     assert detector.threshold is not None
-    with ThreadPoolExecutor() as threads:  # so that some of them are scored as one batch
+    with ThreadPoolExecutor() as threads:  # concurrently, so that some are scored as one batch
         asked = [threads.submit(service.ask, "POST", "/score", picture) for picture in pictures]
         mapped = [
             threads.submit(service.ask, "POST", "/score?maps=true", picture)
@@ -116,7 +116,7 @@ def test_scores_are_those_of_the_detector(
 
 
 def bomb() -> bytes:
-    """A small file of many pixels."""
+    """Returns a small file with many pixels."""
     file = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(file, "PNG")
     return file.getvalue()
@@ -156,7 +156,7 @@ def test_a_form_is_told_what_to_send(service: Service, pictures: list[bytes]) ->
 
 
 def head(length: int) -> bytes:
-    """What comes before a body of that length."""
+    """Returns the head of a request with a body of this length."""
     return f"POST /score HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
@@ -234,7 +234,7 @@ def test_too_many_are_told_to_come_back_and_who_waits_is_served_to_the_end(
             client.sendall(head(len(picture)) + picture[:-1])
             waiting.append(client)
         status = 200
-        while status == 200:  # until the service has heard of those two
+        while status == 200:  # until the service has received those two requests
             with contextlib.closing(http.client.HTTPConnection(HOST, service.port)) as third:
                 third.request("POST", "/score", picture)
                 response = third.getresponse()

@@ -1,4 +1,4 @@
-"""The names that settings and flags allow are exactly those of the tables."""
+"""Tests that settings and flags allow exactly the names of the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--mode=export, and scoring with the file alone."""
+"""Tests of --mode=export, and of scoring with only the exported file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY, Main
 from tests.served import started
 
-# What the file needs to be read: jax itself, what jax needs, and the three others.
+# Packages needed to read the file: jax, its dependencies, and three others.
 NEEDED = ("jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "numpy", "PIL", "flatbuffers")
 
 CALLBACK = "xla_ffi_python_cpu_callback"  # the call behind jax.pure_callback
@@ -61,7 +61,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained run and its detector in one file."""
+    """A trained run and its exported detector."""
 
     workdir: Path
     file: Path
@@ -81,7 +81,7 @@ def images_of(folder: Path) -> list[Path]:
 
 
 def column(table: Path, name: str, parts: Path) -> dict[str, float]:
-    """Of a table of images: path within the parts → the value of a column."""
+    """Returns the values of a column of a table of images by path."""
     with table.open() as file:
         return {
             str(parts / row["path"]): float(row[name]) for row in csv.DictReader(file) if row[name]
@@ -96,7 +96,7 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
     assert predicted.returncode == 0, predicted.stderr
     paths = images_of(parts)
 
-    # In an environment that holds nothing but what the file needs.
+    # In an environment that contains only the packages that the file needs.
     environment, packages = tmp_path / "environment", Path(np.__file__).parents[1]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     place = environment / "packages"
@@ -147,7 +147,7 @@ def test_all_ways_to_score_agree(run: Run, main: Main, parts: Path, tmp_path: Pa
 
 
 def test_card(run: Run) -> None:
-    with zipfile.ZipFile(run.file) as archive:  # any tool can look into it
+    with zipfile.ZipFile(run.file) as archive:  # any zip tool can read it
         card = json.loads(archive.read(CARD))
     metrics = json.loads((run.workdir / "eval" / "metrics.json").read_text())
     assert card["metrics"] == metrics
@@ -169,7 +169,7 @@ def test_any_number_of_images_with_few_compilations(run: Run) -> None:
     all_of_them = detector.score(images).scores
     for n in (1, 7, 64):
         np.testing.assert_allclose(detector.score(images[:n]).scores, all_of_them[:n], rtol=1e-5)
-    assert detector._programs[SCORE]._cache_size() == 3  # of 1, 8 and 32
+    assert detector._programs[SCORE]._cache_size() == 3  # for batches of 1, 8 and 32
 
 
 @pytest.mark.parametrize("method", ["gradient", "smoothgrad", "score_map", "none"])
@@ -235,7 +235,7 @@ def test_foreign_files(parts: Path, tmp_path: Path) -> None:
 
 
 def rewritten(file: Path, change: Callable[[dict[str, bytes]], Any], **options: Any) -> bytes:
-    """The file as somebody would write it who knows how to seal one."""
+    """Returns the file with changed entries and a valid checksum."""
     with zipfile.ZipFile(file) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     change(entries)
@@ -247,7 +247,7 @@ def rewritten(file: Path, change: Callable[[dict[str, bytes]], Any], **options: 
 
 
 def with_host_callback(entries: dict[str, bytes]) -> None:
-    """A program that would run Python, or what an address in it says, on whoever scores."""
+    """Replaces the program by one that would call Python on the machine that scores."""
     shapes = {"w": jax.ShapeDtypeStruct((1,), jnp.float32)}
     shape = (*jax_export.symbolic_shape("n"), IMAGE_SIZE, IMAGE_SIZE, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
@@ -287,7 +287,7 @@ def with_card(**values: Any) -> Callable[[dict[str, bytes]], None]:
         "short weight", "compressed", "callback",
     ],
 )  # fmt: skip
-def test_what_is_not_trusted(
+def test_untrusted_files_are_rejected(
     run: Run,
     tmp_path: Path,
     change: Callable[[dict[str, bytes]], Any],
@@ -300,7 +300,7 @@ def test_what_is_not_trusted(
         ExportedDetector.load(path)
 
 
-def test_an_honest_rewriting_is_read(run: Run, tmp_path: Path) -> None:
+def test_a_file_without_the_explanation_program_is_read(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.devnet"
     path.write_bytes(rewritten(run.file, lambda entries: entries.pop(EXPLAIN)))
     assert ExportedDetector.load(path).threshold is not None

@@ -1,4 +1,4 @@
-"""The detector of notebooks and services: trained, and loaded again."""
+"""Tests of `Detector`: training from a folder, loading, and names of settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY
 
 
 def tiny_settings(data_dir: Path) -> dict[str, object]:
-    """Those of `TINY`, as a program gives them."""
+    """Returns the settings of `TINY` as keyword arguments."""
     flags = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
     numbers = {name: int(value) if value.isdigit() else value for name, value in flags.items()}
     return {**numbers, "data_dir": str(data_dir)}

@@ -1,4 +1,4 @@
-"""Explanation maps; the paper's are compared with the official code's in test_golden.py."""
+"""Tests of explanation maps; test_golden.py compares the paper's maps with the official code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Six pictures: two batches of four, the second half empty."""
+    """Six images: two batches of four, the second half empty."""
     return np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 
 
@@ -70,7 +70,7 @@ def test_a_map_depends_on_its_image_alone(
 
 
 def test_the_gradient_is_that_of_the_score(detector: Detector, images: np.ndarray) -> None:
-    # The map's hottest pixels, changed, move the score more than its coldest.
+    # Changing the hottest pixels of the map changes the score more than changing the coldest.
     (heat,) = detector.explain(images[:1]).maps
     order = np.argsort(heat, axis=None)
 
@@ -109,12 +109,12 @@ def test_the_score_map_is_the_heads_at_the_positions(detector: Detector) -> None
     (heat,) = detector.explain(image, "score_map").maps
     (scores,) = detector.score(image).maps
     assert scores.shape == (3, 3)
-    # The middle of a position of 32 pixels lies between two of them.
+    # The centre of a position of 32 pixels lies between two pixels.
     middles = np.array([15.5, 47.5, 79.5])
     at_middles = ndimage.map_coordinates(
         heat, np.meshgrid(middles, middles, indexing="ij"), order=1
     )
-    np.testing.assert_allclose(at_middles, np.abs(scores), atol=0.03)  # half a pixel aside
+    np.testing.assert_allclose(at_middles, np.abs(scores), atol=0.03)  # half a pixel away
 
 
 def test_scores_that_are_averaged_with_their_sign_are_mapped_with_it(

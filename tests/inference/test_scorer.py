@@ -1,4 +1,4 @@
-"""What people give to be scored, and what they get."""
+"""Tests of `ImageScorer`: accepted images, results, overlays and decisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from devnet_jax.prior import Prior
 
 
 class Brightness(ImageScorer):
-    """Scores an image by its mean, and explains it by its pixels."""
+    """Scores images by their mean, and explains them by their pixels."""
 
     image_size = 16
     thresholds = (Threshold("calibrated", 100.0, 0.05, 19),)
@@ -39,12 +39,12 @@ class Brightness(ImageScorer):
 def picture(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(5).integers(0, 255, (40, 30, 3), dtype=np.uint8)
     turned = Image.Exif()
-    turned[0x0112] = 6  # a camera held upright
+    turned[0x0112] = 6  # rotated by 90 degrees
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned)
     return tmp_path / "a.png"
 
 
-def test_a_picture_is_the_same_however_it_is_given(picture: Path) -> None:
+def test_all_kinds_of_images_give_equal_batches(picture: Path) -> None:
     expected = load_image(picture.read_bytes(), "a.png", 16)
     with Image.open(picture) as opened:
         upright = np.rot90(np.asarray(opened), 3)
@@ -79,7 +79,7 @@ def test_grey_images_and_stacks_of_them() -> None:
         (np.zeros((1, 16, 16, 3), np.int64), "is of type int64"),
     ],
 )
-def test_what_is_no_image(images: Any, words: str) -> None:
+def test_other_values_than_images_are_rejected(images: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         as_batch(images, 16)
 
@@ -92,7 +92,7 @@ def test_result() -> None:
     assert result.is_anomaly is not None
     assert result.is_anomaly.tolist() == [False, True]
     assert result.p_values is not None
-    assert result.p_values[0] == pytest.approx(0.00134990, rel=1e-5)  # of three deviations
+    assert result.p_values[0] == pytest.approx(0.00134990, rel=1e-5)  # three standard deviations
     assert result.maps.shape == (2, 16, 16)
     explanation = scorer.explain(bright)
     assert explanation.maps.shape == (1, 16, 16)
@@ -108,7 +108,7 @@ def test_colours_are_those_of_yellow_to_red() -> None:
     np.testing.assert_allclose(painted, expected, atol=1.5)
 
 
-def test_scikit_learn_s_signs() -> None:
+def test_signs_are_those_of_scikit_learn() -> None:
     images = np.stack([np.full((16, 16, 3), v, np.uint8) for v in (40, 100, 130)])
     detector = Brightness()
     np.testing.assert_array_equal(detector.decision_function(images), [60, 0, -30])
@@ -116,7 +116,7 @@ def test_scikit_learn_s_signs() -> None:
     assert (detector.predict(images) == -1).tolist() == detector.score(images).is_anomaly.tolist()
 
 
-def test_without_a_threshold_nothing_is_decided() -> None:
+def test_without_a_threshold_there_is_no_prediction() -> None:
     class Undecided(Brightness):
         thresholds = ()
         prior = None

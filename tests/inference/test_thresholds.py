@@ -1,4 +1,4 @@
-"""Thresholds and p-values: against tables of the normal distribution, and by simulation."""
+"""Tests of thresholds and p-values against tables of the normal distribution and simulations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devnet_jax.inference.thresholds import (
 from devnet_jax.prior import Prior
 
 
-def test_of_the_prior() -> None:
+def test_prior_threshold() -> None:
     threshold = prior_threshold(Prior(), 0.95)
     assert threshold is not None
     # From any table of the normal distribution.
@@ -34,7 +34,7 @@ def test_without_a_prior_there_is_no_threshold() -> None:
 
 
 def test_calibrated_by_hand() -> None:
-    scores = np.arange(1, 20, dtype=np.float32)[::-1]  # 19 images: ⌊0.05 · 20⌋ = 1 may be above
+    scores = np.arange(1, 20, dtype=np.float32)[::-1]  # 19 images: k = ⌊0.05 · 20⌋ = 1
     threshold = calibrated_threshold(scores, 0.05)
     assert threshold is not None
     assert threshold.n_calibration == 19
@@ -47,7 +47,7 @@ def test_calibrated_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.3, 3)])
-def test_too_few_images_promise_nothing(rate: float, needed: int) -> None:
+def test_too_few_images_give_no_threshold(rate: float, needed: int) -> None:
     assert n_calibration_needed(rate) == needed
     assert calibrated_threshold(np.zeros(needed - 1, np.float32), rate) is None
     assert calibrated_threshold(np.zeros(needed, np.float32), rate) is not None
@@ -72,7 +72,7 @@ def test_keeps_its_promise_over_simulated_draws(n: int, rate: float, scores_of: 
         rates.append(np.mean(draw(2000) >= threshold.value))
     error = np.std(rates) / np.sqrt(200)
     assert np.mean(rates) <= rate + 3 * error
-    if scores_of != "with ties":  # and gives nothing away: it is exact to 1 / (n + 1)
+    if scores_of != "with ties":  # the rate is exact to 1 / (n + 1)
         assert np.mean(rates) >= rate - 1 / (n + 1) - 3 * error
 
 
@@ -89,7 +89,7 @@ def test_the_share_of_calibration_images_above_it_is_within_the_promise(
         assert len(scores) < n_calibration_needed(rate)
     else:
         assert np.sum(threshold.alarms(array)) <= rate * (len(scores) + 1) + 1e-6
-        # However it is compared, as float32 or float64, and as the next score would be.
+        # Comparisons in float32 and float64 agree, also for the next larger scores.
         following = np.nextafter(array, np.float32(np.inf))
         for values in (array, following):
             np.testing.assert_array_equal(threshold.alarms(values), values >= threshold.value)

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions: the same network, in evaluation mode."""
+"""Tests that folding BatchNorm does not change the network in evaluation mode."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
         model = DeviationNetwork(backbone, n_scales=1)
         images = jax.random.normal(jax.random.key(0), (2, 70, 70, 3), jnp.float64)
         drawn = jax.eval_shape(model.init, jax.random.key(1), images)
-        # Statistics, scales and shifts as after training: none of them 0 or 1.
+        # Statistics, scales and shifts that are neither 0 nor 1, as after training.
         rng = np.random.default_rng(2)
         variables = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.asarray(

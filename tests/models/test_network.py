@@ -1,4 +1,4 @@
-"""The network's shapes, pyramid, scores, precision and refusals; its numbers are in test_golden."""
+"""Tests of the network: shapes, pyramid, scores, precision, errors; see also test_golden.py."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_image_scores_of_position_scores() -> None:
 
 @pytest.fixture(scope="module")
 def variables() -> Any:
-    """Of a ResNet-18; they depend on neither the scales nor the size of the images."""
+    """Variables of a ResNet-18, which fit any number of scales and any image size."""
     return jax.jit(DeviationNetwork(n_scales=1).init)(jax.random.key(0), images_of_size(32))
 
 

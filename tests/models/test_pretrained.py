@@ -1,4 +1,4 @@
-"""Weights under torchvision's names: there and back, from every source, and every refusal."""
+"""Tests of weights under torchvision's names: conversion, sources and errors."""
 
 import sys
 import types
@@ -25,7 +25,7 @@ State = dict[str, np.ndarray]
 
 
 def made_up_state(backbone: str) -> State:
-    """A complete state dict in torchvision's names and PyTorch's layout, each value its own."""
+    """Returns a complete torchvision state dict in which all values differ."""
     images = jnp.zeros((1, 64, 64, 3))
     template = jax.eval_shape(DeviationNetwork(backbone, 1).init, jax.random.key(0), images)
     zeros = to_torch_state_dict(jax.tree.map(lambda leaf: np.zeros(leaf.shape), template))
@@ -46,7 +46,7 @@ def alexnet() -> State:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "alexnet"])
-def test_there_and_back(backbone: str) -> None:
+def test_round_trip(backbone: str) -> None:
     state = made_up_state(backbone)
     back = to_torch_state_dict(from_torch_state_dict(state, backbone))
     assert back.keys() == state.keys()

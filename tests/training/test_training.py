@@ -1,4 +1,4 @@
-"""Training: the same model on any number of devices, streamed images, non-finite losses."""
+"""Tests of training: numbers of devices, streamed images, non-finite losses, backbones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.data.test_store import ArrayReader
 
 
 def parameters(workdir: Path) -> np.ndarray:
-    """All parameters and running statistics of the newest checkpoint, as one vector."""
+    """Returns all parameters and running statistics of the newest checkpoint as one vector."""
     leaves = jax.tree.leaves(Detector.restore(workdir).variables)
     return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
@@ -48,13 +48,13 @@ train(Config.from_dict(json.loads(sys.argv[1])), Workdir(sys.argv[2]))
 @pytest.mark.slow
 def test_one_two_and_eight_devices_train_the_same_model(parts: Path, tmp_path: Path) -> None:
     settings = {
-        "model.backbone": "resnet18",  # which has BatchNorm
+        "model.backbone": "resnet18",  # has BatchNorm
         "dataset.image_size": 32,
         "train.batch_size": 8,
         "train.epochs": 4,
         "train.steps_per_epoch": 1,
-        "loss.prior_samples": 10,  # so few that another draw would show
-        "optimizer.clip_norm": 0.5,  # bites at every step
+        "loss.prior_samples": 10,  # few, so that another draw would be noticed
+        "optimizer.clip_norm": 0.5,  # clips at every step
     }
     config = with_settings(small_run(parts, tmp_path / "prepared"), settings)
     trained, first_step = {}, {}
@@ -78,10 +78,9 @@ def test_one_two_and_eight_devices_train_the_same_model(parts: Path, tmp_path: P
         # From equal parameters, the loss and the gradient are those of the whole batch.
         for name in ("loss", "gradient_norm"):
             assert first_step[devices][name] == pytest.approx(first_step[1][name], rel=1e-4)
-        # Sums over the batch are taken in another order, so float32 gradients differ in their
-        # last bits, and Adam turns a sign that flips where a gradient is nearly 0 into a step
-        # of the learning rate: hence a norm over all parameters, relative to the way travelled,
-        # and not a bound for each of them.
+        # Sums over the batch have another order, so float32 gradients differ in the last bits.
+        # Where a gradient is nearly 0, its sign may flip, and Adam makes a full step of it. The
+        # test therefore compares the norm of the difference with the total change.
         assert np.linalg.norm(trained[devices] - trained[1]) < 0.02 * moved
 
 
@@ -118,7 +117,7 @@ def test_images_that_do_not_fit_are_streamed_and_train_the_same_model(
     def fail(*_: object) -> None:
         raise AssertionError("decoded")
 
-    # A finished run has no use for its images.
+    # A finished run does not read its images.
     monkeypatch.setattr(decode, "load_image", fail)
     train(small_run(parts, data_dir, cache=False), Workdir(streamed))
     with pytest.raises(AssertionError, match="decoded"):
@@ -151,7 +150,7 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     "settings",
     [
-        # AlexNet has no BatchNorm and needs 63 pixels; of 7 images the anomalies get one more.
+        # AlexNet has no BatchNorm and needs 63 pixels. 4 of 7 images of a batch are anomalies.
         # A call of two steps does not divide its epoch of three.
         {
             "model.backbone": "alexnet",
@@ -189,7 +188,7 @@ def test_other_backbones_losses_and_types(
     metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert metrics["step"] == settings["train.steps_per_epoch"]
     assert 0 <= metrics["image_auroc"] <= 1
-    assert "prior_threshold" not in metrics  # only the deviation loss knows a prior
+    assert "prior_threshold" not in metrics  # only the deviation loss has a prior
     detector = Detector.restore(tmp_path)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(detector.variables))
 
@@ -262,7 +261,7 @@ def test_steps_of_a_call_are_the_same_one_by_one_in_one_call_and_in_a_loop() -> 
         losses[how] = np.concatenate(history)
         moved[how] = difference(state.variables, drawn)
     for how in ("one call", "loop"):
-        # XLA orders sums differently in differently shaped programs; see the devices' test.
+        # XLA sums in another order in programs of other shapes; see the test of devices.
         np.testing.assert_allclose(losses[how][0], losses["one by one"][0], rtol=1e-5)
         apart = np.linalg.norm(moved[how] - moved["one by one"])
         assert apart < 0.02 * np.linalg.norm(moved["one by one"])
