@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from devnet_jax.cli.modes import MODES
 from devnet_jax.config import EvaluationConfig, LossConfig, ModelConfig
 from devnet_jax.errors import UserError
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.losses import LOSSES, get_loss, prior_of
-from devnet_jax.main import MODE_HELP
 from devnet_jax.models import BACKBONES, HEADS
 
 
@@ -33,10 +31,6 @@ def test_settings_allow_what_the_tables_have(
 ) -> None:
     allowed = typing.get_args(typing.get_type_hints(section)[setting])
     assert set(allowed) == set(table)
-
-
-def test_every_mode_is_explained() -> None:
-    assert MODE_HELP.keys() == MODES.keys()
 
 
 def test_an_unknown_loss_is_refused() -> None:
