@@ -263,7 +263,7 @@ def test_mvtec_ad_hard_setting_two_scales(
         f"--workdir={workdir}",
         f"--config.dataset.manual_dir={raw}",
         "--config.dataset.known_class=stain",
-        "--config.model.backbone=resnet18",
+        f"--config.dataset.image_size={2 * IMAGE_SIZE}",
         "--config.model.n_scales=2",
         "--config.train.epochs=1",
         "--config.train.steps_per_epoch=3",
@@ -286,7 +286,7 @@ def test_mvtec_ad_hard_setting_two_scales(
     for row in read_scores(workdir):
         heat = np.load(workdir / "explain" / "maps" / f"{row['path']}.npy")
         with Image.open(workdir / "explain" / "overlays" / f"{row['path']}.jpg") as overlay:
-            assert heat.shape == overlay.size == (IMAGE_SIZE, IMAGE_SIZE)
+            assert heat.shape == overlay.size == (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
         if row["defect"] == "scratch":
             mask_path = row["path"].replace("test/", "ground_truth/").replace(".png", "_mask.png")
             with Image.open(raw / "carpet" / mask_path) as mask:

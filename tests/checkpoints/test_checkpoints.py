@@ -438,6 +438,7 @@ def script(text: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(text)]
 
 
+@pytest.mark.slow
 def test_resumes_from_the_newest_checkpoint_after_a_kill_at_any_moment(tmp_path: Path) -> None:
     moments = random.Random(0)
     starts = []

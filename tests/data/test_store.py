@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +24,7 @@ from devnet_jax.data.store import (
     padded_length,
 )
 from devnet_jax.distributed.sharding import replicated
-from tests.conftest import REPOSITORY
+from tests import fork_server
 
 GIB = 2**30
 
@@ -198,12 +197,7 @@ def test_memory_of_streaming_does_not_grow_with_the_images(tmp_path: Path) -> No
     for n_images, location in ((40, "stream"), (400, "stream"), (400, "host")):
         for i in range(n_images):
             Image.new("L", (8, 8), i % 256).save(folder / "train/good" / f"{i:04}.png")
-        child = subprocess.run(
-            [sys.executable, "-c", STREAM, str(folder), location],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-        )
+        child = fork_server.run(["-c", STREAM, folder, location], os.environ)
         assert child.returncode == 0, child.stderr
         length, peaks[n_images, location] = map(int, child.stdout.split())
         assert length >= n_images

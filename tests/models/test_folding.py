@@ -10,7 +10,9 @@ from devnet_jax.models import DeviationNetwork, fold_batch_norm
 pytestmark = pytest.mark.usefixtures("optimised")
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "alexnet"])  # every kind of block
+@pytest.mark.parametrize(  # every kind of block
+    "backbone", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), "alexnet"]
+)
 def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
     with jax.enable_x64(True):
         model = DeviationNetwork(backbone, n_scales=1)
