@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests import fork_server
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outside the project
 
-# All tests and their processes share what they compile. Set before JAX is imported.
+# The compilation cache of all tests and their processes. Set before JAX is imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes longer than running here; see `optimised`. It is part of the cache's keys.
+# Small programs take longer to compile than to run; see `optimised`. Part of the cache's keys.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The XLA flags of the command line; the number of devices is chosen by each test.
@@ -48,7 +48,7 @@ RESNET18 = ("--config.model.backbone=resnet18", "--config.dataset.image_size=32"
 
 @pytest.fixture(scope="module")
 def optimised() -> Iterator[None]:
-    """Lets XLA optimise what this module and its processes compile, as it does outside of tests."""
+    """XLA's optimisations are on in this module and its processes, as they are outside of tests."""
     import jax
 
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +69,7 @@ def shared() -> Path:
 
 
 def make_parts(folder: Path) -> Path:
-    """A folder of pictures as configs/folder.py wants it: grey noise, and coloured defects."""
+    """Makes a folder of images in the layout of configs/folder.py: grey noise, coloured defects."""
     rng = np.random.default_rng(7)
     kinds = {"train/good": 9, "test/good": 5, "test/scratch": 4, "test/stain": 4}
     for kind, count in kinds.items():
@@ -103,12 +103,12 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 @pytest.fixture(scope="session")
 def parts(shared_tmp: Path) -> Path:
-    """A small folder of pictures; read-only."""
+    """A small folder of images; read-only."""
     return make_once(shared_tmp / "parts", make_parts)
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Environment variables of a process on `devices` virtual CPU devices."""
+    """Returns the environment variables of a process on `devices` virtual CPU devices."""
     return {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
 
 

@@ -40,10 +40,10 @@ from tests.conftest import REPOSITORY, TINY, environment, make_parts
 from tests.fork_server import import_package
 
 LINKED = ("configs", "launch", "examples", "devnet_jax", "requirements.txt", "pyproject.toml")
-FOREIGN = ("ssh-add",)  # what others have made, and is neither checked nor run
-LISTENER, LOG, SERVICE = ".listener", ".log", ".service"  # in the folder
+FOREIGN = ("ssh-add",)  # programs of other projects, which are neither checked nor run
+LISTENER, LOG, SERVICE = ".listener", ".log", ".service"  # files in the folder
 
-# A stand-in: sends its name and arguments, and ends with the status that comes back.
+# A stand-in: sends its name and arguments, and exits with the status in the reply.
 _STAND_IN = """#!{python} -IS
 import json, os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
@@ -55,14 +55,14 @@ sys.exit(int(listener.makefile().read() or 1))
 
 
 class Workplace:
-    """The folder, and the process that works there; use it as a context manager."""
+    """The folder and the process behind the stand-ins; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Fills the folder; starts nothing."""
+        """Fills the folder."""
         self.folder = folder
         for name in LINKED:
             (folder / name).symlink_to(REPOSITORY / name)
-        (folder / "docs").mkdir()  # a copy: what is there writes beside itself
+        (folder / "docs").mkdir()  # a copy: settings_page.py writes to its own folder
         shutil.copy(REPOSITORY / "docs" / "settings_page.py", folder / "docs")
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / "bin").mkdir()
@@ -97,11 +97,11 @@ class Workplace:
             os.kill(int((self.folder / SERVICE).read_text()), signal.SIGKILL)
 
     def log(self) -> str:
-        """The end of what was printed so far."""
+        """Returns the end of the output so far."""
         return (self.folder / LOG).read_text(errors="replace")[-4000:]
 
     def shell(self, commands: str) -> None:
-        """Runs commands as a shell does; the first that fails is an `AssertionError`."""
+        """Runs commands in Bash; raises `AssertionError` at the first that fails."""
         environment = {"HOME": str(self.folder), "PATH": str(self.folder / "bin")}
         result = subprocess.run(
             [str(shutil.which("bash")), "-euo", "pipefail", "-c", commands],
@@ -110,21 +110,21 @@ class Workplace:
         assert result.returncode == 0, f"{commands}\n{result.stderr}\n{self.log()}"
 
     def python(self, code: str) -> None:
-        """Runs Python's statements in a namespace of their own."""
+        """Runs Python code in a new namespace."""
         file = self.folder / ".block.py"
         file.write_text(code)
         self.shell(f".venv/bin/python {file}")
 
 
 def _make_pictures(folder: Path) -> None:
-    """What the commands name: folders of pictures, and data sets in their published layouts."""
+    """Makes the folders of images and the data sets that the commands name."""
     parts = make_parts(folder / "my_parts")
     shutil.copytree(parts / "test" / "scratch", folder / "new_parts")
     shutil.copytree(parts / "test" / "good", folder / "line3" / "monday")
     shutil.copy(parts / "test" / "stain" / "000.png", folder / "part.png")
     data = folder / "data"
     shutil.copytree(parts, data / "mvtec_anomaly_detection" / "carpet")
-    for name in ("mvtec_ad", "brain_mri", "elpv"):  # of sweeps, which are only listed
+    for name in ("mvtec_ad", "brain_mri", "elpv"):  # data sets of sweeps, which are dry runs
         (data / name).mkdir()
 
 
@@ -182,7 +182,7 @@ def _status_of(words: Sequence[str]) -> int:
 
 
 def _make_weights(folder: Path) -> None:
-    """ResNet-18's, random, in the Hub's cache and as a file."""
+    """Writes random weights of a ResNet-18 into the Hub's cache and into a file."""
     import jax
     import safetensors.numpy
 
@@ -219,7 +219,7 @@ def _tiny_flags() -> list[str]:
 
 
 def _make_tiny() -> None:
-    """Lets what Python's blocks train be as small as what the commands do."""
+    """Makes blocks of Python train runs as small as those of the commands."""
     from devnet_jax import Detector
     from devnet_jax.config import full_name, parse_setting, with_settings
     from devnet_jax.inference.sklearn import DevNet
@@ -254,10 +254,10 @@ def _python(arguments: list[str]) -> None:
     elif program == "launch/sweep.py":
         _run_script(program, [*rest, "--dry_run"])
     elif program.startswith("launch/"):
-        place = rest.index("--")
-        # Without a platform it would ask JAX, in a process of its own, for the devices.
+        split = rest.index("--")
+        # Without --platform it would start a process that counts the devices.
         here = ["--platform=cpu"] if program == "launch/local.py" else []
-        _run_script(program, [*rest[:place], *here, "--dry_run", *rest[place:]])
+        _run_script(program, [*rest[:split], *here, "--dry_run", *rest[split:]])
     elif program in ("docs/settings_page.py", "examples/first_detector.py"):
         _run_script(program, rest)
     elif program.endswith(".block.py"):
@@ -289,15 +289,15 @@ def _devnet(arguments: list[str]) -> None:
 
 
 def _serve(arguments: list[str]) -> None:
-    place = Path(SERVICE)
-    if not place.exists():
+    pid_file = Path(SERVICE)
+    if not pid_file.exists():
         process = subprocess.Popen(
             [sys.executable, "examples/serve.py", *arguments, "--port=0", "--max_batch=1"],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        place.write_text(str(process.pid))
+        pid_file.write_text(str(process.pid))
         assert process.stdout is not None
         address = process.stdout.readline().split()[-1]
         Path(f"{SERVICE}.address").write_text(address)
@@ -325,7 +325,7 @@ def _make(arguments: list[str]) -> None:
 
 
 def _pip(arguments: list[str]) -> None:
-    """What is installed must be this project, with extras it has, or what it or they require."""
+    """Checks that `pip install` names this project, its extras or its requirements."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     lists = [*extras.values(), project["project"]["dependencies"]]

@@ -1,4 +1,4 @@
-"""What a run has saved, as the tests of several of them compare it."""
+"""Reads the checkpoints of runs, so that tests can compare them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devnet_jax import Detector
 
 
 def newest_whole(workdir: Path) -> int:
-    """Steps done in the newest checkpoint that counts; 0 if there is none."""
+    """Returns the step of the newest complete checkpoint, or 0."""
     names = [file.parent.name for file in workdir.glob("checkpoints/*/checksums.json")]
     return max((int(name) for name in names if name.isdigit()), default=0)
 

@@ -1,4 +1,4 @@
-"""examples/serve.py in a process of its own, and a client of it."""
+"""Starts examples/serve.py in a process, and sends requests to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = tuple[int, dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """One that runs, and the model that it serves."""
+    """A running service, and the path of its model."""
 
     process: fork_server.Process
     port: int
