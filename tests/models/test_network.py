@@ -1,5 +1,6 @@
 """Tests of the network: shapes, pyramid, scores, precision, errors; see also test_golden.py."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -105,6 +106,24 @@ def test_score_is_the_mean_of_the_largest_of_the_map(variables: Any) -> None:
     scores, maps = jax.jit(model.apply)(variables, images_of_size(96))
     largest = np.sort(np.abs(maps).reshape(4, 9))[:, -4:]
     np.testing.assert_allclose(scores, largest.mean(axis=1), rtol=1e-6)
+
+
+def test_features_of_any_stages_are_those_that_the_score_is_made_of(variables: Any) -> None:
+    model, images = DeviationNetwork(n_scales=1), images_of_size(64)
+    stages = ("layer2", "layer3", "layer4")
+
+    @partial(jax.jit, static_argnums=0)
+    def features(stages: tuple[str, ...]) -> Any:
+        return model.apply(variables, images, stages, method="features")
+
+    together = features(stages)
+    for stage in stages:
+        np.testing.assert_allclose(features((stage,))[stage], together[stage], rtol=1e-4, atol=1e-4)
+    _, maps = jax.jit(model.apply)(variables, images)
+    kernel = variables["params"]["score"]["kernel"][0, 0, :, 0]
+    np.testing.assert_allclose(together["layer4"] @ kernel, maps, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="no stage 'layer5'; it has layer1, layer2"):
+        model.apply(variables, images, ("layer5",), method="features")
 
 
 def test_bfloat16_is_close_and_scores_are_float32(variables: Any) -> None:
