@@ -327,7 +327,7 @@ def findings(plan: Mapping[str, Sequence[Work]], costs: Costs) -> Iterator[str]:
     auto = plan["images"][-1]
     yield (
         f"{auto.n_images:,} images ({auto.pixels_mib:.0f} MiB) with a budget of "
-        f"{auto.memory_gib:g} GiB and nothing else said: {costs[auto][0].store}, peak memory "
+        f"{auto.memory_gib:g} GiB and store=auto: {costs[auto][0].store}, peak memory "
         f"{growth_mib(costs[auto]):.0f} MiB."
     )
     for grows in ("batch", "size", "scales", "devices"):

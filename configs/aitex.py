@@ -1,6 +1,7 @@
 """AITEX: woven fabrics, in patches of 256×256 pixels, with the paper's settings.
 
-Images: 2256 normal patches, of which a quarter tests. The number of anomalous patches depends on
+Images: 2256 normal patches, of which a quarter is held out for testing. The number of anomalous
+patches depends on
 the masks; arXiv 2203.14506, table 5, has 183. Twelve classes of defects, with masks.
 
 Command, where `manual_dir` holds `NODefect_images/`, `Defect_images/` and `Mask_images/`, unpacked

@@ -11,8 +11,8 @@ https://github.com/zae-bayern/elpv-dataset (fetched from there if `manual_dir` i
         --config.dataset.manual_dir=~/data/elpv --workdir=runs/elpv
 
 Measured at 224×224, batch 16, 200 steps (`--config.dataset.image_size=224
---config.train.batch_size=16 --config.train.epochs=10`): test AUROC 0.822 ± 0.045 over three seeds
-(2026-11-23, two CPU cores, benchmarks/results/real_data.md). 200 such steps take five to seven
+--config.train.batch_size=16 --config.train.epochs=10`): test AUROC 0.848 ± 0.026 over three seeds
+(2026-11-28, two CPU cores, benchmarks/results/real_data.md). 200 such steps take five to seven
 minutes on two CPU cores (2026-11-28 and 29). The paper's settings take hours on a CPU and were not
 run here. Published AUROC of DevNet with ten labelled anomalies: 0.843 ± 0.001 (arXiv 2310.12790,
 table 1).

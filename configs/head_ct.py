@@ -1,7 +1,7 @@
 """Head CT: slices of head scans with and without a haemorrhage, with the paper's settings.
 
 Images: 100 normal and 100 anomalous, one class of anomalies, no masks. A quarter of the normal
-images tests.
+images is held out for testing.
 
 Command, where `manual_dir` holds `labels.csv` and `head_ct/`, unpacked from
 https://www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage:

@@ -1,7 +1,7 @@
 """HyperKvasir: endoscopy of the upper gastrointestinal tract, with the paper's settings.
 
 Images: 2695 normal and 757 anomalous, in four classes of anomalies, no masks. A quarter of the
-normal images tests.
+normal images is held out for testing.
 
 Command, where `manual_dir` holds `upper-gi-tract/`, unpacked from hyper-kvasir-labeled-images.zip
 of https://datasets.simula.no/hyper-kvasir (3.9 GB, fetched from there if `manual_dir` is not

@@ -1,7 +1,7 @@
 """Optical: DAGM 2007, ten drawn textures in greyscale, 512×512, with the paper's settings.
 
 Images: 14000 normal and 2100 anomalous, one class of anomalies for each texture, with elliptic
-masks. A quarter of the normal images tests.
+masks. A quarter of the normal images is held out for testing.
 
 Command, where `manual_dir` holds `Class1/` to `Class10/`, unpacked from
 https://zenodo.org/records/12750201:

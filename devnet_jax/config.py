@@ -35,7 +35,7 @@ class DatasetConfig:
     )
     data_dir: str | None = setting(
         None,
-        "folder of the prepared data; none means ~/tensorflow_datasets",
+        "folder of the prepared data; none means $TFDS_DATA_DIR or ~/tensorflow_datasets",
         may_change=True,
     )
     image_size: int = setting(

@@ -24,7 +24,7 @@ from devnet_jax.runtime.workdir import Workdir
 
 MODE_HELP = {
     "train": "train, or resume training, then evaluate",
-    "eval": "restore the newest checkpoint and evaluate it",
+    "eval": "restore a checkpoint (config.evaluation.checkpoint) and evaluate it",
     "explain": "restore it and write maps of the test images to explain/ in the workdir",
     "predict": "restore it, and score and explain the images of --input into --output",
     "export": "restore it and write it as one file, --output=model.devnet",

@@ -41,7 +41,7 @@ def page() -> str:
 
 
 def _table(prefix: str, fields: typing.Iterable[Any], hints: dict[str, Any]) -> list[str]:
-    rows = ["| setting | default | values | what |", "|---|---|---|---|"]
+    rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for field in fields:
         mark = " ↻" if field.metadata["may_change"] else ""
         default = "none" if field.default is None else field.default

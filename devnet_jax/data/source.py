@@ -110,7 +110,8 @@ def open_source(
       category: category of the data set, if it has categories.
       manual_dir: folder of the raw files; None uses data prepared earlier or, if there is none,
         downloads the raw files if they are public.
-      data_dir: folder of all prepared data; None for TFDS's default, ~/tensorflow_datasets.
+      data_dir: folder of all prepared data; None for $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
 
     Raises:
       UserError: if the name or category is unknown, the raw folder is missing or has another

@@ -2,7 +2,7 @@
 
 All stores have the interface `ImageStore`, so the training step does not depend on the store:
 
-- `resident` is the array that every call of the train function is given;
+- `resident` is the array that every train call is given;
 - `call_input` makes the array that one call is given;
 - `gather` selects the images of one step from the two, inside the step;
 - `max_steps_per_call` limits the number of steps of one call.
@@ -58,7 +58,7 @@ class ImageStore(Protocol):
     """The interface of all stores: decoded training images, uint8 [N, S, S, 3].
 
     Attributes:
-      resident: the array that every call of the train function is given, replicated over the
+      resident: the array that every train call is given, replicated over the
         devices; None if there is none.
     """
 
@@ -68,7 +68,7 @@ class ImageStore(Protocol):
         """Returns N."""
 
     def call_input(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the input of one call of the train function.
+        """Returns the input of one train call.
 
         Args:
           indices: int32 [steps, B], indices of the images of this process's batches.

@@ -156,7 +156,7 @@ def _percentile(values: jax.Array, percent: float) -> jax.Array:
     """Returns the percentile of each row of [B, N] like NumPy; N ≥ 2, no negative values.
 
     It bisects over the bits of the floats, which have the order of their values if none is
-    negative. XLA's sort and top-k take twenty times as long on a CPU.
+    negative. XLA's sort and top-k take ten times as long on a CPU.
     """
     rank = percent / 100 * (values.shape[1] - 1)
     n_bits = jnp.finfo(values.dtype).bits

@@ -23,7 +23,7 @@ class Head(Protocol):
 
     def __init__(self, topk: float) -> None: ...
 
-    def scorer(self) -> nn.Module:
+    def position_scorer(self) -> nn.Module:
         """Returns the module from features [B, h, w, C] to position scores [B, h, w, 1]."""
 
     def image_scores(self, maps: Array) -> Array:
@@ -50,7 +50,7 @@ class TopKHead:
         if not 0 <= self.topk <= 1:
             raise UserError(f"topk is a share of the positions, in [0, 1]; got {self.topk}")
 
-    def scorer(self) -> nn.Module:
+    def position_scorer(self) -> nn.Module:
         """Returns the 1×1 convolution, with PyTorch's default initialisation."""
         # The kernel is drawn from ±1/√C; the bias starts at zero.
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -57,7 +57,7 @@ class DeviationNetwork(nn.Module):
         self.feature_extractor = get_backbone(self.backbone).build(
             dtype=self.dtype, axis_name=self.axis_name, folded=self.folded
         )
-        self.score = get_head(self.head, self.topk).scorer()
+        self.score = get_head(self.head, self.topk).position_scorer()
 
     def __call__(self, images: Array, train: bool = False) -> tuple[Array, Array]:
         """Scores images. In training mode BatchNorm updates `batch_stats`, finest scale first.

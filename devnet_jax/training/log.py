@@ -119,7 +119,7 @@ class TrainingLog:
                 record.get("images_per_second", "?"),
             )
 
-    def save_unfinished_epoch(self, step: int) -> None:
+    def save_interrupted_epoch(self, step: int) -> None:
         """Saves the metrics of an unfinished epoch, so that a resumed run logs the whole epoch."""
         if not self._silent:
             write_json(self._workdir.interrupted_epoch, {"step": step, "history": self._history})

@@ -94,7 +94,7 @@ def fit(
             if done == last_step:
                 log.log_epoch(epoch + 1, done, float(make_schedule(config)(last_step - 1)))
             else:
-                log.save_unfinished_epoch(done)
+                log.save_interrupted_epoch(done)
             last = epoch + 1 == config.train.epochs
             if stopped or last or (epoch + 1) % config.train.checkpoint_epochs == 0:
                 save_state(checkpoints, state, config, means)

@@ -1,7 +1,7 @@
 """One training step, and the one `pmap` that runs steps on all devices.
 
-A step is a pure function of state, images and labels. Only `make_train_call` uses a device axis;
-`training/loop.py` handles batches of this process.
+A step is a pure function of state, images and labels. Only this module knows of a
+device axis; `training/loop.py` handles batches of this process.
 """
 
 from __future__ import annotations
