@@ -9,10 +9,8 @@ from typing import Any, Self
 from etils import epath
 
 from devnet_jax.config import Config, for_folder, full_name, with_settings
-from devnet_jax.evaluation.evaluate import evaluate
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.training.run import train
 
 
 class Detector(TrainedDetector):
@@ -35,6 +33,10 @@ class Detector(TrainedDetector):
         Raises:
           UserError: for a mistake in the settings, the data, the weights or the workdir.
         """
+        # Only training needs these, and what they import.
+        from devnet_jax.evaluation.evaluate import evaluate
+        from devnet_jax.training.run import train
+
         config = data if isinstance(data, Config) else for_folder(data)
         config = with_settings(config, {full_name(name): v for name, v in settings.items()})
         with contextlib.ExitStack() as stack:

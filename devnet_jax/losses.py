@@ -159,8 +159,9 @@ class Loss(NamedTuple):
     """An entry of `LOSSES`.
 
     Attributes:
-      function: maps (scores [B], labels [B], settings, key) to the scalar loss. The key is the same
-        on all devices and differs at each step.
+      function: maps (scores [b], labels [b], settings, key) to the scalar loss, a mean over the
+        images of one device, which may all be of one class; devices are averaged. The key is the
+        same on all devices and differs at each step.
       prior: maps settings to the prior that normal scores follow, or to `None` if the loss
         assumes no distribution.
     """

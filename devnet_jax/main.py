@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from devnet_jax.cli.flags import run_program, with_absolute_paths
+from devnet_jax.cli.modes import MODES, Flags
 from devnet_jax.cli.saved_config import with_saved_config
 from devnet_jax.config import Config
 from devnet_jax.distributed.job import n_announced_processes
@@ -96,7 +97,6 @@ def main() -> None:
     prepare(config.train.batch_size // n_processes)
 
     # JAX is imported only now, so that mistakes in the flags are reported at once.
-    from devnet_jax.cli.modes import MODES, Flags
     from devnet_jax.distributed.cluster import ClusterSettings, join_cluster
 
     cluster = ClusterSettings(
@@ -107,9 +107,9 @@ def main() -> None:
         _PEER_TIMEOUT.value,
         _STUCK_AFTER.value,
     )
-    run_mode = MODES[_MODE.value]
+    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
     with join_cluster(cluster):
-        error = run_mode(config, workdir, Flags(_INPUT.value, _OUTPUT.value, _STRICT.value))
+        error = MODES[_MODE.value](config, workdir, flags_of_mode)
     if error is not None:  # raised only when all processes have finished
         raise error
 

@@ -38,7 +38,7 @@ def test_an_unknown_loss_is_refused() -> None:
         get_loss("deviations")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["deviation", "focal", "bce"])
 def test_losses_read_the_settings(name: str) -> None:
     settings = SimpleNamespace(
         name=name, margin=3.0, prior_mean=1.0, prior_std=2.0, prior_samples=50_000

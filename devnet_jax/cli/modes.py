@@ -1,6 +1,6 @@
 """The modes of `devnet_jax.main`: functions of the settings, the workdir and the flags.
 
-Importing this module imports JAX.
+Each imports what it needs when it runs, so that this module does not import JAX.
 """
 
 from __future__ import annotations
@@ -9,15 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from devnet_jax.config import Config
-from devnet_jax.distributed.cluster import is_rank_zero
 from devnet_jax.errors import UserError
-from devnet_jax.evaluation.evaluate import evaluate, explain
-from devnet_jax.export.write import export_detector
-from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.prediction.predict import predict
-from devnet_jax.report.summary import summarise
 from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.training.run import train
 
 
 class Flags(NamedTuple):
@@ -35,23 +28,36 @@ class Flags(NamedTuple):
 
 
 def _train(config: Config, workdir: Workdir, flags: Flags) -> None:
+    from devnet_jax.training.run import train
+
     train(config, workdir)
     _evaluate(config, workdir, flags)
 
 
 def _evaluate(config: Config, workdir: Workdir, flags: Flags) -> None:
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.evaluation.evaluate import evaluate
+    from devnet_jax.report.summary import summarise
+
     results = evaluate(config, workdir)
     if is_rank_zero():
         print(summarise(config, workdir, results))
 
 
 def _explain(config: Config, workdir: Workdir, flags: Flags) -> None:
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.evaluation.evaluate import explain
+
     explain(config, workdir)
     if is_rank_zero():
         print(f"maps and overlays of the test images: {workdir.explanations}")
 
 
 def _predict(config: Config, workdir: Workdir, flags: Flags) -> UserError | None:
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.inference.detector import TrainedDetector
+    from devnet_jax.prediction.predict import predict
+
     assert flags.output is not None
     detector = TrainedDetector.restore(workdir.path, config)
     prediction = predict(detector, flags.inputs, flags.output, strict=flags.strict)
@@ -66,6 +72,10 @@ def _predict(config: Config, workdir: Workdir, flags: Flags) -> UserError | None
 
 
 def _export(config: Config, workdir: Workdir, flags: Flags) -> None:
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.export.write import export_detector
+    from devnet_jax.inference.detector import TrainedDetector
+
     assert flags.output is not None
     detector = TrainedDetector.restore(workdir.path, config)
     if is_rank_zero():

@@ -21,6 +21,6 @@ def n_announced_processes(cluster: str | None) -> int:
     """
     for variables in (PROCESS_COUNT, _FALLBACK):
         number = os.environ.get(variables.get(cluster or "", ""))
-        if number:
+        if number and number.isdecimal():
             return int(number)
     return 1

@@ -176,8 +176,9 @@ class TrainedDetector(ImageScorer):
     def folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
         """Network and variables with BatchNorm folded into the convolutions, to save time."""
         model = make_model(self.config).clone(folded=True)
-        fold = functools.partial(fold_batch_norm, backbone=self.config.model.backbone)
-        return model, jax.jit(fold)(self.variables)
+        # The function itself is jitted, so that detectors share the compiled program.
+        fold = jax.jit(fold_batch_norm, static_argnames="backbone")
+        return model, fold(self.variables, backbone=self.config.model.backbone)
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
         """Calls function(model, variables, images) batch by batch and joins the results."""

@@ -40,6 +40,8 @@ def make_variables(
     loaded: dict[str, Any] = {}
     if pretrained is not None:
         loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
+        if config.model.head != "topk":  # a checkpoint's head is the paper's
+            loaded["params"].pop("score", None)
     # The program runs once for 0.1 s; optimising it took 4 s.
     make = jax.jit(
         functools.partial(_initialise, config),

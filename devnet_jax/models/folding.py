@@ -36,5 +36,5 @@ def fold_batch_norm(variables: Mapping[str, Any], backbone: str) -> dict[str, An
         shift = params.pop((*norm, "bias")) - statistics[*norm, "mean"] * factor
         kernel = params[*convolution, "kernel"]
         params[*convolution, "kernel"] = jnp.asarray(kernel * factor, kernel.dtype)
-        params[*convolution, "bias"] = shift
+        params[*convolution, "bias"] = shift + factor * params.get((*convolution, "bias"), 0)
     return {"params": traverse_util.unflatten_dict(params)}

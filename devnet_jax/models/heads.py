@@ -30,7 +30,7 @@ class Head(Protocol):
         """Returns image scores [B] of position scores [B, h, w]."""
 
     def contributions(self, maps: Array) -> Array:
-        """Returns what each position adds to the image's score: [B, h, w], in its units."""
+        """Returns maps [B, h, w] in units of the score, larger where it is more anomalous."""
 
 
 @dataclasses.dataclass(frozen=True)

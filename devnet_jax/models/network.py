@@ -76,10 +76,13 @@ class DeviationNetwork(nn.Module):
         for level in range(self.n_scales):
             features = self.features(downscale(images, 2**level), (stage,), train)[stage]
             features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-            maps.append(self.score(features)[..., 0])
+            scores = self.score(features)
+            if scores.shape != (*features.shape[:3], 1):
+                raise ValueError(f"head {self.head!r} scores {features.shape} as {scores.shape}")
+            maps.append(scores[..., 0])
         head = get_head(self.head, self.topk)
-        scores = jnp.stack([head.image_scores(m) for m in maps])
-        return scores.mean(axis=0), maps[0]
+        image_scores = jnp.stack([head.image_scores(m) for m in maps])
+        return image_scores.mean(axis=0), maps[0]
 
     def features(
         self, images: Array, stages: Sequence[str], train: bool = False

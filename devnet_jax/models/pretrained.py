@@ -102,8 +102,8 @@ def load_pretrained(source: str, backbone: str) -> dict[str, np.ndarray]:
 def torch_name(path: _Path, backbone: str) -> str:
     """Returns the PyTorch name of a variable's path, such as ("params", "score", "kernel")."""
     _, part, *modules, leaf = path
-    if part == "score":
-        return f"conv.{_LEAVES[leaf]}"
+    if part == "score":  # official checkpoints call the head conv
+        return ".".join(["conv", *modules, _LEAVES[leaf]])
     return f"{get_backbone(backbone).torch_module(modules)}.{_LEAVES[leaf]}"
 
 

@@ -6,6 +6,7 @@ device axis; `training/loop.py` handles batches of this process.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -141,7 +142,8 @@ def make_train_step(
     return train_step
 
 
-class TrainCall(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TrainCall:
     """Several steps on all devices of all processes in one call; see `make_train_call`."""
 
     pmapped: Any

@@ -66,6 +66,7 @@ def test_a_process_of_a_job_that_runs_alone_warns(
     assert bool(caplog.text) == (message is not None)
 
 
-def test_the_module_does_not_import_jax() -> None:
-    program = "import devnet_jax.distributed.job, sys; sys.exit('jax' in sys.modules)"
+@pytest.mark.parametrize("module", ["devnet_jax.distributed.job", "devnet_jax.main"])
+def test_what_runs_before_the_devices_are_set_does_not_import_jax(module: str) -> None:
+    program = f"import {module}, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -17,8 +17,8 @@ def dotted_indices(modules: Sequence[str]) -> str:
 
 
 def no_batch_norm(norm: str) -> str:
-    """The `convolution_before` of a backbone without BatchNorm; raises `KeyError`."""
-    raise KeyError(norm)
+    """The `convolution_before` of a backbone without BatchNorm; raises `LookupError`."""
+    raise LookupError(f"the backbone's entry does not say into which convolution {norm} folds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +26,17 @@ class Backbone:
     """A feature extractor and everything that the package knows about it.
 
     Attributes:
-      build: builds the Flax module from `dtype`, `axis_name`, `folded` and `name`. The module maps
+      build: builds the Flax module from `dtype`, `axis_name` and `folded`. The module maps
         (images [B, H, W, 3], train, stages) to {stage: features [B, h, w, C]}; layers
-        after the last of these stages need not be computed.
+        after the last of these stages need not be computed. Images are normalised by ImageNet's
+        statistics; BatchNorm is that of `models.layers.batch_norm`.
       stages: for each feature map that the module can return, from fine to coarse, the windows
         (kernel, stride, padding) that change the image size on the way to it.
       imagenet: repository of torchvision's ImageNet weights on the Hugging Face Hub; `None` if
         there is none.
       torch_module: maps the names of nested Flax modules to torchvision's name.
-      convolution_before: maps the name of a BatchNorm to that of the convolution it folds into.
+      convolution_before: maps the name of a BatchNorm to that of the convolution it folds into;
+        needed by backbones with BatchNorm.
     """
 
     build: Callable[..., nn.Module]

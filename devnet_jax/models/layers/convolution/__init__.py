@@ -30,9 +30,12 @@ def convolve(
       window_strides: strides along height and width.
       padding: padding before and after, for height and width.
       trained: True if the kernel is being trained, which needs smaller rounding errors.
-      **options: other arguments of `lax.conv_general_dilated`, with the values that `nn.Conv`
-        passes by default.
+      **options: other arguments of `lax.conv_general_dilated`. Dilated and grouped convolutions
+        are left to it.
     """
+    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
+    if any(d != 1 for d in dilations) or options.get("feature_group_count", 1) != 1:
+        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
     window = kernel.shape[:2], tuple(window_strides), tuple(map(tuple, padding))
     if window == stem.WINDOW:
         return stem.convolve(x, kernel)
