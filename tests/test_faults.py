@@ -131,7 +131,8 @@ def test_a_disk_without_room_costs_no_checkpoint(
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     last = newest_whole(workdir)
     files = [path for path in workdir.glob(f"checkpoints/{last}/**/*") if path.is_file()]
-    limit = max(path.stat().st_size for path in files) // 2  # largest file size in bytes
+    # In bytes. A checkpoint is divided among files differently each time, but not that evenly.
+    limit = max(path.stat().st_size for path in files) // 10
     limited = ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash"]
     result = subprocess.run(
         [*limited, sys.executable, *command(tiny, workdir, TINY_EPOCHS + 2)],
