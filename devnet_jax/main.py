@@ -23,14 +23,6 @@ from devnet_jax.errors import UserError
 from devnet_jax.runtime.startup import prepare
 from devnet_jax.runtime.workdir import Workdir
 
-MODE_HELP = {
-    "train": "train, or resume training, then evaluate",
-    "eval": "restore a checkpoint (config.evaluation.checkpoint) and evaluate it",
-    "explain": "restore it and write maps of the test images to explain/ in the workdir",
-    "predict": "restore it, and score and explain the images of --input into --output",
-    "export": "restore it and write it as one file, --output=model.devnet",
-}
-
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -41,8 +33,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    list(MODE_HELP),
-    "; ".join(f"{mode}: {text}" for mode, text in MODE_HELP.items()) + ".",
+    list(MODES),
+    "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items()) + ".",
 )
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "Images for --mode=predict: a file, folder or glob pattern. May be repeated."
@@ -109,7 +101,7 @@ def main() -> None:
     )
     flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
     with join_cluster(cluster):
-        error = MODES[_MODE.value](config, workdir, flags_of_mode)
+        error = MODES[_MODE.value].run(config, workdir, flags_of_mode)
     if error is not None:  # raised only when all processes have finished
         raise error
 

@@ -83,11 +83,27 @@ def _export(config: Config, workdir: Workdir, flags: Flags) -> None:
         print(f"detector in one file: {flags.output}")
 
 
-# A mode may return an error, which is raised when all processes have finished their work.
-MODES: Mapping[str, Callable[[Config, Workdir, Flags], UserError | None]] = {
-    "train": _train,
-    "eval": _evaluate,
-    "explain": _explain,
-    "predict": _predict,
-    "export": _export,
+class Mode(NamedTuple):
+    """An entry of `MODES`.
+
+    Attributes:
+      help: what the mode does, for `--help`.
+      run: the mode itself. It may return an error, which is raised when all processes have finished
+        their work.
+    """
+
+    help: str
+    run: Callable[[Config, Workdir, Flags], UserError | None]
+
+
+MODES: Mapping[str, Mode] = {
+    "train": Mode("train, or resume training, then evaluate", _train),
+    "eval": Mode("restore a checkpoint (config.evaluation.checkpoint) and evaluate it", _evaluate),
+    "explain": Mode(
+        "restore it and write maps of the test images to explain/ in the workdir", _explain
+    ),
+    "predict": Mode(
+        "restore it, and score and explain the images of --input into --output", _predict
+    ),
+    "export": Mode("restore it and write it as one file, --output=model.devnet", _export),
 }
