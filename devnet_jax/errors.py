@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -19,3 +22,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """Returns an entry of a table; raises `UserError` with the nearest names if there is none.
+
+    Args:
+      table: entries by name.
+      name: name to look up.
+      kind: noun for the message, such as "backbone".
+    """
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}: {nearest(name, table)}")
+    return table[name]

@@ -15,7 +15,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from devnet_jax.errors import UserError, nearest
+from devnet_jax.errors import lookup
 from devnet_jax.prior import Prior
 
 
@@ -185,9 +185,7 @@ LOSSES: Mapping[str, Loss] = {
 
 def get_loss(name: str) -> Loss:
     """Returns the entry of `LOSSES`; raises `UserError` with the nearest names if there is none."""
-    if name not in LOSSES:
-        raise UserError(f"config.loss.name = {name!r}: unknown; {nearest(name, LOSSES)}")
-    return LOSSES[name]
+    return lookup(LOSSES, name, "loss")
 
 
 def prior_of(settings: LossSettings) -> Prior | None:

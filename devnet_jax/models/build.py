@@ -40,8 +40,6 @@ def make_variables(
     loaded: dict[str, Any] = {}
     if pretrained is not None:
         loaded = from_torch_state_dict(pretrained, backbone=config.model.backbone)
-        if config.model.head != "topk":  # a checkpoint's head is the paper's
-            loaded["params"].pop("score", None)
     # The program runs once for 0.1 s; optimising it took 4 s.
     make = jax.jit(
         functools.partial(_initialise, config),
@@ -69,6 +67,7 @@ def _initialise(config: Config, seed: jax.Array, loaded: dict[str, Any]) -> dict
     """Draws the variables that are not loaded; XLA removes the draws of the others."""
     drawn = traverse_util.flatten_dict(_draw(config, seed), keep_empty_nodes=True)
     flat = traverse_util.flatten_dict(loaded)
-    # A file may hold half precision; training keeps the precision of the drawn variables.
-    cast = {path: value.astype(drawn[path].dtype) for path, value in flat.items()}
+    # A file may hold half precision; training keeps the precision of the drawn variables. Only the
+    # head of an official checkpoint may have no place: another head is drawn.
+    cast = {path: value.astype(drawn[path].dtype) for path, value in flat.items() if path in drawn}
     return traverse_util.unflatten_dict({**drawn, **cast})

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from devnet_jax.errors import UserError, nearest
+from devnet_jax.errors import UserError, lookup
 
 
 class Head(Protocol):
@@ -81,6 +81,4 @@ def get_head(name: str, topk: float) -> Head:
     Raises:
       UserError: if there is no head of that name, or `topk` is out of range.
     """
-    if name not in HEADS:
-        raise UserError(f"unknown head {name!r}: {nearest(name, HEADS)}")
-    return HEADS[name](topk)
+    return lookup(HEADS, name, "head")(topk)

@@ -43,3 +43,9 @@ def make_schedule(config: Config) -> optax.Schedule:
         settings.decay_rate,
         settings.decay_epochs * config.train.steps_per_epoch,
     )
+
+
+def optimizer_from(config: Config) -> optax.GradientTransformation:
+    """Returns the optimiser of the settings."""
+    settings = config.optimizer
+    return make_optimizer(make_schedule(config), settings.weight_decay, settings.clip_norm)

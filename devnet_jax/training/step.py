@@ -26,7 +26,7 @@ from devnet_jax.losses import get_loss
 from devnet_jax.models import DeviationNetwork
 from devnet_jax.models.build import make_model
 from devnet_jax.rng import key
-from devnet_jax.training.optimizer import make_optimizer, make_schedule
+from devnet_jax.training.optimizer import optimizer_from
 
 
 class TrainState(struct.PyTreeNode):
@@ -41,12 +41,6 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array
     variables: dict[str, Any]
     optimizer_state: optax.OptState
-
-
-def optimizer_from(config: Config) -> optax.GradientTransformation:
-    """Returns the optimiser of the settings."""
-    settings = config.optimizer
-    return make_optimizer(make_schedule(config), settings.weight_decay, settings.clip_norm)
 
 
 def initial_state(config: Config, variables: dict[str, Any]) -> TrainState:

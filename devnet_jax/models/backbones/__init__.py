@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 
-from devnet_jax.errors import UserError, nearest
+from devnet_jax.errors import lookup
 from devnet_jax.models.backbones.spec import Backbone
 
 BACKBONES: Mapping[str, Backbone] = {
@@ -18,6 +18,4 @@ BACKBONES: Mapping[str, Backbone] = {
 
 def get_backbone(name: str) -> Backbone:
     """Returns a registered backbone; raises `UserError` with the nearest names if unknown."""
-    if name not in BACKBONES:
-        raise UserError(f"unknown backbone {name!r}: {nearest(name, BACKBONES)}")
-    return BACKBONES[name]
+    return lookup(BACKBONES, name, "backbone")
