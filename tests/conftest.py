@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,17 +32,18 @@ os.environ.pop("JAX_NUM_CPU_DEVICES", None)
 
 # The settings of the smallest run. AlexNet compiles in a third of the time of ResNet-18.
 BACKBONE, IMAGE_SIZE = "alexnet", 64
-TINY = (
-    f"--config.dataset.image_size={IMAGE_SIZE}",
-    "--config.dataset.n_anomaly=3",
-    f"--config.model.backbone={BACKBONE}",
-    "--config.model.n_scales=1",
-    "--config.model.pretrained=none",
-    "--config.train.batch_size=8",
-    "--config.train.epochs=2",
-    "--config.train.steps_per_epoch=2",
-    "--config.evaluation.batch_size=4",
-)
+TINY_SETTINGS: dict[str, Any] = {
+    "dataset.image_size": IMAGE_SIZE,
+    "dataset.n_anomaly": 3,
+    "model.backbone": BACKBONE,
+    "model.n_scales": 1,
+    "model.pretrained": "none",
+    "train.batch_size": 8,
+    "train.epochs": 2,
+    "train.steps_per_epoch": 2,
+    "evaluation.batch_size": 4,
+}
+TINY = tuple(f"--config.{name}={value}" for name, value in TINY_SETTINGS.items())
 # After TINY: the smallest run of a backbone with BatchNorm.
 RESNET18 = ("--config.model.backbone=resnet18", "--config.dataset.image_size=32")
 

@@ -27,7 +27,7 @@ from devnet_jax.launchers.local import HOST, free_port
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
-from tests.conftest import BACKBONE, IMAGE_SIZE, environment
+from tests.conftest import TINY_SETTINGS, environment
 from tests.served import Service, ask, started
 
 pytest.importorskip("starlette")
@@ -41,16 +41,7 @@ LIMITS = (f"--max_upload_mib={MAX_UPLOAD / 2**20}", f"--upload_seconds={UPLOAD_S
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    config = with_settings(
-        Config(),
-        {
-            "dataset.image_size": IMAGE_SIZE,
-            "model.backbone": BACKBONE,
-            "model.n_scales": 1,
-            "model.pretrained": "none",
-            "evaluation.batch_size": 4,
-        },
-    )
+    config = with_settings(Config(), TINY_SETTINGS)
     detector = Detector(config, make_variables(config), step=7)
     export_detector(detector, Workdir(folder / "run"), folder / "model.devnet")
     return folder / "model.devnet"

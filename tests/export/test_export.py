@@ -30,7 +30,7 @@ from devnet_jax.export.read import CARD, EXPLAIN, SCORE, ExportedDetector, add_c
 from devnet_jax.export.write import export_detector
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
-from tests.conftest import BACKBONE, IMAGE_SIZE, REPOSITORY, Main
+from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY_SETTINGS, Main
 from tests.served import started
 
 # Packages needed to read the file: jax, its dependencies, and three others.
@@ -177,13 +177,9 @@ def test_each_explanation(method: str, tmp_path: Path) -> None:
     config = with_settings(
         Config(),
         {
-            "dataset.image_size": IMAGE_SIZE,
-            "model.backbone": BACKBONE,
-            "model.n_scales": 1,
-            "model.pretrained": "none",
+            **TINY_SETTINGS,
             "evaluation.explanation": method,
             "evaluation.smoothgrad_samples": 2,
-            "evaluation.batch_size": 4,
         },
     )
     detector = Detector(config, make_variables(config), step=7)

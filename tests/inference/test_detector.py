@@ -15,19 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from devnet_jax import Detector
 from devnet_jax.config import Config, for_folder, full_name, with_settings
 from devnet_jax.errors import UserError
-from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY
-
-
-def tiny_settings(data_dir: Path) -> dict[str, object]:
-    """Returns the settings of `TINY` as keyword arguments."""
-    flags = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
-    numbers = {name: int(value) if value.isdigit() else value for name, value in flags.items()}
-    return {**numbers, "data_dir": str(data_dir)}
+from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
 
 
 def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    detector = Detector.train(parts, workdir, **tiny_settings(tmp_path / "data"))
+    detector = Detector.train(parts, workdir, **TINY_SETTINGS, data_dir=str(tmp_path / "data"))
     assert detector.step == 4
     assert len(detector.calibration_scores) == 2  # a fifth of nine
     assert (workdir / "report.html").exists()

@@ -43,3 +43,16 @@ def test_scores_maps_and_input_gradients_stay(backbone: str) -> None:
         expected, found = of(model, variables), of(model.clone(folded=True), folded)
         assert np.ptp(expected[0][1][0]) > 0
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), found, expected)
+
+
+def test_a_convolution_keeps_its_bias() -> None:
+    norm = {"scale": jnp.array([6.0]), "bias": jnp.array([5.0])}
+    params = {
+        "conv1": {"kernel": jnp.full((1, 1, 1, 1), 2.0), "bias": jnp.array([3.0])},
+        "bn1": norm,
+    }
+    statistics = {"bn1": {"mean": jnp.array([1.0]), "var": jnp.array([4.0 - 1e-5])}}
+    folded = fold_batch_norm({"params": params, "batch_stats": statistics}, "resnet18")
+    # 6 / 2 · (2x + 3 - 1) + 5 = 6x + 11
+    assert folded["params"]["conv1"]["kernel"].item() == pytest.approx(6)
+    assert folded["params"]["conv1"]["bias"].item() == pytest.approx(11)

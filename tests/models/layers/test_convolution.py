@@ -1,5 +1,7 @@
 """Tests that convolutions with their own algorithms have the values and gradients of XLA's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,25 @@ STEM = {"window_strides": (2, 2), "padding": [(3, 3), (3, 3)], "dimension_number
 BLOCK = {"window_strides": (1, 1), "padding": [(1, 1), (1, 1)], "dimension_numbers": NHWC}
 
 
+def assert_equals_xla(
+    x: jax.Array,
+    kernel: jax.Array,
+    options: Any,
+    rng: np.random.Generator,
+    atol: float,
+    trained: bool = True,
+) -> None:
+    """Compares the value and both gradients of a convolution with XLA's."""
+    value, pull = jax.vjp(lambda *a: convolve(*a, **options, trained=trained), x, kernel)
+    expected, expected_pull = jax.vjp(
+        lambda *a: jax.lax.conv_general_dilated(*a, **options), x, kernel
+    )
+    np.testing.assert_allclose(value, expected, atol=atol)
+    gradient = jnp.asarray(rng.standard_normal(value.shape))
+    for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=atol)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     n=st.integers(1, 5),
@@ -28,14 +49,7 @@ def test_stem_value_and_gradients(n: int, height: int, width: int, seed: int) ->
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((7, 7, 3, 4)))
-        value, pull = jax.vjp(lambda *a: convolve(*a, **STEM), x, kernel)
-        expected, expected_pull = jax.vjp(
-            lambda *a: jax.lax.conv_general_dilated(*a, **STEM), x, kernel
-        )
-        np.testing.assert_allclose(value, expected, atol=1e-11)
-        gradient = jnp.asarray(rng.standard_normal(value.shape))
-        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+        assert_equals_xla(x, kernel, STEM, rng, atol=1e-11)
 
 
 @settings(max_examples=15, deadline=None)
@@ -66,14 +80,7 @@ def test_small_outputs(
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((2, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((window, window, 3, 4)))
-        value, pull = jax.vjp(lambda *a: convolve(*a, **options), x, kernel)
-        expected, expected_pull = jax.vjp(
-            lambda *a: jax.lax.conv_general_dilated(*a, **options), x, kernel
-        )
-        np.testing.assert_allclose(value, expected, atol=1e-12)
-        gradient = jnp.asarray(rng.standard_normal(value.shape))
-        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        assert_equals_xla(x, kernel, options, rng, atol=1e-12)
 
 
 @settings(max_examples=10, deadline=None)
@@ -95,14 +102,7 @@ def test_winograd_value_and_gradients(
         x = jnp.asarray(rng.standard_normal((n, height, width, 3)))
         kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 4)))
         assert winograd.is_faster(x, kernel)
-        value, pull = jax.vjp(lambda *a: convolve(*a, **BLOCK, trained=trained), x, kernel)
-        expected, expected_pull = jax.vjp(
-            lambda *a: jax.lax.conv_general_dilated(*a, **BLOCK), x, kernel
-        )
-        np.testing.assert_allclose(value, expected, atol=1e-11)
-        gradient = jnp.asarray(rng.standard_normal(value.shape))
-        for ours, theirs in zip(pull(gradient), expected_pull(gradient), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+        assert_equals_xla(x, kernel, BLOCK, rng, atol=1e-11, trained=trained)
 
 
 @pytest.mark.parametrize(("size", "channels", "trained"), [(14, 256, True), (56, 64, False)])
@@ -182,3 +182,18 @@ def test_accelerators_use_xla(
     for platform, is_cpu in (("cuda", False), ("tpu", False), ("cpu", True)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert (ours in text) == is_cpu
+
+
+@pytest.mark.parametrize(
+    ("kernel_shape", "options"),
+    [
+        ((3, 3, 4, 4), {**BLOCK, "rhs_dilation": (2, 2)}),
+        ((7, 7, 4, 4), {**STEM, "lhs_dilation": (2, 2)}),
+        ((7, 7, 2, 4), {**STEM, "feature_group_count": 2}),
+    ],
+)
+def test_dilated_and_grouped_convolutions(kernel_shape: tuple[int, ...], options: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1, 8, 8, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal(kernel_shape), jnp.float32)
+    assert_equals_xla(x, kernel, options, rng, atol=1e-6)
