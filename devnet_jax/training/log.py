@@ -53,7 +53,7 @@ class TrainingLog:
     def resume(self, step: int) -> None:
         """Starts at a step; drops later records, which a killed run has left behind."""
         if step:
-            self._history = self._read_unfinished_epoch(step)
+            self._history = self._read_interrupted_epoch(step)
         if self._silent:
             return
         if step and self._workdir.metrics.exists():
@@ -124,7 +124,7 @@ class TrainingLog:
         if not self._silent:
             write_json(self._workdir.interrupted_epoch, {"step": step, "history": self._history})
 
-    def _read_unfinished_epoch(self, step: int) -> dict[str, list[float]]:
+    def _read_interrupted_epoch(self, step: int) -> dict[str, list[float]]:
         """Returns the metrics of the unfinished epoch if training was stopped at this step."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             saved = json.loads(self._workdir.interrupted_epoch.read_text())
