@@ -41,7 +41,12 @@ class DatasetConfig:
     image_size: int = setting(
         448, "height and width in pixels that images are resized to", minimum=8
     )
-    n_anomaly: int = setting(10, "number of labelled anomalies for training (shots)", minimum=1)
+    n_anomaly: int = setting(
+        10,
+        "number of labelled anomalies for training (shots); 0 trains from good images alone, with "
+        "model.detector=devcore",
+        minimum=0,
+    )
     known_class: str | None = setting(
         None,
         "defect class of all labelled anomalies, which is left out of the test set (the hard "

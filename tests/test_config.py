@@ -89,7 +89,7 @@ def test_settings_survive_the_trip_to_json_and_back() -> None:
         ("train", "batch_size", True, "must be int"),
         ("train", "batchsize", 8, r"config\.train\.batchsize: no such setting.*batch_size"),
         ("dataset", "known_class", 3, "must be str or none"),
-        ("dataset", "n_anomaly", 0, "must be at least 1"),
+        ("dataset", "n_anomaly", -1, "must be at least 0"),
     ],
 )
 def test_a_wrong_setting_is_named(group: str, name: str, value: object, message: str) -> None:

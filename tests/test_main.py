@@ -306,6 +306,7 @@ def test_mvtec_ad_hard_setting_two_scales(
         ),
         (["--config.dataset.known_class=skratch"], ["skratch", "did you mean scratch"]),
         (["--config.dataset.n_anomaly=8"], ["n_anomaly = 8", "one must stay for the test"]),
+        (["--config.dataset.n_anomaly=0"], ["n_anomaly = 0", "needs labelled anomalies"]),
         (["--config.model.backbone=resnet19"], ["resnet19", "did you mean resnet18"]),
         (["--config.loss.name=deviatoin"], ["deviatoin", "did you mean deviation"]),
         (["--config.model.topk=1.1"], ["config.model.topk = 1.1", "[0, 1]"]),

@@ -42,9 +42,9 @@ class FewShotDataset:
         test = f"{len(split.test)} images test"
         if self.test_duplicates:
             test += f" ({len(self.test_duplicates)} of them are also trained with)"
-        labelled = f"{len(split.train_anomaly)} labelled anomalies"
+        labelled = f" and {len(split.train_anomaly)} labelled anomalies" * bool(split.train_anomaly)
         held_out = f"{len(self.calibration)} normal images calibrate, " if self.calibration else ""
-        return f"{self.source.name}: {normal} and {labelled} train, {held_out}{test}"
+        return f"{self.source.name}: {normal}{labelled} train, {held_out}{test}"
 
     @classmethod
     def draw(cls, settings: DatasetConfig, seed: int) -> FewShotDataset:

@@ -93,7 +93,7 @@ def few_shot_split(
     Args:
       examples: all images; those of the part "train" are the normal training images.
       n_anomaly: number of labelled anomalies. With the same seed, a smaller number draws a subset
-        of a larger one.
+        of a larger one. With 0, the data set needs no anomalies and no test images.
       known_class: `None` draws from all defect classes (the paper's general setting). A class name
         draws from that class only, and its other images are not tested (the hard setting).
       contamination: fraction c of anomalies among the images that train as normal ones: ⌊N·c/(1-c)⌋
@@ -102,8 +102,8 @@ def few_shot_split(
       seed: seed of the draws.
 
     Raises:
-      UserError: if the class does not exist, or no anomaly is left for the test, or no normal image
-        is left for training.
+      UserError: if the class does not exist, or no normal image is left for training, or the
+        labelled or unlabelled anomalies leave none for the test.
     """
     all_normal = sorted(example.path for example in examples if example.split == "train")
     held_out = hold_out(all_normal, calibration, seed)
@@ -127,7 +127,7 @@ def few_shot_split(
         and not (example.label == 1 and example.defect == known_class)
     ]
     n_good = sum(example.label == 0 for example in test)
-    if n_contaminating > len(candidates) or len(remaining) == n_good:
+    if n_contaminating and (n_contaminating > len(candidates) or len(remaining) == n_good):
         raise UserError(
             f"config.dataset.contamination = {contamination}: it adds {n_contaminating} unlabelled "
             f"anomalies to the {len(normal)} normal images; of the {len(candidates)} available, "
@@ -170,6 +170,16 @@ def _draw_labelled(
     anomalies: Sequence[Example], n_anomaly: int, known_class: str | None, seed: int
 ) -> set[str]:
     """Draws the paths of the labelled anomalies."""
+    if not n_anomaly and known_class is None:
+        return set()
+    if not anomalies:
+        setting = "n_anomaly" if known_class is None else "known_class"
+        value = n_anomaly if known_class is None else repr(known_class)
+        raise UserError(
+            f"config.dataset.{setting} = {value}: the data set has no anomalies; add some, or "
+            "train from good images alone, with config.dataset.n_anomaly=0 and "
+            "config.model.detector=devcore" + " and known_class unset" * (known_class is not None)
+        )
     classes = sorted({example.defect for example in anomalies})
     if known_class is None:
         candidates, which = anomalies, "in all defect classes together"

@@ -65,6 +65,11 @@ def train(config: Config, workdir: Workdir) -> None:
 
 def require_trainable(config: Config) -> None:
     """Raises `UserError` for settings that cannot train on these devices, whatever the data."""
+    if not config.dataset.n_anomaly and getattr(config.model, "detector", "devnet") == "devnet":
+        raise UserError(
+            "config.dataset.n_anomaly = 0: the deviation network needs labelled anomalies; give "
+            "some, or train with config.model.detector=devcore"
+        )
     check_n_scales(config.model.backbone, config.model.n_scales, config.dataset.image_size)
     require_divisible_batch(config)
 

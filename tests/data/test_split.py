@@ -39,6 +39,52 @@ def test_general_setting(seed: int, hole: int, scratch: int, data: st.DataObject
     assert Split.from_dict(split.to_dict()) == split
 
 
+@pytest.mark.parametrize("defects", [{"hole": 6, "scratch": 3}, {"hole": 1}, {}])
+@pytest.mark.parametrize("good", [0, 4])
+def test_without_labels_all_anomalies_are_tested(defects: dict[str, int], good: int) -> None:
+    rows = examples(10, good, **defects)
+    split = full_split(
+        rows, n_anomaly=0, known_class=None, contamination=0.0, calibration=0.2, seed=3
+    )
+    assert split.train_anomaly == split.train_contamination == ()
+    assert (len(split.train), len(split.calibration)) == (8, 2)
+    assert set(split.test) == {row.path for row in rows if row.split == "test"}
+    assert len(split.test) == good + sum(defects.values())
+    assert split.trained_classes == {}
+    assert Split.from_dict(split.to_dict()) == split
+
+
+def test_without_labels_the_known_class_leaves_the_test() -> None:
+    rows = examples(5, 4, hole=6, scratch=3)
+    split = few_shot_split(rows, n_anomaly=0, known_class="hole", seed=0)
+    assert split.train_anomaly == ()
+    assert {path.split("/")[1] for path in split.test} == {"good", "scratch"}
+    assert len(split.test) == 4 + 3
+
+
+def test_without_labels_contamination_still_leaves_anomalies_for_the_test() -> None:
+    protocol = {"n_anomaly": 0, "known_class": None, "calibration": 0.0, "seed": 0}
+    # 10·0.2/0.8 = 2.5.
+    split = full_split(examples(10, 4, hole=3), contamination=0.2, **protocol)
+    assert (len(split.train_contamination), len(split.test)) == (2, 4 + 1)
+    for n_holes in (0, 1, 2):
+        with pytest.raises(UserError, match="none would be left for the test"):
+            full_split(examples(10, 4, hole=n_holes), contamination=0.2, **protocol)
+
+
+@pytest.mark.parametrize(
+    ("n_anomaly", "known_class", "message"),
+    [
+        (10, None, r"n_anomaly = 10: the data set has no anomalies; add some"),
+        (0, "hole", r"known_class = 'hole': the data set has no anomalies; add some"),
+    ],
+)
+def test_labels_need_anomalies(n_anomaly: int, known_class: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        few_shot_split(examples(5, 4), n_anomaly=n_anomaly, known_class=known_class, seed=0)
+    assert "\n" not in str(error.value)
+
+
 def test_hard_setting_does_not_test_the_known_class() -> None:
     rows = examples(5, 4, hole=6, scratch=3)
     split = few_shot_split(rows, n_anomaly=2, known_class="hole", seed=0)

@@ -157,7 +157,7 @@ def test_names_of_jobs_are_unique() -> None:
         ({"datasets": ["visa:candel"]}, "no such category of visa; did you mean candle"),
         ({"datasets": ["elpv:mono"]}, "no such category of elpv; it has none"),
         ({"methods": ["devnett"]}, "--methods=devnett: no such method; did you mean devnet"),
-        ({"shots": [0]}, r"config\.dataset\.n_anomaly = 0: must be at least 1"),
+        ({"shots": [-1]}, r"config\.dataset\.n_anomaly = -1: must be at least 0"),
         ({"contaminations": [0.9]}, r"config\.dataset\.contamination = 0.9: must be in \[0, 0.5\]"),
         ({"variations": {"loss.margn": [1]}}, "config.loss.margn: no such setting"),
         ({"variations": {"loss": [1]}}, "config.loss: a group of settings, not one"),
