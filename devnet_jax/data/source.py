@@ -61,14 +61,17 @@ class Source:
         self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
         self.fingerprint: str = index["fingerprint"]
         self.examples: Sequence[Example] = [Example(*fields) for fields in index["examples"]]
-        self._records = [builder.as_data_source(split) for split in SPLITS]
+        self._records: list[Sequence[dict[str, bytes]]] = [
+            builder.as_data_source(split) if split in builder.info.splits else []
+            for split in SPLITS  # "test" may be empty
+        ]
         if sum(map(len, self._records)) != len(self.examples):
             raise ValueError("index and records differ in length")
-        for records in self._records:
+        for split, records in zip(SPLITS, self._records, strict=True):
             # Opens every shard: if another process replaces the data, the open files still match
             # this index.
             first = 0
-            for length in builder.info.splits[str(records.split)].shard_lengths:
+            for length in builder.info.splits[split].shard_lengths if len(records) else ():
                 records[first]
                 first += length
         if _read_index(self.folder)["fingerprint"] != self.fingerprint:

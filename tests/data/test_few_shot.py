@@ -1,6 +1,8 @@
 """Tests of the paper's protocols on the real data sets: the images of each part."""
 
+import dataclasses
 import hashlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_image
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.errors import UserError
+from tests.conftest import make_parts
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +95,25 @@ def test_brain_mri_calibration_images_do_not_equal_training_images(draw):
         path for path, image in images.items() if image not in train_images
     ]
     assert len(dataset.calibration) < 29
+
+
+def test_good_images_alone_make_a_split(tmp_path):
+    folder = make_parts(tmp_path / "parts")
+    shutil.rmtree(folder / "test")
+    settings = DatasetConfig(
+        name="image_folder",
+        manual_dir=str(folder),
+        data_dir=str(tmp_path / "prepared"),
+        n_anomaly=0,
+        calibration=0.2,
+    )
+    dataset = FewShotDataset.draw(settings, 0)
+    described = "7 normal images train, 2 normal images calibrate, 0 images test"
+    assert str(dataset) == f"{dataset.source.name}: {described}"
+    assert dataset.test_examples == dataset.test_duplicates == []
+    assert dataset.images(dataset.split.test, 16).shape == (0, 16, 16, 3)
+    assert len(dataset.train_images(16)) == 7
+    again = FewShotDataset.reopen(settings, dataset.split)
+    assert again.calibration == dataset.calibration
+    with pytest.raises(UserError, match="n_anomaly = 10: the data set has no anomalies"):
+        FewShotDataset.draw(dataclasses.replace(settings, n_anomaly=10), 0)

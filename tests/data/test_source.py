@@ -93,6 +93,20 @@ def test_examples_and_bytes(parts, data_dir):
     assert images[:, 0, 0, 0].tolist() == [11, 10, 13, 12]
 
 
+def test_a_folder_may_have_no_test_images(parts, data_dir, verifications):
+    shutil.rmtree(parts / "test")
+    for _ in range(2):
+        source = open_parts(parts, data_dir)
+        assert [e.path for e in source.examples] == ["train/good/a.png", "train/good/b.png"]
+        assert source.image_bytes(1) == (parts / "train/good/b.png").read_bytes()
+    assert len(verifications) == 1
+    # Test images that come later are found.
+    write_image(parts / "test/dent/c.png", 99)
+    source = open_parts(parts, data_dir)
+    assert [e.path for e in source.examples][2:] == ["test/dent/c.png"]
+    assert source.image_bytes(2) == (parts / "test/dent/c.png").read_bytes()
+
+
 def test_trailing_zeros_are_preserved(parts, data_dir):
     np.save(parts / "test/dent/z.npy", np.zeros((4, 4), np.uint8))
     source = open_parts(parts, data_dir)

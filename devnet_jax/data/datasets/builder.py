@@ -89,12 +89,14 @@ class RawDataset:
       examples: the examples, sorted by path.
       fingerprint: hash that changes with the path, size or modification time of any file used.
       published_counts: published number of images of each class, if known.
+      needs_test_images: True if the test part must have normal images and anomalies.
     """
 
     name: str
     examples: list[RawExample]
     fingerprint: str
     published_counts: Mapping[str, int] = field(default_factory=dict)
+    needs_test_images: bool = True
 
 
 class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
@@ -109,6 +111,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
       NEEDS_FOLDER: False if the data set has no raw folder.
       NAME_IDENTIFIES_DATA: True if all raw folders of this name hold the same data, so that
         prepared data can be used without the raw folder.
+      NEEDS_TEST_IMAGES: False if the data set may lack normal test images, anomalies, or both.
       PUBLISHED_COUNTS: published number of images of each defect class (GOOD for normal images),
         by category (None if there are no categories); {} if unknown. If the counts differ when the
         data set is prepared, a warning is logged.
@@ -120,6 +123,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
     LAYOUT: ClassVar[str] = ""
     NEEDS_FOLDER: ClassVar[bool] = True
     NAME_IDENTIFIES_DATA: ClassVar[bool] = True
+    NEEDS_TEST_IMAGES: ClassVar[bool] = True
     PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {}
     DOWNLOAD: ClassVar[Download | None] = None
 
@@ -182,7 +186,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         if cls.NEEDS_FOLDER:
             name += f" in '{folder}'"
         published = cls.PUBLISHED_COUNTS.get(category, {})
-        return RawDataset(name, examples, digest.hexdigest(), published)
+        return RawDataset(name, examples, digest.hexdigest(), published, cls.NEEDS_TEST_IMAGES)
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
@@ -209,12 +213,14 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
+        parts = {split: [e for e in self._examples if e.split == split] for split in SPLITS}
         return {
             split: [
                 lambda shard=shard: map(self._record, shard)  # type: ignore[misc]
-                for shard in _shards([e for e in self._examples if e.split == split])
+                for shard in _shards(part)
             ]
-            for split in SPLITS
+            for split, part in parts.items()
+            if part  # TFDS cannot open a split without examples
         }
 
     def _record(self, example: RawExample) -> tuple[str, dict[str, Any]]:
@@ -262,7 +268,7 @@ def verify(raw: RawDataset) -> list[RawExample]:
 
     Raises:
       UserError: if a file is empty or damaged, a mask and its image differ in size, or a class or a
-        split has no images.
+        needed part of a split has no images.
     """
     examples = raw.examples
     results = list(map_in_threads(_verify_example, examples, "verifying"))
@@ -278,7 +284,7 @@ def verify(raw: RawDataset) -> list[RawExample]:
                 " is an image of a known type: convert them to PNG"
             )
     _compare_with_published_counts(verified, raw)
-    return _assign_splits(verified, raw.name)
+    return _assign_splits(verified, raw.name, raw.needs_test_images)
 
 
 def _compare_with_published_counts(examples: list[RawExample], raw: RawDataset) -> None:
@@ -297,15 +303,18 @@ def _compare_with_published_counts(examples: list[RawExample], raw: RawDataset) 
         )
 
 
-def _assign_splits(examples: list[RawExample], name: str) -> list[RawExample]:
+def _assign_splits(
+    examples: list[RawExample], name: str, needs_test_images: bool
+) -> list[RawExample]:
     """Returns the examples with their splits: all of train, then all of test, in the given order.
 
     Args:
       examples: examples with or without a split.
       name: name of the data set, for messages.
+      needs_test_images: True if the test part must have normal images and anomalies.
 
     Raises:
-      UserError: if there are no normal images in a split, or no anomalies.
+      UserError: if there are no normal images to train with, or a needed part of the test is empty.
     """
     held_out = {e.path for e in examples if e.split is None and e.label == ANOMALY}
     unsplit = [e.path for e in examples if e.split is None and e.label == NORMAL]
@@ -314,12 +323,12 @@ def _assign_splits(examples: list[RawExample], name: str) -> list[RawExample]:
     examples = [
         replace(e, split=e.split or ("test" if e.path in held_out else "train")) for e in examples
     ]
-    for split, label, required in (
-        ("train", NORMAL, "normal images to train with"),
-        ("test", NORMAL, "normal images to test with"),
-        ("test", ANOMALY, "anomalous images"),
+    for split, label, required, is_needed in (
+        ("train", NORMAL, "normal images to train with", True),
+        ("test", NORMAL, "normal images to test with", needs_test_images),
+        ("test", ANOMALY, "anomalous images", needs_test_images),
     ):
-        if not any((e.split, e.label) == (split, label) for e in examples):
+        if is_needed and not any((e.split, e.label) == (split, label) for e in examples):
             raise UserError(f"{name}: there are no {required}: add some")
     return sorted(examples, key=lambda e: SPLITS.index(str(e.split)))
 

@@ -22,18 +22,26 @@ logger = logging.getLogger(__name__)
 LAYOUT = (
     "train/good/, test/good/, test/<defect>/ and, for masks, ground_truth/<defect>/<image>_mask.png"
 )
+_LAYOUT_WITHOUT_TEST = (
+    "train/good/ and, if there are images to test with, test/good/, test/<defect>/ and, for masks, "
+    "ground_truth/<defect>/<image>_mask.png"
+)
 
 
 class ImageFolder(AnomalyDatasetBuilder):
-    """Images in folders named after their class, with optional masks of the same names."""
+    """Images in folders named after their class, with optional masks of the same names.
+
+    Only train/good is required.
+    """
 
     name = "image_folder"
-    LAYOUT = LAYOUT
+    LAYOUT = _LAYOUT_WITHOUT_TEST
     NAME_IDENTIFIES_DATA = False
+    NEEDS_TEST_IMAGES = False
 
     @classmethod
     def raw_examples(cls, folder: Path, category: str | None) -> list[RawExample]:
-        return read_class_folders(folder)
+        return read_class_folders(folder, needs_test_images=False)
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
@@ -45,18 +53,24 @@ class ImageFolder(AnomalyDatasetBuilder):
         return f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-def read_class_folders(folder: Path) -> list[RawExample]:
+def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExample]:
     """Lists the images of train/good, test/good and test/<defect>, and their masks.
 
     Masks are in ground_truth/<defect>. A mask has the stem of its image, with or without `_mask`,
     and any image type. Subfolders of the class folders are read, too.
 
+    Args:
+      folder: folder with the layout LAYOUT.
+      needs_test_images: False if test/good, all of test/<defect>, or both may be missing.
+
     Raises:
-      UserError: if a folder is missing or empty, train has anomalies, or an image has two masks.
+      UserError: if a needed folder is missing, a class folder is empty, train has anomalies, or an
+        image has two masks.
     """
-    for needed in ("train/good", "test/good"):
+    layout = LAYOUT if needs_test_images else _LAYOUT_WITHOUT_TEST
+    for needed in ("train/good", "test/good") if needs_test_images else ("train/good",):
         if not (folder / needed).is_dir():
-            raise UserError(f"no folder '{folder / needed}': expected {LAYOUT}")
+            raise UserError(f"no folder '{folder / needed}': expected {layout}")
     for stray in _class_folders(folder / "train"):
         if stray.name != GOOD:
             raise UserError(
@@ -64,8 +78,8 @@ def read_class_folders(folder: Path) -> list[RawExample]:
                 f" '{folder / 'test' / stray.name}'"
             )
     classes = [folder / "train" / GOOD, *_class_folders(folder / "test")]
-    if len(classes) < 3:
-        raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {LAYOUT}")
+    if needs_test_images and len(classes) < 3:
+        raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {layout}")
     examples = []
     for class_folder in classes:
         defect = class_folder.name
@@ -100,7 +114,9 @@ def read_class_folders(folder: Path) -> list[RawExample]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    """Returns the subfolders that are not hidden, sorted."""
+    """Returns the subfolders that are not hidden, sorted; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 

@@ -103,7 +103,7 @@ class MvtecAd(AnomalyDatasetBuilder):
         """Lists the images of folder/category, or of the folder if it has the category's name."""
         assert category is not None
         if (folder / category).is_dir():
-            return read_class_folders(folder / category)
+            return read_class_folders(folder / category, needs_test_images=True)
         if folder.resolve().name == category:
-            return read_class_folders(folder)
+            return read_class_folders(folder, needs_test_images=True)
         raise UserError(f"no folder '{folder / category}': expected {cls.LAYOUT}")

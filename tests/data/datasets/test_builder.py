@@ -1,6 +1,7 @@
 """Tests of the builders: reading raw layouts, verifying, fingerprints, shards."""
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def remove_files(folder: Path) -> None:
     ("change", "message"),
     [
         (lambda f: (f / "train").rename(f / "Train"), r"no folder '.*train/good': expected"),
-        (lambda f: (f / "test/good").rename(f / "good"), r"no folder '.*test/good': expected"),
+        (lambda f: remove_files(f / "test/good"), r"no images in '.*test/good'"),
         (lambda f: remove_files(f / "train/good"), r"no images in '.*train/good'"),
         (lambda f: remove_files(f / "test/dent"), r"no images in '.*test/dent'"),
         (lambda f: write_image(f / "train/dent/1.png"), r"train/dent'.*move it to '.*test/dent'"),
@@ -96,11 +97,54 @@ def test_errors_of_wrong_layouts(parts, change, message):
         listed(parts)
 
 
-def test_a_folder_without_anomalies_is_an_error(tmp_path):
-    write_image(tmp_path / "train/good/0.png")
-    write_image(tmp_path / "test/good/0.png")
-    with pytest.raises(UserError, match="no folder of anomalous images"):
-        listed(tmp_path)
+@pytest.mark.parametrize(
+    ("removed", "counts"),
+    [
+        (["test/good"], {("train", 0): 3, ("test", 1): 3}),
+        (["test/scratch", "test/dent"], {("train", 0): 3, ("test", 0): 2}),
+        (["test"], {("train", 0): 3}),
+    ],
+)
+def test_an_image_folder_needs_no_test_images(parts, removed, counts):
+    for name in removed:
+        shutil.rmtree(parts / name)
+    examples = verify(ImageFolder.read_raw(parts, None))
+    assert Counter((e.split, e.label) for e in examples) == counts
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        (["test/good"], r"no folder '.*test/good': expected train/good/, test/good/"),
+        (["test/scratch", "test/dent"], "no folder of anomalous images in '.*test': expected"),
+        (["test"], r"no folder '.*test/good': expected"),
+    ],
+)
+def test_other_data_sets_need_test_images(parts, removed, message):
+    for name in removed:
+        shutil.rmtree(parts / name)
+    with pytest.raises(UserError, match=message):
+        MvtecAd.raw_examples(parts.rename(parts.with_name("bottle")), "bottle")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"train": 0, "test": 1}, "set: there are no normal images to test with: add some"),
+        ({"train": 0, "test": 0}, "set: there are no anomalous images: add some"),
+    ],
+)
+def test_a_part_of_the_test_may_be_missing_only_where_the_data_set_says_so(parts, labels, message):
+    image = parts / "test/good/0.png"
+    examples = [
+        RawExample(split, label, ("good", "dent")[label], image, split=split)
+        for split, label in labels.items()
+    ]
+    with pytest.raises(UserError, match=message):
+        verify(RawDataset("set", examples, ""))
+    assert len(verify(RawDataset("set", examples, "", needs_test_images=False))) == 2
+    with pytest.raises(UserError, match="no normal images to train with"):
+        verify(RawDataset("set", examples[1:], "", needs_test_images=False))
 
 
 def test_masks_without_an_image_are_a_warning(parts, caplog):
