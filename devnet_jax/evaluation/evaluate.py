@@ -68,7 +68,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Evaluates the detector of a run, and writes the results and the report.
 
     Restores the detector, calibrates it, and scores and explains the test images. Several processes
-    share the images; process 0 writes.
+    share the images; process 0 writes. Without test images there is no report.
 
     Args:
       config: settings of the run.
@@ -111,8 +111,9 @@ def _write_results(
         ],
     )
     write_json(workdir.evaluation / "metrics.json", results)
-    report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
-    write_text(workdir.report, to_html(report))
+    if len(test.scores):
+        report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
+        write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
 
 
@@ -298,8 +299,11 @@ def image_chunks(
 def compute_metrics(
     detector: TrainedDetector, dataset: FewShotDataset, test: TestScores
 ) -> dict[str, Any]:
-    """Returns the content of eval/metrics.json."""
-    labels = np.array([example.label for example in dataset.test_examples])
+    """Returns the content of eval/metrics.json.
+
+    Measures that need normal images or anomalies are left out if there are none.
+    """
+    labels = np.array([example.label for example in dataset.test_examples], int)
     scores = test.scores
     results = {
         "step": detector.step,
@@ -311,11 +315,10 @@ def compute_metrics(
     }
     for threshold in detector.thresholds:
         kind = threshold.kind
-        false_alarms, misses = alarm_rates(labels, scores, threshold.value)
         results[f"{kind}_threshold"] = threshold.value
         results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
-        results[f"{kind}_false_alarm_rate"] = false_alarms
-        results[f"{kind}_miss_rate"] = misses
+        for name, rate in alarm_rates(labels, scores, threshold.value).items():
+            results[f"{kind}_{name}"] = rate
     if detector.config.dataset.calibration:
         results["n_calibration"] = len(dataset.calibration)
     return results

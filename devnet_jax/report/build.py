@@ -14,7 +14,7 @@ from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.report.content import Picture, Report, choose_pictures
-from devnet_jax.report.summary import describe_dataset, describe_run
+from devnet_jax.report.summary import describe_dataset, describe_run, describe_unmeasured
 from devnet_jax.runtime.host_devices import describe_devices
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
@@ -35,7 +35,7 @@ def run_report(
       detector: trained detector of the run.
       dataset: data set of the run.
       results: content of eval/metrics.json.
-      pictures: a picture of each of the N test images, with its score.
+      pictures: a picture of each of the N test images, N ≥ 1, with its score.
       pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
     """
     examples = dataset.test_examples
@@ -102,7 +102,8 @@ def _headline_numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _make_notes(
     detector: TrainedDetector, dataset: FewShotDataset, results: Mapping[str, Any]
 ) -> list[str]:
-    notes = []
+    unmeasured = describe_unmeasured(results)
+    notes = [as_sentence(unmeasured)] if unmeasured else []
     if results.get("n_pixel_vanished"):
         notes.append(
             f"{results['n_pixel_vanished']} anomalous images are excluded from the pixel "

@@ -112,7 +112,8 @@ def to_html(report: Report) -> str:
     """
     groups = group_by_class(report)
     labelled = report.labels is not None
-    both = {group.is_anomaly for group in groups} == {False, True}
+    kinds = {group.is_anomaly for group in groups}
+    both = kinds == {False, True}
     choices = [
         _make_choice(_threshold_name(threshold), _promised_rate(threshold), threshold.value, groups)
         for threshold in report.thresholds
@@ -140,6 +141,8 @@ def to_html(report: Report) -> str:
         n=len(report.scores),
         labelled=labelled,
         both=both,
+        has_normal=False in kinds,
+        has_anomaly=True in kinds,
         threshold=threshold,
         start=start,
         choices=choices,

@@ -17,6 +17,7 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
       workdir: folder of the run.
       results: content of eval/metrics.json.
     """
+    tested = results["n_test_normal"] + results["n_test_anomaly"]
     files = [
         ("results", workdir.evaluation / "metrics.json"),
         ("score of every image", workdir.evaluation / "scores.csv"),
@@ -24,7 +25,7 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
         ("training curves", workdir.metrics),
         ("split into training and test", workdir.split),
         ("settings", workdir.config),
-        ("report", workdir.report),
+        ("report", workdir.report if tested else "not written: there is no test image"),
     ]
     return "\n".join(["", *align_rows(_result_rows(config, results)), "", *align_rows(files)])
 
@@ -37,27 +38,29 @@ def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, 
         ("data set", describe_dataset(config)),
         ("trained", describe_run(config, results)),
         ("test images", tested),
-        ("AUROC", f"{results['image_auroc']:.4f}"),
-        ("average precision", f"{results['image_ap']:.4f}"),
-        (
-            "best F1",
-            f"{results['image_f1_max']:.4f} at score {results['image_f1_max_threshold']:.3f}",
-        ),
     ]
+    unmeasured = describe_unmeasured(results)
+    if unmeasured:
+        rows += [("not measured", unmeasured)]
+    else:
+        best_f1, at = results["image_f1_max"], results["image_f1_max_threshold"]
+        rows += [
+            ("AUROC", f"{results['image_auroc']:.4f}"),
+            ("average precision", f"{results['image_ap']:.4f}"),
+            ("best F1", f"{best_f1:.4f} at score {at:.3f}"),
+        ]
     for kind, name, promise in (
         ("calibrated", "calibrated threshold", "at most {:.4g}% promised"),
         ("prior", "prior's threshold", "{:.4g}% if scores follow the prior"),
     ):
         if f"{kind}_threshold" in results:
             promised = promise.format(100 * results[f"{kind}_promised_false_alarm_rate"])
-            rows += [
-                (
-                    name,
-                    f"score {results[f'{kind}_threshold']:.3f}: "
-                    f"{results[f'{kind}_false_alarm_rate']:.1%} false alarms ({promised}), "
-                    f"{results[f'{kind}_miss_rate']:.1%} missed",
-                )
-            ]
+            rates = [f"false alarms {promised}"]
+            if f"{kind}_false_alarm_rate" in results:
+                rates = [f"{results[f'{kind}_false_alarm_rate']:.1%} false alarms ({promised})"]
+            if f"{kind}_miss_rate" in results:
+                rates += [f"{results[f'{kind}_miss_rate']:.1%} missed"]
+            rows += [(name, f"score {results[f'{kind}_threshold']:.3f}: {', '.join(rates)}")]
     if "pixel_auroc_mean" in results:
         n = results["n_pixel_anomaly"]
         rows += [
@@ -70,6 +73,22 @@ def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, 
     return rows
 
 
+def describe_unmeasured(results: Mapping[str, Any]) -> str | None:
+    """Says which measures the test images do not allow, and why; `None` if they allow all.
+
+    Args:
+      results: content of eval/metrics.json.
+    """
+    has_normal, has_anomaly = results["n_test_normal"] > 0, results["n_test_anomaly"] > 0
+    if has_normal and has_anomaly:
+        return None
+    if has_normal:
+        return "no anomalous test image: AUROC and miss rate cannot be measured"
+    if has_anomaly:
+        return "no normal test image: AUROC and false-alarm rate cannot be measured"
+    return "no test image: AUROC, false-alarm rate and miss rate cannot be measured"
+
+
 def describe_dataset(config: Config) -> str:
     """Returns the name of the data set, and its category if it has one."""
     return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
@@ -79,9 +98,13 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
     """Describes the training data and the number of steps in one line."""
     dataset = config.dataset
     protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
-    if dataset.contamination:
-        protocol += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
     shots = f"{dataset.n_anomaly} labelled anomalies of {protocol}"
+    if not dataset.n_anomaly:
+        shots = "normal images alone"
+        if dataset.known_class is not None:
+            shots += f", {protocol} not tested"
+    if dataset.contamination:
+        shots += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
     return f"with {shots}, in {results['step']} steps"
 
 

@@ -22,7 +22,26 @@ def test_by_hand() -> None:
 def test_alarm_rates_count_the_threshold_itself_as_an_alarm() -> None:
     labels = np.array([0, 0, 0, 1, 1])
     scores = np.array([0.0, 1.0, 2.0, 1.0, 0.5])
-    assert alarm_rates(labels, scores, 1.0) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
+    assert alarm_rates(labels, scores, 1.0) == {
+        "false_alarm_rate": pytest.approx(2 / 3),
+        "miss_rate": pytest.approx(1 / 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "rates"),
+    [
+        ([0, 0, 0, 0], {"false_alarm_rate": 0.25}),
+        ([1, 1, 1, 1], {"miss_rate": 0.75}),
+        ([], {}),
+    ],
+)
+def test_measures_without_the_images_they_need_are_left_out(
+    labels: list[int], rates: dict[str, float]
+) -> None:
+    scores = np.array([0.0, 1.0, 2.0, 0.5])[: len(labels)]
+    assert image_metrics(np.array(labels), scores) == {}
+    assert alarm_rates(np.array(labels), scores, 1.5) == rates
 
 
 def test_separable_scores_reach_a_perfect_f1() -> None:

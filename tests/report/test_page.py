@@ -114,6 +114,47 @@ def test_promised_and_observed_rates_of_thresholds():
     ]
 
 
+def test_without_anomalies_the_page_shows_no_misses():
+    # At 1: the scores 1.0, 2.0, 1.5, 3.0 and 4.0 are alarms.
+    report = small(
+        labels=np.zeros(8, int),
+        defects=["good"] * 8,
+        thresholds=[Threshold("calibrated", 1.0, 0.1, 40)],
+    )
+    content = Content(to_html(report))
+    assert content.live == {
+        "heading": "At the threshold 1.000",
+        "false_alarms": "5",
+        "false_alarms_in_words": "5 false alarms",
+        "passed": "3",
+        "false_alarm_rate": "62.5%",
+    }
+    assert content.tables["Thresholds"] == [
+        ["threshold", "score", "false-alarm rate promised", "observed", "false alarms"],
+        ["calibrated (in force)", "1.000", "at most 10%, on average", "62.5%", "5"],
+    ]
+    assert "ROC curve" not in content.text
+
+
+def test_without_normal_images_the_page_shows_no_false_alarms():
+    report = small(
+        labels=np.ones(8, int),
+        defects=["cut"] * 8,
+        thresholds=[Threshold("prior", 1.0, 0.05)],
+    )
+    content = Content(to_html(report))
+    assert content.live == {
+        "heading": "At the threshold 1.000",
+        "found": "5",
+        "missed": "3",
+        "miss_rate": "37.5%",
+    }
+    assert content.tables["Thresholds"] == [
+        ["threshold", "score", "false-alarm rate promised", "missed", "miss rate"],
+        ["prior, 95% (in force)", "1.000", "5% of the prior", "3", "37.5%"],
+    ]
+
+
 def test_classes_are_sorted_by_auroc():
     html = to_html(small(thresholds=[Threshold("prior", 1.0, 0.05)], pixel_auroc={"hole": 0.98765}))
     # Normal scores are -1, 0, 1, 2. Of the cuts, 0.5 is above two and 1.5 above three of them; both
