@@ -9,6 +9,7 @@ from devnet_jax.sweep.comparison import Column, Row
 from devnet_jax.sweep.published import PublishedValue, Source
 
 INCOMPLETE = "incomplete"
+NOT_MEASURED = "not measured"
 _ARROWS = {"lower": "▼", "higher": "▲"}
 
 
@@ -63,7 +64,7 @@ def summary_cell(column: Column, metric: str, n_seeds: int, row: Row) -> Cell:
         return Cell("")
     summary = row.summary(column, metric)
     if summary is None:
-        return Cell(INCOMPLETE)
+        return Cell(NOT_MEASURED if row.is_unmeasured(column, metric) else INCOMPLETE)
     note = f"{summary.n_seeds} of {n_seeds} seeds" if summary.n_seeds < n_seeds else ""
     # Means that are equal to three decimals are equally good.
     shown = [f"{other.mean:.3f}" for c in row.columns if (other := row.summary(c, metric))]

@@ -105,17 +105,32 @@ class Row:
             for result in by_seed.values()
         ]
 
+    def is_unmeasured(self, column: Column, metric: str) -> bool:
+        """Returns True if a run of the column could not measure the metric."""
+        return any(
+            getattr(result, metric) is None
+            for runs in self.parts.values()
+            for result in runs.get(column, {}).values()
+        )
+
     def summary(self, column: Column, metric: str = "image_auroc") -> Summary | None:
         """Averages over the parts for each seed, then over the seeds; None without results.
 
         Only seeds with results for all parts count: otherwise the columns of a row would be means
-        over different parts.
+        over different parts. A run that could not measure the metric has no result.
         """
-        by_part = [runs.get(column, {}) for runs in self.parts.values()]
+        by_part = [
+            {
+                seed: value
+                for seed, result in runs.get(column, {}).items()
+                if (value := getattr(result, metric)) is not None
+            }
+            for runs in self.parts.values()
+        ]
         seeds = sorted(set.intersection(*map(set, by_part)))
         if not seeds:
             return None
-        means = [statistics.fmean(getattr(part[s], metric) for part in by_part) for s in seeds]
+        means = [statistics.fmean(part[seed] for part in by_part) for seed in seeds]
         std = statistics.stdev(means) if len(means) > 1 else None
         return Summary(statistics.fmean(means), std, len(means))
 

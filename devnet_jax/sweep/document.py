@@ -10,6 +10,7 @@ from functools import partial
 
 from devnet_jax.sweep.cells import (
     INCOMPLETE,
+    NOT_MEASURED,
     Cell,
     count_cell,
     difference_cell,
@@ -252,6 +253,9 @@ class Document:
             ),
             "2 of 3 seeds: a result is missing for the third seed. Incomplete: results are missing "
             "for every seed.": any(cell.note or cell.text == INCOMPLETE for cell in cells),
+            "Not measured: there are no normal images or no anomalies to test with.": any(
+                cell.text == NOT_MEASURED for cell in cells
+            ),
             "Bold: the best of our results in a row.": any(cell.mark == "best" for cell in cells),
             "▼ lower, ▲ higher than published by more than two standard errors of the difference, "
             "√(s₁²/n₁ + s₂²/n₂), where s is the standard deviation over n runs (1: ours, 2: "

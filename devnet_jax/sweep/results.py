@@ -15,14 +15,7 @@ from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.sweep.grid import Job
 from devnet_jax.sweep.scheduler import RECORD
 
-_MEASURES = {
-    "image_auroc",
-    "image_ap",
-    "image_f1_max",
-    "n_test_normal",
-    "n_test_anomaly",
-    "n_test_duplicates",
-}
+_COUNTS = ("n_test_normal", "n_test_anomaly", "n_test_duplicates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +31,9 @@ class RunResult:
       method: key of `METHODS`, such as devnet or flos.
       variation: other settings that vary, such as "loss.margin=3.0 loss.prior_std=2.0", or "".
       seed: seed of the run.
-      image_auroc: area under the ROC curve.
-      image_ap: average precision.
-      image_f1_max: best F1.
+      image_auroc: area under the ROC curve; `None` unless both kinds of images are tested.
+      image_ap: average precision, or `None` likewise.
+      image_f1_max: best F1, or `None` likewise.
       n_test_normal: number of normal test images.
       n_test_anomaly: number of anomalous test images.
       n_test_duplicates: number of test images that are also among the training images.
@@ -59,9 +52,9 @@ class RunResult:
     method: str
     variation: str
     seed: int
-    image_auroc: float
-    image_ap: float
-    image_f1_max: float
+    image_auroc: float | None
+    image_ap: float | None
+    image_f1_max: float | None
     n_test_normal: int
     n_test_anomaly: int
     n_test_duplicates: int
@@ -94,7 +87,7 @@ def read_result(job: Job, folder: Path) -> RunResult | None:
     metrics = workdir.evaluation / "metrics.json"
     measured = read_json(metrics) if metrics.exists() else {}
     last_step = job.config.train.epochs * job.config.train.steps_per_epoch
-    if measured.get("step") != last_step or not measured.keys() >= _MEASURES:
+    if measured.get("step") != last_step or not measured.keys() >= {*_COUNTS}:
         return None
     record = workdir.path / RECORD
     dataset = job.config.dataset
@@ -109,7 +102,10 @@ def read_result(job: Job, folder: Path) -> RunResult | None:
         seed=job.config.seed,
         steps=measured["step"],
         workdir=job.name,
-        **{name: measured[name] for name in _MEASURES},
+        image_auroc=measured.get("image_auroc"),
+        image_ap=measured.get("image_ap"),
+        image_f1_max=measured.get("image_f1_max"),
+        **{name: measured[name] for name in _COUNTS},
         **(read_json(record) if record.exists() else {}),
     )
 

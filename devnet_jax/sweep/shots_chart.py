@@ -40,7 +40,8 @@ def draw_shots(ours: Mapping[str, Points], published: Mapping[str, Points], name
         all_shots = sorted({n for points in ours.values() for n in points})
         for i, (label, points) in enumerate(published.items()):
             shots, means, stds = _arrays(points)
-            shift = (all_shots[-1] / all_shots[0]) ** (0.02 * (i + 1))  # to keep ours visible
+            smallest = next(n for n in all_shots if n)
+            shift = (all_shots[-1] / smallest) ** (0.02 * (i + 1))  # to keep ours visible
             axes.errorbar(
                 [n * shift for n in shots],
                 means,
@@ -67,7 +68,10 @@ def _arrays(points: Points) -> tuple[list[int], list[float], list[float]]:
 def _format_axes(axes: Axes, shots: Sequence[int]) -> None:
     axes.set_xlabel("labelled anomalies")
     axes.set_ylabel("image AUROC")
-    axes.set_xscale("log")
+    if shots[0]:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=1)  # linear from 0 to 1
     axes.xaxis.set_major_locator(FixedLocator(shots))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")

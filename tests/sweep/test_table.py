@@ -18,7 +18,7 @@ CONTEXT = Context(settings="ResNet-18, 448×448", categories={"mvtec_ad": ("carp
 CLASSES = {"elpv": ("mono", "poly")}
 
 
-def result(auroc: float, seed: int = 0, **fields) -> RunResult:
+def result(auroc: float | None, seed: int = 0, **fields) -> RunResult:
     values = {
         "dataset": "brain_mri",
         "category": "",
@@ -278,6 +278,26 @@ def test_shots():
         },
     ]
     assert [row["Shots"] for row in table(markdown)] == ["1", "5", "10"]
+
+
+def test_a_run_without_anomalies_to_test_has_no_auroc():
+    nothing = {"image_ap": None, "image_f1_max": None, "n_test_anomaly": 0, "n_anomaly": 0}
+    unmeasured = [result(None, seed, **nothing) for seed in (0, 1)]
+    markdown = to_markdown(unmeasured, CONTEXT)
+    assert only_row(unmeasured)["Ours: devnet"] == "not measured"
+    assert "Not measured: there are no normal images or no anomalies to test with." in markdown
+    (details,) = table(markdown, "Average precision and test images")
+    assert details["Average precision: devnet"] == "not measured"
+    assert details["Test images: anomalous"] == "0"
+    # Of two seeds, one could measure.
+    half = [unmeasured[0], result(0.9, 1, n_anomaly=0)]
+    assert only_row(half)["Ours: devnet"] == "0.900 (1 of 2 seeds)"
+
+
+def test_a_chart_begins_with_no_labelled_anomalies():
+    results = [r for n in (0, 1, 10) for r in runs(0.8, 0.9, n_anomaly=n)]
+    (chart,) = charts(to_html(results, CONTEXT))
+    assert {"0", "1", "10", "devnet", "DevNet, published"} <= {*words(chart)}
 
 
 def charts(html: str) -> list[ElementTree.Element]:
