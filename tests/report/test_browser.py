@@ -502,3 +502,21 @@ def test_percentages_are_rounded_like_in_python(opened):
     page = opened(make_report(scores=scores, labels=0 * scores, defects=["good"] * 16, pictures=[]))
     type_threshold(page, "15")
     assert live(page)["false_alarm_rate"] == f"{1 / 16:.1%}" == "6.2%"
+
+
+def test_the_threshold_moves_on_a_page_without_anomalies(opened):
+    whole = make_report()
+    normal = dataclasses.replace(
+        whole,
+        scores=SCORES[:30],
+        labels=LABELS[:30],
+        defects=DEFECTS[:30],
+        pictures=whole.pictures[:30],
+        pixel_auroc={},
+    )
+    page = opened(normal)
+    type_threshold(page, "0.5")
+    names = {"heading", "false_alarms", "false_alarms_in_words", "passed", "false_alarm_rate"}
+    assert live(page) == {name: text for name, text in expected(0.5).items() if name in names}
+    assert shown(page, "[data-worst='false-alarm']")
+    assert page.locator("[data-worst='missed']").count() == 0
