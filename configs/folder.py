@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from devnet_jax.config import FOLDER_CALIBRATION, for_dataset
 
 
-def get_config() -> ConfigDict:
+def get_config(detector: str = "devcore") -> ConfigDict:
     config = for_dataset("image_folder")
+    config.model.detector = detector
     config.dataset.calibration = FOLDER_CALIBRATION
     return config

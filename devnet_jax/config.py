@@ -39,7 +39,10 @@ class DatasetConfig:
         may_change=True,
     )
     image_size: int = setting(
-        448, "height and width in pixels that images are resized to", minimum=8
+        0,
+        "height and width in pixels that images are resized to, at least 8; 0 means the detector's "
+        "own: 448 for devnet (the paper's), 224 for devcore",
+        minimum=0,
     )
     n_anomaly: int = setting(
         10,
@@ -86,19 +89,28 @@ class DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: feature extractor, image pyramid and top-K multiple-instance head."""
+    """The detector and its network: feature extractor, image pyramid, multiple-instance head."""
 
+    detector: Literal["devnet", "devcore"] = setting(
+        "devnet",
+        "detector: the paper's deviation network (devnet), or a frozen feature extractor with a "
+        "memory of good parts and a learned head (devcore)",
+    )
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"] = setting(
         "resnet18", "feature extractor"
     )
     n_scales: int = setting(
-        2, "number of levels of the image pyramid, each half the size of the previous", minimum=1
+        2,
+        "number of levels of the image pyramid, each half the size of the previous; devnet only",
+        minimum=1,
     )
-    head: Literal["topk"] = setting("topk", "head: combines position scores into the image's score")
+    head: Literal["topk"] = setting(
+        "topk", "head of devnet: combines position scores into the image's score"
+    )
     topk: float = setting(
         0.1,
         "share of positions, those with the largest absolute scores, whose mean is the image's "
-        "score; 0 means the signed mean of all",
+        "score; 0 means the signed mean of all; devnet only",
         minimum=0,
         maximum=1,
     )
@@ -108,6 +120,48 @@ class ModelConfig:
         "file",
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype of the network")
+
+
+@dataclasses.dataclass(frozen=True)
+class DevCoreConfig:
+    """The memory of good parts, and how its head is learned; for model.detector = devcore only."""
+
+    memory_size: int = setting(2000, "number of feature vectors in the memory", minimum=1)
+    memory_samples: int = setting(
+        30_000,
+        "number of random positions of the normal training images that the memory is chosen from",
+        minimum=1,
+    )
+    projection: int = setting(
+        128, "dimensions of the random projection on which the memory is chosen", minimum=1
+    )
+    top_positions: float = setting(
+        0.01,
+        "share of positions, those with the largest scores, whose mean is the image's local score",
+        minimum=0,
+        maximum=1,
+    )
+    learning_images: int = setting(
+        512,
+        "largest number of normal training images that the head is learned from; it bounds the "
+        "memory that training needs",
+        minimum=2,
+    )
+    head_steps: int = setting(150, "number of steps of the head's training", minimum=1)
+    head_batch_size: int = setting(
+        24, "batch size of the head's training; half of the images are anomalies", minimum=2
+    )
+    head_learning_rate: float = setting(0.03, "learning rate of Adam for the head", minimum=0)
+    head_penalty: float = setting(
+        0.01,
+        "L2 penalty of the head's weights, divided by the number of labelled anomalies",
+        minimum=0,
+    )
+    folds: int = setting(
+        5,
+        "largest number of folds of the cross-validation over labelled anomalies and normal images",
+        minimum=2,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +261,11 @@ class EvaluationConfig:
         maximum=0.5,
         may_change=True,
     )
-    explanation: Literal["gradient", "smoothgrad", "score_map", "none"] = setting(
-        "gradient",
+    explanation: Literal["auto", "gradient", "smoothgrad", "score_map", "none"] = setting(
+        "auto",
         "explanation method: the paper's input gradients, their average over noisy copies "
-        "(smoothgrad), the head's position scores (score_map, the fastest), or none",
+        "(smoothgrad), the position scores (score_map, the fastest), none, or the detector's own "
+        "(auto): gradient for devnet, score_map for devcore",
         may_change=True,
     )
     smoothgrad_samples: int = setting(
@@ -228,6 +283,13 @@ class EvaluationConfig:
     )
 
 
+# Image size and explanation method of each detector.
+_DETECTOR_DEFAULTS: Mapping[str, tuple[int, Literal["gradient", "score_map"]]] = {
+    "devnet": (448, "gradient"),
+    "devcore": (224, "score_map"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """All settings of a run."""
@@ -235,10 +297,21 @@ class Config:
     seed: int = setting(42, "seed of all random draws", minimum=0, maximum=2**31 - 1)
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    devcore: DevCoreConfig = dataclasses.field(default_factory=DevCoreConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Replaces the values 0 and "auto" by those of the detector."""
+        image_size, explanation = _DETECTOR_DEFAULTS[self.model.detector]
+        if not self.dataset.image_size:
+            dataset = dataclasses.replace(self.dataset, image_size=image_size)
+            object.__setattr__(self, "dataset", dataset)
+        if self.evaluation.explanation == "auto":
+            evaluation = dataclasses.replace(self.evaluation, explanation=explanation)
+            object.__setattr__(self, "evaluation", evaluation)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = None) -> Config:
@@ -289,6 +362,7 @@ def for_folder(folder: str | os.PathLike[str]) -> Config:
         {
             "dataset.name": "image_folder",
             "dataset.manual_dir": str(Path(folder).expanduser().absolute()),
+            "model.detector": "devcore",
             "dataset.calibration": FOLDER_CALIBRATION,
         },
     )
@@ -371,6 +445,13 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
       UserError: if a name is unknown, or a value has the wrong type or is out of range.
     """
     values = config.to_dict()
+    if settings.get("model.detector", config.model.detector) != config.model.detector:
+        # What the old detector chose, the new one chooses anew.
+        image_size, explanation = _DETECTOR_DEFAULTS[config.model.detector]
+        if config.dataset.image_size == image_size:
+            values["dataset"]["image_size"] = 0
+        if config.evaluation.explanation == explanation:
+            values["evaluation"]["explanation"] = "auto"
     for name, value in settings.items():
         get_setting(config, name)
         *groups, last = name.split(".")

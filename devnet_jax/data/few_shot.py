@@ -27,11 +27,13 @@ class FewShotDataset:
       source: the data set.
       split: its training, calibration and test images.
       use_cache: if True, decoded images are cached on disk.
+      has_grown: if True, the split has images that an earlier one of the run lacks.
     """
 
     source: Source
     split: Split
     use_cache: bool = False
+    has_grown: bool = False
 
     def __str__(self) -> str:
         """Returns a sentence with the number of images in each part of the split."""
@@ -110,6 +112,11 @@ class FewShotDataset:
     def _index(self) -> dict[str, int]:
         """The index of each example by its path."""
         return {example.path: i for i, example in enumerate(self.source.examples)}
+
+    @property
+    def labelled_defects(self) -> list[str]:
+        """The defect class of each labelled anomaly."""
+        return [self.source.examples[self._index[path]].defect for path in self.split.train_anomaly]
 
     @cached_property
     def test_examples(self) -> list[Example]:

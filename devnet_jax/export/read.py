@@ -30,7 +30,7 @@ from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
 from devnet_jax.errors import UserError
-from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scorer import ImageScorer, RawScores
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
 
@@ -122,7 +122,13 @@ class ExportedDetector(ImageScorer):
             programs[EXPLAIN] = jax.jit(explain.call)
         detector = cls(card, weights, programs)
         # Reads them now, so that an incomplete card fails here and not at the first use.
-        _ = detector.thresholds, detector.prior, detector.margin, detector.explanation
+        _ = (
+            detector.thresholds,
+            detector.prior,
+            detector.margin,
+            detector.explanation,
+            detector.kinds,
+        )
         return detector
 
     @property
@@ -155,12 +161,18 @@ class ExportedDetector(ImageScorer):
         """Explanation method of the file."""
         return str(self.card["explanation"])
 
-    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = list(self._apply(SCORE, images))
-        scores, maps = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
-        return scores, maps
+    @functools.cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the labelled kinds that an image can be like; empty for devnet."""
+        return tuple(map(str, self.card.get("kinds", ())))
 
-    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+    def _score(self, images: np.ndarray) -> RawScores:
+        parts = list(self._apply(SCORE, images))
+        return RawScores(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+
+    def _explain(
+        self, images: np.ndarray, method: str | None, maps: np.ndarray | None
+    ) -> np.ndarray:
         if EXPLAIN not in self._programs or method not in (None, self.explanation):
             raise UserError(
                 f"this file explains only by {self.explanation!r}; export another file with "

@@ -123,6 +123,7 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
         },
         "prior": None if detector.prior is None else detector.prior._asdict(),
         "thresholds": [dataclasses.asdict(threshold) for threshold in detector.thresholds],
+        "kinds": list(detector.kinds),
         "dataset": {"name": config.dataset.name, "category": config.dataset.category},
         "model": dataclasses.asdict(config.model) | {"pretrained": _weights_origin(detector)},
         "step": detector.step,

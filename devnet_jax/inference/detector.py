@@ -15,13 +15,13 @@ from etils import epath
 
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.distributed.batching import apply_in_batches
 from devnet_jax.distributed.sharding import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.export.read import ExportedDetector
-from devnet_jax.inference.batching import apply_in_batches
-from devnet_jax.inference.explain import EXPLAINERS
+from devnet_jax.inference.explain import EXPLAINERS, enlarge
 from devnet_jax.inference.forward import score_images
-from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.inference.scorer import ImageScorer, RawScores, as_written
 from devnet_jax.inference.thresholds import (
     Threshold,
     calibrated_threshold,
@@ -29,11 +29,12 @@ from devnet_jax.inference.thresholds import (
     shortage,
 )
 from devnet_jax.losses import prior_of
-from devnet_jax.models import DeviationNetwork, fold_batch_norm
-from devnet_jax.models.build import abstract_variables, make_model
+from devnet_jax.models import fold_batch_norm
+from devnet_jax.models.build import Model, abstract_variables, make_model
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir, read_config
+from devnet_jax.training.learned import read_learned
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class TrainedDetector(ImageScorer):
       variables: "params" and "batch_stats" of the network, on all local devices.
       step: number of training steps done.
       calibration_scores: float32 [n], scores of held-out normal images; empty without calibration.
+      kinds: names of the labelled kinds that an image can be like; empty for devnet.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class TrainedDetector(ImageScorer):
     calibration_scores: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty(0, np.float32)
     )
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -98,7 +101,8 @@ class TrainedDetector(ImageScorer):
                 )
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
         assert step is not None  # restore has raised otherwise
-        detector = cls(config, variables, step)
+        learned = read_learned(folder, step)
+        detector = cls(config, variables, step, kinds=tuple(learned.kinds) if learned else ())
         if not calibrated or not config.dataset.calibration:
             return detector
         scores = read_calibration(folder, step)
@@ -148,21 +152,25 @@ class TrainedDetector(ImageScorer):
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
-    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scores, maps = self._apply(score_images, images)
-        if not np.isfinite(scores).all():
+    def _score(self, images: np.ndarray) -> RawScores:
+        result = RawScores(*self._apply(score_images, images))
+        if not np.isfinite(result.scores).all():
             raise UserError(
                 f"the network of step {self.step} gives scores that are not finite; train again "
                 "with a smaller config.optimizer.learning_rate"
             )
-        return scores, maps
+        return result
 
-    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+    def _explain(
+        self, images: np.ndarray, method: str | None, maps: np.ndarray | None
+    ) -> np.ndarray:
         method = method or self.explanation
         if method not in EXPLAINERS:
             raise UserError(
                 f"explanation {method!r}: no such method; {nearest(method, EXPLAINERS)}"
             )
+        if method == "score_map" and maps is not None:
+            return np.asarray(enlarge(self.folded[0], maps, self.image_size), np.float32)
         maps = np.asarray(self._apply(EXPLAINERS[method](self.config), images), np.float32)
         if not np.isfinite(maps).all():
             raise UserError(
@@ -173,7 +181,7 @@ class TrainedDetector(ImageScorer):
         return maps
 
     @functools.cached_property
-    def folded(self) -> tuple[DeviationNetwork, dict[str, Any]]:
+    def folded(self) -> tuple[Model, dict[str, Any]]:
         """Network and variables with BatchNorm folded into the convolutions, to save time."""
         model = make_model(self.config).clone(folded=True)
         # The function itself is jitted, so that detectors share the compiled program.

@@ -15,7 +15,7 @@ from scipy import ndimage
 from devnet_jax.config import Config
 from devnet_jax.data.preprocessing import normalise
 from devnet_jax.inference.forward import score_images
-from devnet_jax.models import DeviationNetwork
+from devnet_jax.models.build import Model
 from devnet_jax.rng import key
 
 SATURATION = 99  # percentile of an image's gradients at which its map reaches 1
@@ -23,9 +23,7 @@ BLUR = 4.0  # standard deviation of the map's Gaussian filter, in pixels
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def gradient_maps(
-    model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
-) -> jax.Array:
+def gradient_maps(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
     """Returns the paper's maps: the influence of each pixel on the score (section 3.3).
 
     Args:
@@ -42,7 +40,7 @@ def gradient_maps(
 
 
 def smoothgrad_maps(
-    model: DeviationNetwork,
+    model: Model,
     variables: dict[str, Any],
     images: jax.Array,
     noise_key: jax.Array,
@@ -67,9 +65,7 @@ def smoothgrad_maps(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def upsampled_score_maps(
-    model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
-) -> jax.Array:
+def upsampled_score_maps(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
     """Returns what each position of the finest scale adds to the image's score, enlarged.
 
     One forward pass without gradients: faster and coarser than `gradient_maps`. Maps of different
@@ -81,17 +77,30 @@ def upsampled_score_maps(
       images: uint8 [B, S, S, 3].
 
     Returns:
-      Floating [B, S, S] in units of the score, interpolated linearly between the centres of the
-      positions; see `Head.contributions`.
+      `enlarge` of the position scores.
     """
-    _, maps = score_images(model, variables, images)
-    return jax.image.resize(model.contributions(maps), images.shape[:3], "linear")
+    return enlarge(model, score_images(model, variables, images)[1], images.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "size"))
+def enlarge(model: Model, maps: jax.Array, size: int) -> jax.Array:
+    """Enlarges position scores to the image's size.
+
+    Args:
+      model: network.
+      maps: floating [B, h, w], position scores of the finest scale.
+      size: S.
+
+    Returns:
+      Floating [B, S, S] in units of the score, interpolated linearly between the centres of the
+      positions (see `Head.contributions`), and smoothed by a Gaussian filter for devcore.
+    """
+    enlarged = jax.image.resize(model.contributions(maps), (len(maps), size, size), "linear")
+    return blur(enlarged) if model.smooths_maps else enlarged
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def input_gradients(
-    model: DeviationNetwork, variables: dict[str, Any], inputs: jax.Array
-) -> jax.Array:
+def input_gradients(model: Model, variables: dict[str, Any], inputs: jax.Array) -> jax.Array:
     """Returns ∂score/∂input of each image, without computing gradients of parameters.
 
     Args:
@@ -104,7 +113,7 @@ def input_gradients(
     """
 
     def total_score(inputs: jax.Array) -> jax.Array:
-        scores, _ = model.apply(variables, inputs, train=False)
+        scores = model.apply(variables, inputs, train=False)[0]
         return scores.sum()  # in evaluation mode, images are independent
 
     return jax.grad(total_score)(inputs)
@@ -117,13 +126,17 @@ def saliency(gradients: jax.Array) -> jax.Array:
     low = maps.min(axis=(1, 2), keepdims=True)
     high = _percentile(maps.reshape(maps.shape[0], -1), SATURATION)[:, None, None]
     span = jnp.where(high > low, high - low, 1)  # equal gradients give a map of zeros
-    maps = jnp.clip((maps - low) / span, 0, 1)
+    return blur(jnp.clip((maps - low) / span, 0, 1))
+
+
+def blur(maps: jax.Array) -> jax.Array:
+    """Returns maps [B, H, W] smoothed by a Gaussian filter of `BLUR` pixels."""
     rows, columns = (jnp.asarray(_blur_matrix(n), maps.dtype) for n in maps.shape[1:])
     with jax.default_matmul_precision("highest"):
         return rows @ maps @ columns.T
 
 
-Explain = Callable[[DeviationNetwork, dict[str, Any], jax.Array], jax.Array]
+Explain = Callable[[Model, dict[str, Any], jax.Array], jax.Array]
 
 # Explanation methods by name: each entry maps the settings to a function.
 EXPLAINERS: dict[str, Callable[[Config], Explain]] = {
@@ -140,7 +153,7 @@ EXPLAINERS: dict[str, Callable[[Config], Explain]] = {
 
 @functools.partial(jax.jit, static_argnames="model")
 def _noisy_gradients(
-    model: DeviationNetwork,
+    model: Model,
     variables: dict[str, Any],
     images: jax.Array,
     key: jax.Array,

@@ -8,13 +8,18 @@ from typing import Any, cast
 import jax
 
 from devnet_jax.data.preprocessing import normalise
-from devnet_jax.models import DeviationNetwork
+from devnet_jax.models.build import Model
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def score_images(
-    model: DeviationNetwork, variables: dict[str, Any], images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns scores [B] and signed position scores [B, h, w] of images uint8 [B, S, S, 3]."""
+    model: Model, variables: dict[str, Any], images: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Scores images uint8 [B, S, S, 3].
+
+    Returns:
+      Scores [B] and position scores [B, h, w]; for devcore also the kind of labelled anomaly that
+      each image is like, int32 [B] (`devnet_jax.models.devcore.UNLIKE` for none).
+    """
     result = model.apply(variables, normalise(images), train=False)
-    return cast(tuple[jax.Array, jax.Array], result)
+    return cast(tuple[jax.Array, ...], result)

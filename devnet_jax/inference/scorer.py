@@ -27,6 +27,21 @@ ImagesLike = ImageLike | Sequence[ImageLike]
 _pillow_lock = threading.Lock()
 
 
+class RawScores(NamedTuple):
+    """What a network computes of N images.
+
+    Attributes:
+      scores: float32 [N], anomaly scores.
+      maps: float32 [N, h, w], position scores of the finest scale.
+      kinds: int32 [N], index of the labelled kind of defect that each image is like, or -1; `None`
+        for the deviation network.
+    """
+
+    scores: np.ndarray
+    maps: np.ndarray
+    kinds: np.ndarray | None = None
+
+
 class Scores(NamedTuple):
     """Result of `ImageScorer.score` for N images.
 
@@ -36,12 +51,15 @@ class Scores(NamedTuple):
       maps: float32 [N, h, w], signed position scores of the finest scale.
       p_values: float64 [N], upper-tail p-values under the prior; `None` without a prior.
       is_anomaly: bool [N], True at or above the threshold in force; `None` without a threshold.
+      reasons: for each alarm "like the labelled KIND" or "unlike the good parts", and "" for the
+        other images; all "" for the deviation network.
     """
 
     scores: np.ndarray
     maps: np.ndarray
     p_values: np.ndarray | None = None
     is_anomaly: np.ndarray | None = None
+    reasons: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +114,20 @@ class ImageScorer(abc.ABC):
     def explanation(self) -> str:
         """Default explanation method: "gradient", "smoothgrad", "score_map" or "none"."""
 
+    @property
     @abc.abstractmethod
-    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `Scores.scores` and `Scores.maps` of images uint8 [N, S, S, 3]."""
+    def kinds(self) -> Sequence[str]:
+        """Names of the labelled kinds that an image can be like; empty for devnet."""
 
     @abc.abstractmethod
-    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
-        """Returns `Explanation.maps` of images uint8 [N, S, S, 3]."""
+    def _score(self, images: np.ndarray) -> RawScores:
+        """Scores images uint8 [N, S, S, 3]."""
+
+    @abc.abstractmethod
+    def _explain(
+        self, images: np.ndarray, method: str | None, maps: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns `Explanation.maps` of images uint8 [N, S, S, 3]; see `explain`."""
 
     @property
     def threshold(self) -> Threshold | None:
@@ -122,15 +147,21 @@ class ImageScorer(abc.ABC):
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        scores, maps = self._score(as_batch(images, self.image_size))
+        scores, maps, kinds = self._score(as_batch(images, self.image_size))
         written = as_written(scores)
-        threshold = self.threshold
-        return Scores(
-            scores,
-            maps,
-            self.p_values(written),
-            None if threshold is None else threshold.alarms(written),
-        )
+        alarms = None if self.threshold is None else self.threshold.alarms(written)
+        reasons = self._reasons(kinds, np.ones(len(scores), bool) if alarms is None else alarms)
+        return Scores(scores, maps, self.p_values(written), alarms, reasons)
+
+    def _reasons(self, kinds: np.ndarray | None, alarms: np.ndarray) -> list[str]:
+        """Returns `Scores.reasons`."""
+        if kinds is None:
+            return [""] * len(alarms)
+        texts = [f"like the labelled {kind}" for kind in self.kinds]
+        return [
+            (texts[kind] if 0 <= kind < len(texts) else "unlike the good parts") if alarm else ""
+            for kind, alarm in zip(kinds.tolist(), alarms.tolist(), strict=True)
+        ]
 
     def decision_function(self, images: ImagesLike) -> np.ndarray:
         """Returns threshold minus score, float64 [N]: negative for anomalies, as in scikit-learn.
@@ -155,26 +186,29 @@ class ImageScorer(abc.ABC):
         """
         return np.where(self.decision_function(images) > 0, 1, -1)
 
-    def explain(self, images: ImagesLike, method: str | None = None) -> Explanation:
+    def explain(
+        self, images: ImagesLike, method: str | None = None, *, maps: np.ndarray | None = None
+    ) -> Explanation:
         """Locates anomalies: maps, and overlays of the maps on the images.
 
         Args:
           images: as for `score`.
           method: "gradient", "smoothgrad" or "score_map"; the default is `explanation`.
+          maps: `Scores.maps` of the images, which spare a forward pass for "score_map".
 
         Raises:
           UserError: if the method is unknown or unavailable, an image cannot be read, or a
             gradient is not finite.
         """
         batch = as_batch(images, self.image_size)
-        maps = self._explain(batch, method)
+        explained = self._explain(batch, method, maps)
 
         def draw() -> list[Image.Image]:
-            scores = as_written(self._score(batch)[0])
-            triples = zip(batch, scores, maps, strict=True)
+            scores = as_written(self._score(batch).scores)
+            triples = zip(batch, scores, explained, strict=True)
             return [Image.fromarray(self.overlay(*triple, method=method)) for triple in triples]
 
-        return Explanation(maps, draw)
+        return Explanation(explained, draw)
 
     def heat(self, maps: np.ndarray, method: str | None = None) -> np.ndarray:
         """Returns maps of `explain` scaled to [0, 1] for drawing.

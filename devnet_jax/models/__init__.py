@@ -1,6 +1,7 @@
-"""The deviation network and its weights."""
+"""The networks of both detectors, and their weights."""
 
 from devnet_jax.models.backbones import BACKBONES
+from devnet_jax.models.devcore import DevCore
 from devnet_jax.models.folding import fold_batch_norm
 from devnet_jax.models.heads import HEADS
 from devnet_jax.models.network import DeviationNetwork, check_n_scales, max_n_scales
@@ -13,6 +14,7 @@ from devnet_jax.models.pretrained import (
 __all__ = [
     "BACKBONES",
     "HEADS",
+    "DevCore",
     "DeviationNetwork",
     "check_n_scales",
     "fold_batch_norm",

@@ -11,12 +11,29 @@ import numpy as np
 from flax import traverse_util
 
 from devnet_jax.config import Config
-from devnet_jax.models import DeviationNetwork, from_torch_state_dict
+from devnet_jax.models import DevCore, DeviationNetwork, from_torch_state_dict
+from devnet_jax.models.devcore import LABELLED_PER_IMAGE
 from devnet_jax.rng import key
 
+Model = DeviationNetwork | DevCore
 
-def make_model(config: Config, axis_name: str | None = None) -> DeviationNetwork:
-    """Builds the network; `axis_name` is the device axis over which BatchNorm is synchronised."""
+
+def make_model(config: Config, axis_name: str | None = None) -> Model:
+    """Builds the network of the settings' detector.
+
+    Args:
+      config: all settings.
+      axis_name: device axis over which BatchNorm is synchronised.
+    """
+    if config.model.detector == "devcore":
+        return DevCore(
+            backbone=config.model.backbone,
+            memory_size=config.devcore.memory_size,
+            n_labelled=max(LABELLED_PER_IMAGE * config.dataset.n_anomaly, 1),
+            top_positions=config.devcore.top_positions,
+            dtype=jnp.dtype(config.model.dtype),
+            axis_name=axis_name,
+        )
     return DeviationNetwork(
         backbone=config.model.backbone,
         n_scales=config.model.n_scales,

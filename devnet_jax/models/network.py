@@ -46,6 +46,8 @@ class DeviationNetwork(nn.Module):
     folded: bool = False
     head: str = "topk"
 
+    smooths_maps = False  # score maps are enlarged as they are
+
     def __post_init__(self) -> None:
         get_backbone(self.backbone)
         get_head(self.head, self.topk)

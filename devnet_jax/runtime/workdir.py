@@ -33,6 +33,7 @@ class Workdir:
         self.config = self.path / "config.json"
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"
+        self.learned = self.path / "learned.json"
         self.metrics = self.path / "metrics.jsonl"
         self.interrupted_epoch = (
             self.path / "interrupted_epoch.json"

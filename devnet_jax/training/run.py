@@ -1,4 +1,4 @@
-"""Trains the network of a run in its workdir.
+"""Trains the detector of a run in its workdir.
 
 Mistakes in the settings, the data, the weights or the workdir are found before the first file is
 written.
@@ -7,6 +7,9 @@ written.
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+import numpy as np
 
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
@@ -19,6 +22,8 @@ from devnet_jax.models import check_n_scales, load_pretrained
 from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.training.devcore import fit_devcore, require_fittable
+from devnet_jax.training.learned import Learned, write_learned
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit, require_divisible_batch, restore_state
 from devnet_jax.training.resume import open_dataset
@@ -30,7 +35,8 @@ logger = logging.getLogger(__name__)
 def train(config: Config, workdir: Workdir) -> None:
     """Trains the run of a workdir, or resumes it.
 
-    Writes config.json, split.json, checkpoints/, metrics.jsonl and TensorBoard's events.
+    Writes config.json, split.json and checkpoints/; for devnet metrics.jsonl and TensorBoard's
+    events, for devcore learned.json.
 
     Raises:
       UserError: for a mistake in the settings, the data, the weights or the workdir, or a loss that
@@ -38,34 +44,67 @@ def train(config: Config, workdir: Workdir) -> None:
     """
     require_trainable(config)
     workdir.require_writable()
+    train_detector = {"devnet": _train_devnet, "devcore": _train_devcore}[config.model.detector]
     with (
         locked_by_rank_zero(workdir.lock()),
         training_checkpoints(config, workdir) as checkpoints,
     ):
-        done = checkpoints.latest_step() or 0
-        last_step = config.train.epochs * config.train.steps_per_epoch
-        if done > last_step:
-            raise UserError(
-                f"config.train.epochs = {config.train.epochs}: the run has already done "
-                f"{done // config.train.steps_per_epoch} epochs; use at least that many"
-            )
-        dataset = open_dataset(config, workdir)
-        if done == last_step:  # no state to restore, no image to decode
-            _write_settings(config, dataset, workdir)
-            return
-        state = restore_state(checkpoints, config) if done else first_state(config)
-        images = dataset.train_images(config.dataset.image_size)
-        store = make_store(images, config.dataset, replicated())
+        train_detector(config, workdir, checkpoints)
 
+
+def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
+    done = checkpoints.latest_step() or 0
+    last_step = config.train.epochs * config.train.steps_per_epoch
+    if done > last_step:
+        raise UserError(
+            f"config.train.epochs = {config.train.epochs}: the run has already done "
+            f"{done // config.train.steps_per_epoch} epochs; use at least that many"
+        )
+    dataset = open_dataset(config, workdir)
+    if done == last_step:  # no state to restore, no image to decode
         _write_settings(config, dataset, workdir)
-        n_normal = len(dataset.split.train_unlabelled)
-        with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
-            fit(config, store, n_normal, state, checkpoints, log)
+        return
+    state = restore_state(checkpoints, config) if done else first_state(config)
+    images = dataset.train_images(config.dataset.image_size)
+    store = make_store(images, config.dataset, replicated())
+
+    _write_settings(config, dataset, workdir)
+    n_normal = len(dataset.split.train_unlabelled)
+    with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
+        fit(config, store, n_normal, state, checkpoints, log)
+
+
+def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
+    done = checkpoints.latest_step() or 0
+    dataset = open_dataset(config, workdir)
+    if done and not dataset.has_grown:
+        _write_settings(config, dataset, workdir)
+        return
+    kinds = sorted(set(dataset.labelled_defects))
+    fitted = fit_devcore(
+        config,
+        dataset.train_images(config.dataset.image_size),
+        len(dataset.split.train_unlabelled),
+        [kinds.index(defect) for defect in dataset.labelled_defects],
+    )
+    _write_settings(config, dataset, workdir)
+    # A run whose folder has grown goes on counting.
+    step = done + (config.devcore.head_steps if kinds else 1)
+    variables: dict[str, Any] = {}
+    if fitted is not None:
+        variables = fitted.variables
+        head = fitted.head
+        scores = (head.normal_scores.tolist(), head.anomaly_scores.tolist())
+        write_learned(workdir, Learned(step, kinds, head.weights, *scores))
+    checkpoints.save(step, variables, {"step": np.int32(step)}, settings=config.to_dict())
 
 
 def require_trainable(config: Config) -> None:
     """Raises `UserError` for settings that cannot train on these devices, whatever the data."""
-    if not config.dataset.n_anomaly and getattr(config.model, "detector", "devnet") == "devnet":
+    if config.model.detector == "devcore":
+        require_fittable(config)
+        return
+    if not config.dataset.n_anomaly:
         raise UserError(
             "config.dataset.n_anomaly = 0: the deviation network needs labelled anomalies; give "
             "some, or train with config.model.detector=devcore"

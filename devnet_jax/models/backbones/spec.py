@@ -50,6 +50,11 @@ class Backbone:
         """Name of the coarsest feature map."""
         return list(self.stages)[-1]
 
+    @property
+    def patch_stages(self) -> tuple[str, ...]:
+        """Names of the two feature maps before the coarsest, from fine to coarse."""
+        return tuple(self.stages)[-3:-1]
+
     def feature_size(self, image_size: int, stage: str | None = None) -> int:
         """Returns the height (or width) of a stage's features, 0 if the image is too small.
 

@@ -1,0 +1,188 @@
+"""Trains DevCore: fills the memory with good parts, and fits the head; seconds on a CPU."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from devnet_jax.config import Config
+from devnet_jax.data.store import ImageReader
+from devnet_jax.distributed.cluster import is_rank_zero
+from devnet_jax.errors import UserError
+from devnet_jax.models import DevCore, fold_batch_norm, load_pretrained
+from devnet_jax.models.build import make_model, make_variables
+from devnet_jax.models.devcore import (
+    LABELLED_PER_IMAGE,
+    UNLIKE,
+    check_image_size,
+)
+from devnet_jax.models.memory import k_centre, residuals
+from devnet_jax.rng import generator
+from devnet_jax.training.devcore_head import FittedHead, LearningSet, fit_head
+from devnet_jax.training.frozen import FeatureReader, GoodParts, collect_good_parts
+
+logger = logging.getLogger(__name__)
+
+
+class FittedDevCore(NamedTuple):
+    """A fitted DevCore.
+
+    Attributes:
+      variables: variables of the network.
+      head: the fitted head, with its cross-validated scores.
+      chosen: int [n], the normal training images that the head was learned from.
+    """
+
+    variables: dict[str, Any]
+    head: FittedHead
+    chosen: np.ndarray
+
+
+class _Memory(NamedTuple):
+    """Memory vectors [M, C] on the device, and the image that each of them is from, int32 [M]."""
+
+    vectors: jax.Array
+    owners: jax.Array
+
+
+def require_fittable(config: Config) -> None:
+    """Raises `UserError` for settings that cannot work, whatever the data."""
+    check_image_size(config.model.backbone, config.dataset.image_size)
+
+
+def fit_devcore(
+    config: Config, images: ImageReader, n_normal: int, kinds: Sequence[int]
+) -> FittedDevCore | None:
+    """Fits DevCore to training images.
+
+    Several processes share the reading of the normal images; rank zero alone fits the head.
+
+    Args:
+      config: all settings.
+      images: normal training images, followed by labelled anomalies.
+      n_normal: number of normal training images.
+      kinds: kind of each labelled anomaly, numbered from 0.
+
+    Returns:
+      The fitted network in rank zero, `None` in the other processes.
+
+    Raises:
+      UserError: if there are fewer than two normal images, the weights cannot be loaded, or an
+        image cannot be decoded.
+    """
+    require_fittable(config)
+    if n_normal < 2:
+        raise UserError(
+            f"{n_normal} normal image trains: the memory needs at least two good images; add some, "
+            "or hold fewer of them out (config.dataset.calibration)"
+        )
+    pretrained = None
+    if config.model.pretrained == "none":
+        logger.warning(
+            "config.model.pretrained = 'none': the backbone is frozen with random weights, and "
+            "detects little; use it for tests alone"
+        )
+    else:
+        pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
+    variables = make_variables(config, pretrained)
+    model = make_model(config).clone(folded=True)
+    assert isinstance(model, DevCore)
+    folded = jax.jit(fold_batch_norm, static_argnames="backbone")(
+        variables, backbone=config.model.backbone
+    )
+    reader = FeatureReader(config, model, folded, images)
+    good = collect_good_parts(config, reader, n_normal)
+    if not is_rank_zero():
+        return None
+    memory = _choose_memory(config, good)
+    data, scale, labelled = _learning_set(config, reader, memory, good, len(images) - n_normal)
+    head = fit_head(config, data)
+    learned = {
+        **head.parameters,
+        "memory": memory.vectors,
+        "scale": np.float32(scale),
+        "labelled": labelled,
+        "labelled_kinds": _pad_kinds(kinds),
+    }
+    params = {**variables["params"], "head": jax.tree.map(jnp.asarray, learned)}
+    return FittedDevCore({**variables, "params": params}, head, data.chosen)
+
+
+def _choose_memory(config: Config, good: GoodParts) -> _Memory:
+    """Chooses the memory among the samples, on a random projection; repeats vectors if there are
+    fewer samples than the memory holds."""
+    n_channels = good.samples.shape[1]
+    dimensions = min(config.devcore.projection, n_channels)
+    drawn = generator(config.seed, "projection").standard_normal((n_channels, dimensions))
+    projection = (drawn / np.sqrt(dimensions)).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        projected = jnp.asarray(good.samples) @ projection
+    size = config.devcore.memory_size
+    chosen = np.asarray(k_centre(projected, min(size, len(projected))))
+    chosen = np.resize(chosen, size)
+    return _Memory(jnp.asarray(good.samples[chosen]), jnp.asarray(good.owners[chosen], jnp.int32))
+
+
+def _learning_set(
+    config: Config, reader: FeatureReader, memory: _Memory, good: GoodParts, n_anomaly: int
+) -> tuple[LearningSet, float, np.ndarray]:
+    """Reads the images that the head is learned from.
+
+    Returns:
+      Their features; the root mean square of the residuals of normal images; and the feature
+      vectors of the labelled anomalies that a new defect is compared with, float32 [L, C].
+    """
+    n_all = len(good.fine)
+    order = generator(config.seed, "learning images").permutation(n_all)
+    chosen = np.sort(order[: config.devcore.learning_images])
+    anomalies = n_all + np.arange(n_anomaly)
+    subtract = jax.jit(functools.partial(_subtract_nearest, memory))
+    parts, fine, coarse = [], [], []
+    labelled: list[np.ndarray] = []
+    for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
+        patches = features.patches.reshape(len(indices), -1, features.patches.shape[-1])
+        padding = config.evaluation.batch_size - len(indices)
+        padded = np.pad(patches, ((0, padding), (0, 0), (0, 0)))
+        ids = np.pad(indices, (0, padding), constant_values=-1)
+        parts.append(np.asarray(subtract(padded, ids), np.float32)[: len(indices)])
+        fine.append(features.fine)
+        coarse.append(features.coarse)
+        for patch, residual in zip(
+            patches[indices >= n_all], parts[-1][indices >= n_all], strict=True
+        ):
+            farthest = np.argsort(-np.square(residual).sum(axis=-1), kind="stable")
+            labelled.append(
+                np.resize(
+                    patch[farthest[:LABELLED_PER_IMAGE]], (LABELLED_PER_IMAGE, patch.shape[-1])
+                )
+            )
+        parts[-1] = parts[-1].astype(np.float16)
+    residual = np.concatenate(parts)
+    normal = residual[: len(chosen)]
+    scale = float(np.sqrt(np.mean([np.square(r, dtype=np.float32).mean() for r in normal])))
+    scale = max(scale, 1e-6)  # copies of one image differ by nothing
+    vectors = {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)}
+    all_normal = {"fine": good.fine, "coarse": good.coarse}
+    data = LearningSet(jnp.asarray(residual / np.float16(scale)), vectors, all_normal, chosen)
+    empty = np.zeros((1, residual.shape[-1]), np.float32)
+    return data, scale, np.concatenate(labelled) if labelled else empty
+
+
+def _subtract_nearest(memory: _Memory, patches: jax.Array, indices: jax.Array) -> jax.Array:
+    """Returns residuals [B, P, C]; no image is compared with its own memory vectors."""
+    return residuals(patches, memory.vectors, memory.owners == indices[:, None])
+
+
+def _pad_kinds(kinds: Sequence[int]) -> np.ndarray:
+    """Returns the kind of each labelled vector, int32 [L]."""
+    return (
+        np.repeat(np.asarray(kinds, np.int32), LABELLED_PER_IMAGE)
+        if kinds
+        else np.array([UNLIKE], np.int32)
+    )
