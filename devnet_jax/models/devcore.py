@@ -111,7 +111,7 @@ def whole_scores(
 
 
 class MemoryHead(nn.Module):
-    """Scores frozen features with a memory of good parts; all of it is fitted, not trained by steps.
+    """Scores frozen features; its parameters are fitted by `devnet_jax.training.devcore`.
 
     Attributes:
       memory_size: M, number of memory vectors.

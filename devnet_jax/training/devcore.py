@@ -150,27 +150,22 @@ def _learning_set(
         padding = config.evaluation.batch_size - len(indices)
         padded = np.pad(patches, ((0, padding), (0, 0), (0, 0)))
         ids = np.pad(indices, (0, padding), constant_values=-1)
-        parts.append(np.asarray(subtract(padded, ids), np.float32)[: len(indices)])
+        residual = np.asarray(subtract(padded, ids), np.float32)[: len(indices)]
+        parts.append(residual.astype(np.float16))
         fine.append(features.fine)
         coarse.append(features.coarse)
-        for patch, residual in zip(
-            patches[indices >= n_all], parts[-1][indices >= n_all], strict=True
-        ):
-            farthest = np.argsort(-np.square(residual).sum(axis=-1), kind="stable")
-            labelled.append(
-                np.resize(
-                    patch[farthest[:LABELLED_PER_IMAGE]], (LABELLED_PER_IMAGE, patch.shape[-1])
-                )
-            )
-        parts[-1] = parts[-1].astype(np.float16)
-    residual = np.concatenate(parts)
-    normal = residual[: len(chosen)]
+        for i in np.flatnonzero(indices >= n_all):
+            farthest = np.argsort(-np.square(residual[i]).sum(axis=-1), kind="stable")
+            chosen_patches = np.resize(farthest, LABELLED_PER_IMAGE)  # repeated in tiny images
+            labelled.append(patches[i][chosen_patches])
+    everything = np.concatenate(parts)
+    normal = everything[: len(chosen)]
     scale = float(np.sqrt(np.mean([np.square(r, dtype=np.float32).mean() for r in normal])))
     scale = max(scale, 1e-6)  # copies of one image differ by nothing
     vectors = {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)}
     all_normal = {"fine": good.fine, "coarse": good.coarse}
-    data = LearningSet(jnp.asarray(residual / np.float16(scale)), vectors, all_normal, chosen)
-    empty = np.zeros((1, residual.shape[-1]), np.float32)
+    data = LearningSet(jnp.asarray(everything / np.float16(scale)), vectors, all_normal, chosen)
+    empty = np.zeros((1, everything.shape[-1]), np.float32)
     return data, scale, np.concatenate(labelled) if labelled else empty
 
 
@@ -180,9 +175,7 @@ def _subtract_nearest(memory: _Memory, patches: jax.Array, indices: jax.Array) -
 
 
 def _pad_kinds(kinds: Sequence[int]) -> np.ndarray:
-    """Returns the kind of each labelled vector, int32 [L]."""
-    return (
-        np.repeat(np.asarray(kinds, np.int32), LABELLED_PER_IMAGE)
-        if kinds
-        else np.array([UNLIKE], np.int32)
-    )
+    """Returns the kind of each labelled vector, int32 [L]; without labels, of a vector of none."""
+    if not kinds:
+        return np.array([UNLIKE], np.int32)
+    return np.repeat(np.asarray(kinds, np.int32), LABELLED_PER_IMAGE)

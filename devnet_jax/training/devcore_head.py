@@ -172,7 +172,10 @@ def score(config: Config, data: LearningSet, model: Model, positions: np.ndarray
     # All images, so that one program serves all folds.
     local = local_scores(data.residuals, model.local, config.devcore.top_positions)[positions]
     distances, directions = zip(
-        *(whole_scores(jnp.asarray(data.vectors[view]), *model.whole[view]) for view in _VIEWS),
+        *(
+            whole_scores(jnp.asarray(data.vectors[view]), *map(jnp.asarray, model.whole[view]))
+            for view in _VIEWS
+        ),
         strict=True,
     )
     columns = [local, *(np.asarray(value)[positions] for value in (*distances, *directions))]
@@ -198,7 +201,7 @@ def mix(config: Config, normal: np.ndarray, anomalous: np.ndarray) -> _Mixture:
     scales = [centre_and_spread(column) for column in normal.T]
     centres, spreads = np.array(scales).T
     standardised = [(components - centres) / spreads for components in (normal, anomalous)]
-    relative = fit_mixture(*standardised, config.loss.margin)
+    relative = fit_mixture(standardised[0], standardised[1], config.loss.margin)
     centre, spread = centre_and_spread(standardised[0] @ relative)
     weights = relative / spreads / spread
     return _Mixture(weights, -float(centres @ weights) - centre / spread, relative)

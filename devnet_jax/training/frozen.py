@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ class GoodParts(NamedTuple):
 @functools.partial(jax.jit, static_argnames="model")
 def frozen_features(model: DevCore, variables: dict[str, Any], images: jax.Array) -> Features:
     """Returns the features of images uint8 [B, S, S, 3]."""
-    return model.apply(variables, normalise(images), method="features")
+    return cast(Features, model.apply(variables, normalise(images), method="features"))
 
 
 class FeatureReader:
@@ -101,8 +101,8 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
     kept: dict[str, list[np.ndarray]] = {name: [] for name in GoodParts._fields}
     share = local_share(range(n_normal))
     for indices, features in reader.read(np.array(share, int), "reading good parts"):
-        kept["fine"].append(features.fine)
-        kept["coarse"].append(features.coarse)
+        kept["fine"].append(np.asarray(features.fine))
+        kept["coarse"].append(np.asarray(features.coarse))
         for i, patches in zip(indices.tolist(), features.patches, strict=True):
             if i not in sampled:
                 continue

@@ -112,6 +112,7 @@ def make_train_step(
     [b], labels [b]), to the next state and scalar metrics, both equal on all devices.
     """
     model = make_model(config, axis_name=AXIS)
+    assert isinstance(model, DeviationNetwork)
     optimizer = optimizer_from(config)
     loss = get_loss(config.loss.name)
 

@@ -1,4 +1,4 @@
-"""Statistics of normal images as a whole, and directions towards labelled anomalies, for DevCore."""
+"""Statistics of whole images for DevCore: of normal ones, and directions to labelled anomalies."""
 
 from __future__ import annotations
 
