@@ -157,7 +157,7 @@ def _learning_set(
         for i in np.flatnonzero(indices >= n_all):
             farthest = np.argsort(-np.square(residual[i]).sum(axis=-1), kind="stable")
             chosen_patches = np.resize(farthest, LABELLED_PER_IMAGE)  # repeated in tiny images
-            labelled.append(patches[i][chosen_patches])
+            labelled.append(np.asarray(patches[i][chosen_patches]))
     everything = np.concatenate(parts)
     normal = everything[: len(chosen)]
     scale = float(np.sqrt(np.mean([np.square(r, dtype=np.float32).mean() for r in normal])))
