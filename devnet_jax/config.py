@@ -313,6 +313,16 @@ class Config:
             evaluation = dataclasses.replace(self.evaluation, explanation=explanation)
             object.__setattr__(self, "evaluation", evaluation)
 
+    @property
+    def last_step(self) -> int:
+        """The step of the finished run's checkpoint: the number of training steps.
+
+        A memory that no labelled anomalies teach counts as one step.
+        """
+        if self.model.detector == "devcore":
+            return self.devcore.head_steps if self.dataset.n_anomaly else 1
+        return self.train.epochs * self.train.steps_per_epoch
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = None) -> Config:
         """Builds settings from nested dictionaries; missing settings get their defaults.

@@ -199,6 +199,7 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
         "score": as_written(found.scores),
         "p_value": found.p_values,
         "is_anomaly": found.is_anomaly,
+        "reason": np.array(found.reasons),
         "threshold": None if threshold is None else np.full(len(jobs), threshold.value),
     }
     answers: list[dict[str, Any]] = [

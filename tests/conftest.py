@@ -44,6 +44,14 @@ TINY_SETTINGS: dict[str, Any] = {
     "evaluation.batch_size": 4,
 }
 TINY = tuple(f"--config.{name}={value}" for name, value in TINY_SETTINGS.items())
+# After TINY: the smallest run of the second detector.
+CORE_SETTINGS: dict[str, Any] = {
+    "model.detector": "devcore",
+    "devcore.memory_size": 64,
+    "devcore.memory_samples": 400,
+    "devcore.head_steps": 5,
+}
+CORE = tuple(f"--config.{name}={value}" for name, value in CORE_SETTINGS.items())
 # After TINY: the smallest run of a backbone with BatchNorm.
 RESNET18 = ("--config.model.backbone=resnet18", "--config.dataset.image_size=32")
 
@@ -143,29 +151,52 @@ def main(shared_tmp: Path) -> Main:
     return run
 
 
-@pytest.fixture(scope="session")
-def tiny(parts: Path, shared_tmp: Path) -> tuple[str, ...]:
-    """Flags of the smallest run over `parts`, without --workdir."""
+def tiny_flags(detector: str, parts: Path, shared_tmp: Path) -> tuple[str, ...]:
+    """Returns the flags of the smallest run of a detector over `parts`, without --workdir."""
     return (
-        "--config=configs/folder.py",
+        f"--config=configs/folder.py:{detector}",
         *TINY,
+        *(CORE if detector == "devcore" else ()),
         f"--config.dataset.manual_dir={parts}",
         f"--config.dataset.data_dir={shared_tmp / 'data'}",
     )
 
 
-@pytest.fixture(scope="session")
-def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
-    """The workdir of a finished run with the flags `tiny`; read-only.
+def train_once(main: Main, flags: tuple[str, ...], folder: Path) -> Path:
+    """Returns the workdir of a finished run, `folder`/run.
 
     The files `stdout` and `stderr` beside it hold what the run has printed.
     """
 
     def train(workdir: Path) -> None:
-        result = main(*tiny, f"--workdir={workdir}", fork=False)
+        result = main(*flags, f"--workdir={workdir}", fork=False)
         assert result.returncode == 0, result.stderr
         (workdir.parent / "stdout").write_text(result.stdout)
         (workdir.parent / "stderr").write_text(result.stderr)
 
-    (shared_tmp / "trained").mkdir(exist_ok=True)
-    return make_once(shared_tmp / "trained" / "run", train)
+    folder.mkdir(exist_ok=True)
+    return make_once(folder / "run", train)
+
+
+@pytest.fixture(scope="session")
+def tiny(parts: Path, shared_tmp: Path) -> tuple[str, ...]:
+    """Flags of the smallest run of the deviation network over `parts`, without --workdir."""
+    return tiny_flags("devnet", parts, shared_tmp)
+
+
+@pytest.fixture(scope="session")
+def tiny_core(parts: Path, shared_tmp: Path) -> tuple[str, ...]:
+    """Flags of the smallest run of DevCore over `parts`, without --workdir."""
+    return tiny_flags("devcore", parts, shared_tmp)
+
+
+@pytest.fixture(scope="session")
+def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
+    """The workdir of a finished run with the flags `tiny`; read-only; see `train_once`."""
+    return train_once(main, tiny, shared_tmp / "trained")
+
+
+@pytest.fixture(scope="session")
+def trained_core(main: Main, tiny_core: tuple[str, ...], shared_tmp: Path) -> Path:
+    """The workdir of a finished run with the flags `tiny_core`; read-only; see `train_once`."""
+    return train_once(main, tiny_core, shared_tmp / "trained_core")

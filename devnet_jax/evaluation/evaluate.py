@@ -31,7 +31,7 @@ from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
 from devnet_jax.inference.detector import TrainedDetector, write_calibration
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
 from devnet_jax.report.page import to_html
@@ -51,6 +51,7 @@ class TestScores:
 
     Attributes:
       scores: float64 [N], as written to files (`as_written`).
+      reasons: reason of each alarm, "" without one (`Scores.reasons`).
       pixel_metrics: metrics of the maps (`PixelMetrics.compute`), the number of anomalous images
         behind them, and the number of images left out because their masks vanish when resized;
         empty without masks.
@@ -59,6 +60,7 @@ class TestScores:
     """
 
     scores: np.ndarray
+    reasons: Sequence[str]
     pixel_metrics: dict[str, float]
     pixel_aurocs: np.ndarray
     pictures: Sequence[Picture]
@@ -104,10 +106,12 @@ def _write_results(
 ) -> None:
     write_csv(
         workdir.evaluation / "scores.csv",
-        ["path", "label", "defect", "score"],
+        ["path", "label", "defect", "score", "reason"],
         [
-            (example.path, example.label, example.defect, score)
-            for example, score in zip(dataset.test_examples, test.scores, strict=True)
+            (example.path, example.label, example.defect, score, reason)
+            for example, score, reason in zip(
+                dataset.test_examples, test.scores, test.reasons, strict=True
+            )
         ],
     )
     write_json(workdir.evaluation / "metrics.json", results)
@@ -154,14 +158,17 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
     pixel_aurocs = np.full(len(examples), np.nan)
     n_vanished = 0
     scores: list[np.ndarray] = [np.empty(0)]
+    reasons: list[str] = []
     pictures: list[Picture] = []
     paths = [example.path for example in examples]
     for start, images in image_chunks(dataset, paths, detector.config, "testing"):
         chunk = examples[start : start + len(images)]
-        scores.append(as_written(detector.score(images).scores))
+        scored = detector.score(images)
+        scores.append(as_written(scored.scores))
+        reasons += scored.reasons
         maps = None
         if detector.config.evaluation.explanation != "none":
-            maps = detector.explain(images).maps
+            maps = detector.explain(images, maps=scored.maps).maps
         load_mask = functools.partial(dataset.mask, image_size=size)
         masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
         for i, mask in enumerate(masks):
@@ -172,9 +179,10 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
                 continue
             auroc = pixel_metrics.update(maps[i], mask)
             pixel_aurocs[start + i] = np.nan if auroc is None else auroc
-        pictures += _make_pictures(detector, chunk, images, scores[-1], maps, masks, side)
+        pictures += _make_pictures(detector, chunk, images, scored, maps, masks, side)
     local_results = {
         "scores": np.concatenate(scores),
+        "reasons": reasons,
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
@@ -195,21 +203,22 @@ def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
         pixel_metrics["n_pixel_anomaly"] = int(np.isfinite(pixel_aurocs).sum())
         pixel_metrics["n_pixel_vanished"] = sum(result["n_vanished"] for result in results)
     scores = np.concatenate([result["scores"] for result in results])
+    reasons = [reason for result in results for reason in result["reasons"]]
     pictures = [Picture(**fields) for result in results for fields in result["pictures"]]
-    return TestScores(scores, pixel_metrics, pixel_aurocs, pictures)
+    return TestScores(scores, reasons, pixel_metrics, pixel_aurocs, pictures)
 
 
 def _make_pictures(
     detector: TrainedDetector,
     examples: Sequence[Example],
     images: np.ndarray,
-    scores: np.ndarray,
+    scored: Scores,
     maps: np.ndarray | None,
     masks: Sequence[np.ndarray | None],
     side: int,
 ) -> list[Picture]:
     """Returns the pictures of a chunk of images, with thumbnails of at most `side` pixels."""
-    p_values = detector.p_values(scores)
+    scores, p_values = as_written(scored.scores), scored.p_values
 
     def make_picture(i: int) -> Picture:
         mask, overlay = masks[i], None
@@ -224,6 +233,7 @@ def _make_pictures(
             overlay=overlay,
             mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
             p_value=None if p_values is None else float(p_values[i]),
+            reason=scored.reasons[i],
         )
 
     return list(map_in_threads(make_picture, range(len(examples)), None))
@@ -260,7 +270,8 @@ def explain(config: Config, workdir: Workdir) -> None:
 def _write_explanations(
     detector: TrainedDetector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
 ) -> None:
-    scores, maps = detector.score(images).scores, detector.explain(images).maps
+    scored = detector.score(images)
+    scores, maps = as_written(scored.scores), detector.explain(images, maps=scored.maps).maps
 
     def write(i: int) -> None:
         write_npy(folder / "maps" / f"{paths[i]}.npy", maps[i])

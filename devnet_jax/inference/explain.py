@@ -95,7 +95,7 @@ def enlarge(model: Model, maps: jax.Array, size: int) -> jax.Array:
       Floating [B, S, S] in units of the score, interpolated linearly between the centres of the
       positions (see `Head.contributions`), and smoothed by a Gaussian filter for devcore.
     """
-    enlarged = jax.image.resize(model.contributions(maps), (len(maps), size, size), "linear")
+    enlarged = jax.image.resize(model.contributions(maps), (maps.shape[0], size, size), "linear")
     return blur(enlarged) if model.smooths_maps else enlarged
 
 

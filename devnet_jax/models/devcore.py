@@ -239,8 +239,21 @@ def check_image_size(backbone: str, image_size: int) -> None:
 
 
 def _smooth(features: Array) -> Array:
-    """Returns the mean over 3×3 positions, of those that exist at the border: [B, h, w, C]."""
-    return nn.avg_pool(features, (3, 3), (1, 1), "SAME", count_include_pad=False)
+    """Returns the mean over 3×3 positions, of those that exist at the border: [B, h, w, C].
+
+    On a CPU, sums of shifted arrays take half the time of `flax.linen.avg_pool`.
+    """
+    _, height, width, _ = features.shape
+    padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    counts = np.outer(_window_sizes(height), _window_sizes(width))
+    return sums / jnp.asarray(counts[:, :, None], features.dtype)
+
+
+def _window_sizes(n: int) -> np.ndarray:
+    """Returns the number of positions in the window of three around each of n positions."""
+    return np.convolve(np.ones(n), np.ones(3), "same") if n > 2 else np.full(n, n)
 
 
 def _unlike(key: Any, shape: tuple[int, ...]) -> Array:

@@ -18,7 +18,7 @@ from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import FileResult
 from devnet_jax.runtime.io import atomic_write
 
-COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "error")
+COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "error")
 
 _OUTPUT_NAMES = ("overlays", "predictions.csv", "report.html", ".progress")
 _MAX_NAME_LENGTH = 240  # bytes; file systems allow 255, and temporary files have a longer name
@@ -112,9 +112,9 @@ def write_table(
 
 def _row(path: Path, result: FileResult, threshold: Threshold | None) -> tuple[Any, ...]:
     if result.score is None:
-        return path, "", "", "", "", result.error
+        return path, "", "", "", "", "", result.error
     p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")
     if threshold is None:
-        return path, result.score, p_value, "", "", ""
+        return path, result.score, p_value, "", "", result.reason, ""
     is_anomaly = int(threshold.alarms(result.score))
-    return path, result.score, p_value, threshold.value, is_anomaly, ""
+    return path, result.score, p_value, threshold.value, is_anomaly, result.reason, ""

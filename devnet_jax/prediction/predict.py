@@ -108,8 +108,9 @@ def predict(
 
     Writes predictions.csv, report.html and overlays/NAME.jpg, where NAME is the path of an image
     relative to the common folder of all images. The table is sorted by path and has the columns
-    path, score, p_value, threshold, is_anomaly and error. It is UTF-8, except that file names that
-    are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape" reads them).
+    path, score, p_value, threshold, is_anomaly, reason and error. It is UTF-8, except that file
+    names that are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape" reads
+    them).
 
     Several processes divide the images among themselves; they need a shared output folder. Rank
     zero writes the table and the report.
@@ -197,14 +198,15 @@ def _process_of_image(name: str, n_processes: int) -> int:
 
 
 def _fingerprint(detector: TrainedDetector, inputs: Inputs) -> str:
-    """Returns everything that scores and overlays depend on, except the images, as text."""
+    """Returns everything that results and overlays depend on, except the images, as text."""
     config = detector.config.to_dict()
     del config["evaluation"]["batch_size"]  # may be reduced to resume after an out-of-memory error
     weights = hashlib.sha256()
     for leaf in jax.tree.leaves(detector.variables):
         weights.update(np.asarray(leaf).tobytes())
     thresholds = [threshold.value for threshold in detector.thresholds]
-    return json.dumps([config, detector.step, weights.hexdigest(), thresholds, str(inputs.folder)])
+    learned = [detector.step, weights.hexdigest(), thresholds, detector.kinds]
+    return json.dumps([config, *learned, str(inputs.folder)])
 
 
 def _write_results(
@@ -286,6 +288,7 @@ def _make_pictures(
             image=thumbnail(image, side),
             overlay=None if overlay is None else thumbnail(overlay, side),
             p_value=result.p_value,
+            reason=result.reason,
         )
 
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]

@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 _TABLES = (
     "CREATE TABLE origin (text TEXT)",
     "CREATE TABLE results (name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, score REAL, "
-    "p_value REAL, error BLOB) WITHOUT ROWID",
+    "p_value REAL, reason TEXT, error BLOB) WITHOUT ROWID",
 )
+_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class FileResult(NamedTuple):
@@ -32,6 +33,7 @@ class FileResult(NamedTuple):
       mtime_ns: modification time of the file when it was read, in nanoseconds.
       score: anomaly score, as written to predictions.csv; `None` if the file could not be read.
       p_value: p-value of the score; `None` if there is none.
+      reason: reason of the alarm (`Scores.reasons`), "" without one.
       error: error message if the file could not be read, else "".
     """
 
@@ -40,6 +42,7 @@ class FileResult(NamedTuple):
     mtime_ns: int
     score: float | None
     p_value: float | None
+    reason: str
     error: str
 
 
@@ -86,7 +89,7 @@ class Progress:
         """
         with self._raise_user_errors(), self._database:
             self._database.executemany(
-                "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
+                _REPLACE,
                 # As bytes: file names, and errors that quote them, may not be valid text.
                 (
                     (os.fsencode(result.name), *result[1:-1], os.fsencode(result.error))
@@ -96,13 +99,13 @@ class Progress:
 
     def get(self, name: str) -> FileResult | None:
         """Returns the result of a file; `None` if there is none."""
-        query = "SELECT size, mtime_ns, score, p_value, error FROM results WHERE name = ?"
+        query = "SELECT size, mtime_ns, score, p_value, reason, error FROM results WHERE name = ?"
         with self._raise_user_errors():
             row = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if row is None:
             return None
-        size, mtime_ns, score, p_value, error = row
-        return FileResult(name, size, mtime_ns, score, p_value, os.fsdecode(error))
+        *values, error = row
+        return FileResult(name, *values, os.fsdecode(error))
 
     def merge(self, path: Path, fingerprint: str) -> None:
         """Moves the results of another database to this one; they replace those of the same names.
@@ -119,7 +122,7 @@ class Progress:
         with self._raise_user_errors():
             rows = other._database.execute("SELECT * FROM results")
             with self._database:
-                self._database.executemany("REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self._database.executemany(_REPLACE, rows)
         other.remove()
 
     def close(self) -> None:

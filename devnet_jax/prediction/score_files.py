@@ -138,7 +138,7 @@ def _score_chunk(
     """Scores a chunk of images and writes their overlays; returns the results."""
     names = [inputs.name(read.path) for read in chunk]
     results = {
-        name: FileResult(name, read.size, read.mtime_ns, None, None, read.error)
+        name: FileResult(name, read.size, read.mtime_ns, None, None, "", read.error)
         for name, read in zip(names, chunk, strict=True)
     }
     images = [read.image for read in chunk if read.image is not None]
@@ -146,15 +146,20 @@ def _score_chunk(
     overlaid = []
     if readable:
         stacked = np.stack(images)
-        scores = as_written(detector.score(stacked).scores)
-        p_values = detector.p_values(scores)
+        scored = detector.score(stacked)
+        scores, p_values = as_written(scored.scores), scored.p_values
         for i, name in enumerate(readable):
-            p_value = None if p_values is None else float(p_values[i])
-            results[name] = results[name]._replace(score=float(scores[i]), p_value=p_value)
+            results[name] = results[name]._replace(
+                score=float(scores[i]),
+                p_value=None if p_values is None else float(p_values[i]),
+                reason=scored.reasons[i],
+            )
         chosen = _overlay_indices(detector, scores)
         overlaid = [readable[i] for i in chosen]
         overlay_paths = [output.overlay(name) for name in overlaid]
-        _write_overlays(detector, stacked[chosen], scores[chosen], overlay_paths)
+        _write_overlays(
+            detector, stacked[chosen], scores[chosen], scored.maps[chosen], overlay_paths
+        )
     for name in set(names) - set(overlaid):
         output.overlay(name).unlink(missing_ok=True)  # an earlier prediction may have written it
     return list(results.values())
@@ -172,11 +177,15 @@ def _overlay_indices(detector: TrainedDetector, scores: np.ndarray) -> np.ndarra
 
 
 def _write_overlays(
-    detector: TrainedDetector, images: np.ndarray, scores: np.ndarray, paths: Sequence[Path]
+    detector: TrainedDetector,
+    images: np.ndarray,
+    scores: np.ndarray,
+    score_maps: np.ndarray,
+    paths: Sequence[Path],
 ) -> None:
     if not paths:
         return
-    maps = detector.explain(images).maps
+    maps = detector.explain(images, maps=score_maps).maps
 
     def write(i: int) -> None:
         overlay = detector.overlay(images[i], scores[i], maps[i])

@@ -26,6 +26,7 @@ class Picture:
       overlay: thumbnail of the image with its heat map, if there is one.
       mask: thumbnail of the mask of the defect, if there is one.
       p_value: p-value of the score under the prior, if there is one.
+      reason: reason of the alarm at the threshold in force (`Scores.reasons`), or "".
     """
 
     path: str
@@ -36,6 +37,7 @@ class Picture:
     overlay: bytes | None = None
     mask: bytes | None = None
     p_value: float | None = None
+    reason: str = ""
 
     @property
     def is_anomaly(self) -> bool | None:

@@ -30,6 +30,7 @@ AXIS_FLAGS = {
     "dataset.known_class": "known_classes",
     "dataset.contamination": "contaminations",
     "loss.name": "methods",
+    "model.detector": "methods",
 }
 
 
@@ -83,10 +84,11 @@ class Job:
     @property
     def compile_key(self) -> Config:
         """Equal for jobs that compile the same functions: those that differ only in the seed and
-        in the choice of training images."""
-        dataset = dataclasses.replace(
-            self.config.dataset, n_anomaly=1, known_class=None, contamination=0.0
-        )
+        in the choice of training images; for DevCore, whose functions take all of these images at
+        once, in the seed and the known class."""
+        dataset = dataclasses.replace(self.config.dataset, known_class=None)
+        if self.config.model.detector == "devnet":
+            dataset = dataclasses.replace(dataset, n_anomaly=1, contamination=0.0)
         return dataclasses.replace(self.config, seed=0, dataset=dataset)
 
 
@@ -238,7 +240,12 @@ def defect_classes(dataset: DatasetConfig) -> list[str]:
 
 
 def _non_default_settings(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yields the names and values of settings that are not the detector's defaults."""
+    detector = config.model.detector
+    defaults = with_settings(Config(), {"model.detector": detector})
     for name in setting_names():
         value = get_setting(config, name)
-        if value != get_setting(Config(), name):
+        if value != get_setting(defaults, name):
+            yield name, value
+        elif name == "model.detector" and detector != Config().model.detector:
             yield name, value

@@ -1,4 +1,4 @@
-"""The settings of the paper's method, its baselines and ablations."""
+"""The settings of both detectors, and of baselines and ablations of the paper's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "devnet": {"loss.name": "deviation"},
+    "devcore": {"model.detector": "devcore"},
     "flos": {"loss.name": "focal"},  # few-shot scores learnt with the focal loss
     "bce": {"loss.name": "bce"},
     "no_mil": {"loss.name": "deviation", "model.topk": 0.0},  # mean over all positions

@@ -86,8 +86,7 @@ def read_result(job: Job, folder: Path) -> RunResult | None:
         )
     metrics = workdir.evaluation / "metrics.json"
     measured = read_json(metrics) if metrics.exists() else {}
-    last_step = job.config.train.epochs * job.config.train.steps_per_epoch
-    if measured.get("step") != last_step or not measured.keys() >= {*_COUNTS}:
+    if measured.get("step") != job.config.last_step or not measured.keys() >= {*_COUNTS}:
         return None
     record = workdir.path / RECORD
     dataset = job.config.dataset

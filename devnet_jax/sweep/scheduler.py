@@ -66,8 +66,8 @@ def is_running(job: Job, folder: Path) -> bool:
 class Scheduler:
     """Starts each job when a slot is free, and restarts killed jobs.
 
-    Jobs with the same `compile_key` wait until the first of them has trained an epoch. The others
-    then find the compiled functions in JAX's persistent compilation cache.
+    Jobs with the same `compile_key` wait until the first of them has trained an epoch, or a
+    DevCore. The others then find the compiled functions in JAX's persistent compilation cache.
     """
 
     def __init__(self, jobs: Sequence[Job], devices: HostDevices, folder: Path) -> None:
@@ -116,7 +116,7 @@ class Scheduler:
         if key in self._compiled:
             return True
         compiling = [running.job for running in self._running if running.job.compile_key == key]
-        if any(Workdir(self._folder / other.name).metrics.exists() for other in compiling):
+        if any(_has_compiled(Workdir(self._folder / other.name)) for other in compiling):
             self._compiled.add(key)
         return not compiling or key in self._compiled
 
@@ -156,6 +156,11 @@ class Scheduler:
         log = self._folder / job.name / LOG
         lines = log.read_text(errors="replace").strip().splitlines()
         on_finish(job, f"{how}; last line of {log}: {lines[-1] if lines else '(empty)'}")
+
+
+def _has_compiled(workdir: Workdir) -> bool:
+    """Returns True if a run has written a file of its training: an epoch, or a fitted head."""
+    return workdir.metrics.exists() or workdir.learned.exists()
 
 
 def _signal_name(number: int) -> str:

@@ -39,7 +39,7 @@ class TrainingLog:
         self._seconds: list[tuple[int, float]] = []  # steps and duration of this epoch's calls
         self._compiled: set[int] = set()
         self._tensorboard: SummaryWriter | None = None
-        self._steps = config.train.epochs * config.train.steps_per_epoch
+        self._steps = config.last_step
         self._bar = tqdm(disable=True)  # replaced when the run starts
 
     def __enter__(self) -> TrainingLog:

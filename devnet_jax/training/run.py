@@ -54,14 +54,13 @@ def train(config: Config, workdir: Workdir) -> None:
 
 def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
     done = checkpoints.latest_step() or 0
-    last_step = config.train.epochs * config.train.steps_per_epoch
-    if done > last_step:
+    if done > config.last_step:
         raise UserError(
             f"config.train.epochs = {config.train.epochs}: the run has already done "
             f"{done // config.train.steps_per_epoch} epochs; use at least that many"
         )
     dataset = open_dataset(config, workdir)
-    if done == last_step:  # no state to restore, no image to decode
+    if done == config.last_step:  # no state to restore, no image to decode
         _write_settings(config, dataset, workdir)
         return
     state = restore_state(checkpoints, config) if done else first_state(config)
@@ -89,7 +88,7 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
     )
     _write_settings(config, dataset, workdir)
     # A run whose folder has grown goes on counting.
-    step = done + (config.devcore.head_steps if kinds else 1)
+    step = done + config.last_step
     variables: dict[str, Any] = {}
     if fitted is not None:
         variables = fitted.variables
