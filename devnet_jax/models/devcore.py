@@ -139,8 +139,9 @@ class MemoryHead(nn.Module):
         mixture = self.param("mixture", zeros, (len(COMPONENTS),))
         bias = self.param("bias", zeros, ())
 
-        patches = features.patches.reshape(batch_size, height * width, n_channels)
-        residual = residuals(patches, memory)
+        flat = (batch_size, height * width, n_channels)
+        residual = residuals(features.patches, memory).reshape(flat)
+        patches = features.patches.reshape(flat)
         positions = position_scores(residual / scale, weight, direction)
         fine_distance, fine_direction = Whole(name="fine")(features.fine)
         coarse_distance, coarse_direction = Whole(name="coarse")(features.coarse)

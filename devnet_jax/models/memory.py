@@ -47,12 +47,13 @@ def nearest(vectors: Array, memory: Array, excluded: Array | None = None) -> Arr
     """Finds the nearest memory vector of each vector.
 
     Args:
-      vectors: floating [P, C].
+      vectors: floating [..., C].
       memory: floating [M, C].
-      excluded: bool [M], True for memory vectors that must not be found; `None` excludes none.
+      excluded: bool, broadcast to [..., M], True for memory vectors that must not be found; `None`
+        excludes none.
 
     Returns:
-      Indices into the memory, int32 [P].
+      Indices into the memory, int32 [...].
     """
     with jax.default_matmul_precision("highest"):
         # |v - m|² without |v|², which is the same for all m.
@@ -60,27 +61,28 @@ def nearest(vectors: Array, memory: Array, excluded: Array | None = None) -> Arr
     if excluded is not None:
         distances = jnp.where(excluded, jnp.inf, distances)
     # The first of the smallest, as jnp.argmin, which takes XLA's CPU backend four times as long.
-    smallest = distances.min(axis=1, keepdims=True)
-    numbers = lax.broadcasted_iota(jnp.int32, distances.shape, 1)
-    return jnp.where(distances == smallest, numbers, len(memory) - 1).min(axis=1)
+    smallest = distances.min(axis=-1, keepdims=True)
+    numbers = lax.broadcasted_iota(jnp.int32, distances.shape, distances.ndim - 1)
+    return jnp.where(distances == smallest, numbers, len(memory) - 1).min(axis=-1)
 
 
 def residuals(patches: Array, memory: Array, excluded: Array | None = None) -> Array:
     """Returns what each position has that no good part has: the vector minus its nearest.
 
     Args:
-      patches: floating [B, P, C], feature vectors of the positions of B images.
+      patches: floating [B, h, w, C], feature vectors of the positions of B images.
       memory: floating [M, C].
       excluded: bool [B, M], memory vectors that an image must not be compared with: those of the
         image itself, so that a training image looks like a new one. `None` excludes none.
 
     Returns:
-      [B, P, C].
+      [B, h, w, C].
     """
+    masked = None if excluded is None else excluded[:, None]
 
-    def of_image(arguments: tuple[Array, ...]) -> Array:
-        vectors, *mask = arguments
-        return vectors - memory[nearest(vectors, memory, *mask)]
+    def of_row(row: Array) -> Array:
+        return row - memory[nearest(row, memory, masked)]
 
-    # Image by image: the distances of a batch would take 6 MB an image.
-    return lax.map(of_image, (patches,) if excluded is None else (patches, excluded))
+    # Row by row, as all distances of an image take 6 MB; not image by image, because the images may
+    # be divided among devices.
+    return jnp.moveaxis(lax.map(of_row, jnp.moveaxis(patches, 1, 0)), 0, 1)

@@ -146,9 +146,9 @@ def _learning_set(
     parts, fine, coarse = [], [], []
     labelled: list[np.ndarray] = []
     for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
-        patches = features.patches.reshape(len(indices), -1, features.patches.shape[-1])
         padding = config.evaluation.batch_size - len(indices)
-        padded = np.pad(patches, ((0, padding), (0, 0), (0, 0)))
+        padded = np.pad(features.patches, ((0, padding), (0, 0), (0, 0), (0, 0)))
+        patches = np.reshape(features.patches, (len(indices), -1, padded.shape[-1]))
         ids = np.pad(indices, (0, padding), constant_values=-1)
         residual = np.asarray(subtract(padded, ids), np.float32)[: len(indices)]
         parts.append(residual.astype(np.float16))
@@ -171,7 +171,8 @@ def _learning_set(
 
 def _subtract_nearest(memory: _Memory, patches: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns residuals [B, P, C]; no image is compared with its own memory vectors."""
-    return residuals(patches, memory.vectors, memory.owners == indices[:, None])
+    residual = residuals(patches, memory.vectors, memory.owners == indices[:, None])
+    return residual.reshape(len(patches), -1, patches.shape[-1])
 
 
 def _pad_kinds(kinds: Sequence[int]) -> np.ndarray:

@@ -7,6 +7,7 @@ written.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,11 @@ def train(config: Config, workdir: Workdir) -> None:
     """
     require_trainable(config)
     workdir.require_writable()
-    train_detector = {"devnet": _train_devnet, "devcore": _train_devcore}[config.model.detector]
     with (
         locked_by_rank_zero(workdir.lock()),
         training_checkpoints(config, workdir) as checkpoints,
     ):
-        train_detector(config, workdir, checkpoints)
+        TRAINERS[config.model.detector](config, workdir, checkpoints)
 
 
 def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
@@ -96,6 +96,13 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
         scores = (head.normal_scores.tolist(), head.anomaly_scores.tolist())
         write_learned(workdir, Learned(step, kinds, head.weights, *scores))
     checkpoints.save(step, variables, {"step": np.int32(step)}, settings=config.to_dict())
+
+
+# By the name of the detector.
+TRAINERS: Mapping[str, Callable[[Config, Workdir, Checkpoints], None]] = {
+    "devnet": _train_devnet,
+    "devcore": _train_devcore,
+}
 
 
 def require_trainable(config: Config) -> None:
