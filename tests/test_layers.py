@@ -28,7 +28,14 @@ LAYERS = (
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}
 # Leaves import only these modules of the package, so any layer may import them.
-LEAVES = ("losses", "models.backbones", "models.heads", "data.sampler", "evaluation.metrics")
+LEAVES = (
+    "losses",
+    "models.backbones",
+    "models.heads",
+    "data.sampler",
+    "evaluation.intervals",
+    "evaluation.metrics",
+)
 ALLOWED_IN_LEAVES = ("errors", "rng", "prior", "models.layers")
 
 

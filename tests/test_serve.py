@@ -97,6 +97,7 @@ def test_scores_are_those_of_the_detector(
         assert answer["score"] == pytest.approx(float(expected.scores[i]), rel=1e-5, abs=1e-6)
         assert answer["p_value"] == pytest.approx(expected.p_values[i], rel=1e-4)
         assert answer["is_anomaly"] == expected.is_anomaly[i]
+        assert answer["reason"] == expected.reasons[i]
         assert answer["threshold"] == detector.threshold.value
         assert "map" not in answer
         status, answer = with_map.result()

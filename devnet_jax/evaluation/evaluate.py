@@ -27,6 +27,7 @@ from devnet_jax.distributed.cluster import (
     report_progress,
 )
 from devnet_jax.errors import UserError
+from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
@@ -35,9 +36,11 @@ from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
 from devnet_jax.report.page import to_html
+from devnet_jax.report.summary import describe_expected
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 from devnet_jax.runtime.io import write_csv, write_jpeg, write_json, write_npy, write_text
 from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.training.learned import read_learned
 from devnet_jax.training.resume import open_dataset
 
 logger = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
         results: dict[str, Any] | None = None
         if test is not None:
             results = compute_metrics(detector, dataset, test)
+            results |= estimate_performance(detector, workdir)
             _write_results(workdir, detector, dataset, test, results)
         return broadcast(results)
 
@@ -119,6 +123,23 @@ def _write_results(
         report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
         write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
+
+
+def estimate_performance(detector: TrainedDetector, workdir: Workdir) -> dict[str, float]:
+    """Returns the entries of `expected_performance` for eval/metrics.json, and logs them.
+
+    Empty with fewer than two labelled anomalies, and for devnet.
+    """
+    learned = read_learned(workdir, detector.step)
+    if learned is None:
+        return {}
+    rate = detector.config.evaluation.false_alarm_rate
+    expected = expected_performance(learned.normal_scores, learned.anomaly_scores, rate)
+    described = describe_expected(detector.config, expected)
+    if described is not None:
+        n = len(learned.anomaly_scores)
+        logger.info("expected by cross-validation over %d labels: %s", n, described)
+    return expected
 
 
 def calibrate(

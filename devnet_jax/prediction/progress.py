@@ -104,8 +104,8 @@ class Progress:
             row = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if row is None:
             return None
-        *values, error = row
-        return FileResult(name, *values, os.fsdecode(error))
+        size, mtime_ns, score, p_value, reason, error = row
+        return FileResult(name, size, mtime_ns, score, p_value, reason, os.fsdecode(error))
 
     def merge(self, path: Path, fingerprint: str) -> None:
         """Moves the results of another database to this one; they replace those of the same names.

@@ -14,7 +14,12 @@ from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.report.content import Picture, Report, choose_pictures
-from devnet_jax.report.summary import describe_dataset, describe_run, describe_unmeasured
+from devnet_jax.report.summary import (
+    describe_dataset,
+    describe_expected,
+    describe_run,
+    describe_unmeasured,
+)
 from devnet_jax.runtime.host_devices import describe_devices
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
@@ -51,6 +56,7 @@ def run_report(
         labels=labels,
         defects=defects,
         numbers=_headline_numbers(results),
+        expected=_make_expected(detector.config, dataset, results),
         notes=_make_notes(detector, dataset, results),
         pixel_auroc=_mean_by_class(defects, pixel_aurocs),
         history=_read_history(workdir),
@@ -97,6 +103,23 @@ def _headline_numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "pixel_aupro": "AUPRO, 30%",
     }
     return [(name, f"{results[key]:.4f}") for key, name in names.items() if key in results]
+
+
+def _make_expected(config: Config, dataset: FewShotDataset, results: Mapping[str, Any]) -> str:
+    """Returns `Report.expected`."""
+    expected = describe_expected(config, results)
+    if expected is not None:
+        n_normal, n_labels = results["n_estimate_normal"], results["n_estimate_anomaly"]
+        return (
+            f"Expected from {n_normal} normal training images and the {n_labels} labelled "
+            f"anomalies alone, by cross-validation: {expected} (95% intervals in brackets)."
+        )
+    if config.model.detector == "devcore" and len(dataset.split.train_anomaly) == 1:
+        return (
+            "There is one labelled anomaly: to estimate the performance from the training images, "
+            "by cross-validation, at least two are needed."
+        )
+    return ""
 
 
 def _make_notes(

@@ -55,6 +55,7 @@ class Report:
       labels: int [N], 0 normal or 1 anomalous; `None` if unknown.
       defects: class of each of the N images, "good" for normal ones; `None` without labels.
       numbers: names and values of the main measures, such as ("AUROC", "0.9972").
+      expected: sentence on the performance that cross-validation lets expect, or "".
       notes: warnings, as sentences.
       prior: mean and standard deviation of the prior, if the loss has one.
       thresholds: thresholds of the detector; the first one is in force; may be empty.
@@ -73,6 +74,7 @@ class Report:
     labels: np.ndarray | None = None
     defects: Sequence[str] | None = None
     numbers: Sequence[tuple[str, str]] = ()
+    expected: str = ""
     notes: Sequence[str] = ()
     prior: tuple[float, float] | None = None
     thresholds: Sequence[Threshold] = ()

@@ -39,6 +39,10 @@ def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, 
         ("trained", describe_run(config, results)),
         ("test images", tested),
     ]
+    expected = describe_expected(config, results)
+    if expected:
+        n = results["n_estimate_anomaly"]
+        rows += [("expected", f"{expected}, by cross-validation over {n} labels")]
     unmeasured = describe_unmeasured(results)
     if unmeasured:
         rows += [("not measured", unmeasured)]
@@ -87,6 +91,26 @@ def describe_unmeasured(results: Mapping[str, Any]) -> str | None:
     if has_anomaly:
         return "no normal test image: AUROC and false-alarm rate cannot be measured"
     return "no test image: AUROC, false-alarm rate and miss rate cannot be measured"
+
+
+def describe_expected(config: Config, results: Mapping[str, Any]) -> str | None:
+    """Describes the performance that cross-validation lets expect; `None` without an estimate.
+
+    Args:
+      config: settings of the run.
+      results: content of eval/metrics.json.
+    """
+    if "expected_auroc" not in results:
+        return None
+    low, high = results["expected_auroc_low"], results["expected_auroc_high"]
+    text = f"AUROC {results['expected_auroc']:.2f} ({low:.2f}–{high:.2f})"
+    if "expected_miss_rate" in results:
+        low, high = results["expected_miss_rate_low"], results["expected_miss_rate_high"]
+        text += (
+            f", {results['expected_miss_rate']:.0%} missed ({100 * low:.0f}–{high:.0%}) at "
+            f"{100 * config.evaluation.false_alarm_rate:.4g}% false alarms"
+        )
+    return text
 
 
 def describe_dataset(config: Config) -> str:
