@@ -35,8 +35,8 @@ from devnet_jax.runtime.io import write_text
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.sweep.description import (
     describe_departures,
+    describe_detectors,
     describe_environment,
-    describe_settings,
 )
 from devnet_jax.sweep.grid import ALL, GENERAL, PUBLISHED, Axes, Job, make_grid
 from devnet_jax.sweep.methods import METHODS
@@ -201,7 +201,7 @@ def write_tables(jobs: list[Job], base: Config, folder: Path) -> None:
     results = [result for job in jobs if (result := read_result(job, folder))]
     context = Context(
         title="Image-level anomaly detection",
-        settings=describe_settings(base),
+        settings=describe_detectors(base, (job.config.model.detector for job in jobs)),
         departures=describe_departures(base),
         environment=describe_environment(results),
         command=shlex.join(["python", *(a for a in sys.argv if a != DEFAULT_CONFIG)]),

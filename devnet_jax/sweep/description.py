@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devnet_jax.config import Config, changed_settings
+from devnet_jax.config import Config, changed_settings, with_settings
 from devnet_jax.sweep.results import RunResult
 
 
 def describe_settings(config: Config) -> str:
-    """Describes the network, the image size and the length of training in one line."""
+    """Describes the detector, its network, the image size and the training in one line."""
     model, train = config.model, config.train
     weights = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         model.pretrained, Path(model.pretrained).name
     )
-    scales = "one scale" if model.n_scales == 1 else f"{model.n_scales} scales"
     size = config.dataset.image_size
+    if model.detector == "devcore":
+        memory = config.devcore.memory_size
+        return (
+            f"devcore: {model.backbone} from {weights}, {size}×{size}, memory of {memory} vectors"
+        )
+    scales = "one scale" if model.n_scales == 1 else f"{model.n_scales} scales"
     return (
         f"{model.backbone} from {weights}, {scales}, {size}×{size}, batch {train.batch_size}, "
         f"{train.epochs} epochs × {train.steps_per_epoch} steps"
+    )
+
+
+def describe_detectors(base: Config, detectors: Iterable[str]) -> str:
+    """Describes the settings of several detectors, as `describe_settings`.
+
+    Args:
+      base: settings that all runs share.
+      detectors: values of model.detector.
+    """
+    # The deviation network comes first.
+    names = sorted(set(detectors), reverse=True) or [base.model.detector]
+    return "; ".join(
+        describe_settings(with_settings(base, {"model.detector": name})) for name in names
     )
 
 

@@ -241,11 +241,9 @@ def defect_classes(dataset: DatasetConfig) -> list[str]:
 
 def _non_default_settings(config: Config) -> Iterator[tuple[str, Any]]:
     """Yields the names and values of settings that are not the detector's defaults."""
-    detector = config.model.detector
-    defaults = with_settings(Config(), {"model.detector": detector})
+    first = Config()
+    defaults = with_settings(first, {"model.detector": config.model.detector})
     for name in setting_names():
         value = get_setting(config, name)
-        if value != get_setting(defaults, name):
-            yield name, value
-        elif name == "model.detector" and detector != Config().model.detector:
+        if value != get_setting(first if name == "model.detector" else defaults, name):
             yield name, value

@@ -66,8 +66,9 @@ def is_running(job: Job, folder: Path) -> bool:
 class Scheduler:
     """Starts each job when a slot is free, and restarts killed jobs.
 
-    Jobs with the same `compile_key` wait until the first of them has trained an epoch, or a
-    DevCore. The others then find the compiled functions in JAX's persistent compilation cache.
+    Jobs with the same `compile_key` wait until the first of them has trained: an epoch of the
+    deviation network, or DevCore. The others then find the compiled functions in JAX's persistent
+    compilation cache.
     """
 
     def __init__(self, jobs: Sequence[Job], devices: HostDevices, folder: Path) -> None:

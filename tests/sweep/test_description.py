@@ -3,6 +3,7 @@
 from devnet_jax.config import Config, with_settings
 from devnet_jax.sweep.description import (
     describe_departures,
+    describe_detectors,
     describe_environment,
     describe_settings,
 )
@@ -31,6 +32,16 @@ def test_other_settings_are_listed() -> None:
     )
     one = with_settings(config, {"model.n_scales": 1, "model.pretrained": "/w/mine.npz"})
     assert describe_settings(one).startswith("resnet18 from mine.npz, one scale, 128×128")
+
+
+def test_several_detectors_are_described_with_their_own_settings() -> None:
+    base = with_settings(Config(), {"model.n_scales": 1})
+    devcore = "devcore: resnet18 from ImageNet weights, 224×224, memory of 2000 vectors"
+    assert describe_detectors(base, ["devcore", "devcore"]) == devcore
+    assert describe_detectors(base, ["devcore", "devnet"]) == (
+        f"{describe_settings(base)}; {devcore}"
+    )
+    assert describe_detectors(base, []) == describe_settings(base)
 
 
 def test_environments_of_the_runs() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from devnet_jax.config import Config, with_settings
+from devnet_jax.config import Config, get_config, parse_setting, with_settings
 from devnet_jax.data.source import is_available
 from devnet_jax.errors import UserError
 from devnet_jax.sweep.grid import Axes, Job, make_grid
@@ -135,11 +135,39 @@ def test_the_command_has_all_non_default_settings(tmp_path: Path) -> None:
     ]
 
 
+def test_devcore_has_its_own_image_size_and_shots() -> None:
+    jobs = grid(methods=["devnet", "devcore"], shots=[0, 5])
+    sizes = [(job.method, job.config.dataset.image_size) for job in jobs]
+    assert sizes == [("devnet", 448), ("devcore", 224)] * 2
+    assert jobs[1].config == with_settings(
+        Config(),
+        {"model.detector": "devcore", "seed": 0, "dataset.name": "elpv", "dataset.n_anomaly": 0},
+    )
+    small = with_settings(Config(), {"dataset.image_size": 96})
+    (job,) = grid(base=small, methods=["devcore"])
+    assert job.config.dataset.image_size == 96
+
+
+@pytest.mark.parametrize("size", [224, 448])
+def test_the_command_of_devcore_gives_its_settings(size: int) -> None:
+    variations = {"dataset.image_size": [size], "evaluation.explanation": ["gradient"]}
+    (job,) = grid(methods=["devcore"], variations=variations)
+    flags = [flag.removeprefix("--config.") for flag in job.command(Path("/runs/x"))[4:-1]]
+    values = get_config()
+    for name, _, text in (flag.partition("=") for flag in flags):
+        group, _, last = name.rpartition(".")
+        section = values[group] if group else values
+        section[last] = parse_setting(name, text)
+    assert Config.from_dict(values) == job.config
+
+
 def test_jobs_that_differ_in_the_training_images_share_a_compile_key() -> None:
     jobs = grid(known_classes=["none", "all"], shots=[1, 5], contaminations=[0, 0.1], seeds=[0, 1])
     assert len({job.compile_key for job in jobs}) == 1
     assert len({job.compile_key for job in grid(methods=["devnet", "flos", "no_mil"])}) == 3
     assert len({job.compile_key for job in grid(datasets=["elpv", "brain_mri"])}) == 2
+    jobs = grid(methods=["devcore"], known_classes=["none", "all"], shots=[1, 5], seeds=[0, 1])
+    assert len({job.compile_key for job in jobs}) == 2  # its programs take all images at once
 
 
 def test_names_of_jobs_are_unique() -> None:
@@ -166,6 +194,11 @@ def test_names_of_jobs_are_unique() -> None:
         (
             {"variations": {"model.topk": [0.2]}, "methods": ["devnet", "no_mil"]},
             "--vary=model.topk: --methods=no_mil sets it, too",
+        ),
+        ({"variations": {"model.detector": ["devcore"]}}, "--vary=model.detector: set it with"),
+        (
+            {"base": with_settings(Config(), {"model.detector": "devcore"})},
+            "config.model.detector: set it with --methods",
         ),
         (
             {"base": with_settings(Config(), {"dataset.n_anomaly": 1})},

@@ -65,11 +65,12 @@ def test_jobs_run_in_parallel_in_different_slots(tmp_path: Path) -> None:
     assert (tmp_path / "third").read_text().strip() in ("0", "1")
 
 
-def test_jobs_with_one_compile_key_wait_for_the_first_to_compile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["metrics.jsonl", "learned.json"])
+def test_jobs_with_one_compile_key_wait_for_the_first_to_compile(tmp_path: Path, file: str) -> None:
     jobs = scripts("", "", "", shape=5)
-    trained = tmp_path / jobs[0].name / "metrics.jsonl"
+    trained = tmp_path / jobs[0].name / file
     lines = [
-        # The others must not start before this job has trained an epoch, and must then start.
+        # The others must not start before this job has trained, and must then start.
         f"sleep 0.7; [ ! -e other ] || exit 3; echo {{}} > {trained};"
         " while [ ! -e other ]; do sleep 0.05; done",
         "touch other",
