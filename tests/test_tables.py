@@ -10,20 +10,23 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from devnet_jax.config import EvaluationConfig, LossConfig, ModelConfig
+from devnet_jax.config import Config, EvaluationConfig, LossConfig, ModelConfig
 from devnet_jax.errors import UserError
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.losses import LOSSES, get_loss, prior_of
-from devnet_jax.models import BACKBONES, HEADS
+from devnet_jax.models import BACKBONES, HEADS, DevCore, DeviationNetwork
+from devnet_jax.models.build import make_model
+from devnet_jax.training.run import TRAINERS
 
 
 @pytest.mark.parametrize(
     ("section", "setting", "table"),
     [
         (LossConfig, "name", LOSSES),
+        (ModelConfig, "detector", TRAINERS),
         (ModelConfig, "backbone", BACKBONES),
         (ModelConfig, "head", HEADS),
-        (EvaluationConfig, "explanation", [*EXPLAINERS, "none"]),
+        (EvaluationConfig, "explanation", [*EXPLAINERS, "none", "auto"]),
     ],
 )
 def test_settings_allow_what_the_tables_have(
@@ -31,6 +34,16 @@ def test_settings_allow_what_the_tables_have(
 ) -> None:
     allowed = typing.get_args(typing.get_type_hints(section)[setting])
     assert set(allowed) == set(table)
+
+
+def test_every_detector_has_a_network_and_values_of_its_own() -> None:
+    networks = {"devnet": DeviationNetwork, "devcore": DevCore}
+    assert TRAINERS.keys() == networks.keys()
+    for name, network in networks.items():
+        config = Config(model=ModelConfig(detector=name))
+        assert isinstance(make_model(config), network)
+        assert config.dataset.image_size >= 8
+        assert config.evaluation.explanation in EXPLAINERS
 
 
 def test_an_unknown_loss_is_refused() -> None:
