@@ -1,0 +1,227 @@
+"""Tests of DevCore's runs: repeated, with few labels or none, on several devices and processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devnet_jax import Detector
+from devnet_jax.models.build import abstract_variables
+from devnet_jax.models.devcore import COMPONENTS
+from devnet_jax.runtime.workdir import Workdir, read_config
+from tests.conftest import Main
+from tests.distributed.test_cluster import run as run_processes
+from tests.saved_runs import parameters
+
+
+def train(main: Main, flags: tuple[str, ...], workdir: Path, *more: str, devices: int = 1) -> str:
+    """Trains a run; returns what it has printed."""
+    result = main(*flags, f"--workdir={workdir}", *more, devices=devices)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def scores(file: Path) -> dict[str, float]:
+    with file.open(newline="") as lines:
+        return {row["path"]: float(row["score"]) for row in csv.DictReader(lines)}
+
+
+def assert_equal(workdir: Path, other: Path) -> None:
+    """Compares all variables of two runs bit by bit."""
+    ours, theirs = parameters(workdir), parameters(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+@pytest.fixture
+def folder(parts: Path, tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+    """Copies some kinds of images of `parts`; returns the flags that name the copy."""
+
+    def copy(*kinds: str, n_good: int | None = None) -> tuple[str, ...]:
+        images = tmp_path / "images"
+        for kind in kinds:
+            for file in sorted((parts / kind).iterdir())[: n_good if "train" in kind else None]:
+                (images / kind).mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, images / kind)
+        return (
+            f"--config.dataset.manual_dir={images}",
+            f"--config.dataset.data_dir={tmp_path / 'data'}",
+        )
+
+    return copy
+
+
+def test_a_run_writes_what_it_has_learned(trained_core: Path) -> None:
+    learned = json.loads((trained_core / "learned.json").read_text())
+    split = json.loads((trained_core / "split.json").read_text())
+    assert learned["step"] == 5
+    assert learned["kinds"] == sorted({Path(path).parent.name for path in split["train_anomaly"]})
+    assert tuple(learned["weights"]) == COMPONENTS
+    assert all(weight >= 0 for weight in learned["weights"].values())
+    assert len(learned["normal_scores"]) == len(split["train_normal"])
+    assert len(learned["anomaly_scores"]) == len(split["train_anomaly"]) == 3
+    assert not (trained_core / "metrics.jsonl").exists()
+    assert [path.name for path in (trained_core / "checkpoints").iterdir()] == ["5"]
+    metrics = json.loads((trained_core / "eval" / "metrics.json").read_text())
+    assert metrics["step"] == 5
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert Detector.restore(trained_core).kinds == tuple(learned["kinds"])
+
+
+def test_the_variables_have_the_shapes_of_the_settings(trained_core: Path) -> None:
+    import jax
+
+    detector = Detector.restore(trained_core)
+    expected = abstract_variables(read_config(Workdir(trained_core)))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), detector.variables) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), expected
+    )
+
+
+def test_evaluating_again_writes_the_same_files(
+    main: Main, trained_core: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained_core, copy)
+    shutil.rmtree(copy / "eval")
+    result = main("--mode=eval", f"--workdir={copy}")
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.json", "scores.csv"):
+        assert (copy / "eval" / name).read_bytes() == (trained_core / "eval" / name).read_bytes()
+
+
+def test_training_again_gives_the_same_detector(
+    main: Main, tiny_core: tuple[str, ...], trained_core: Path, tmp_path: Path
+) -> None:
+    train(main, tiny_core, tmp_path / "run")
+    assert_equal(tmp_path / "run", trained_core)
+    learned = (tmp_path / "run" / "learned.json").read_bytes()
+    assert learned == (trained_core / "learned.json").read_bytes()
+
+
+def test_a_finished_run_is_not_trained_again(
+    main: Main, tiny_core: tuple[str, ...], trained_core: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained_core, copy)
+    before = (copy / "learned.json").stat().st_mtime_ns
+    printed = train(main, tiny_core, copy)
+    assert (copy / "learned.json").stat().st_mtime_ns == before
+    assert "comparing" not in printed
+    assert_equal(copy, trained_core)
+    changed = main(*tiny_core, f"--workdir={copy}", "--config.devcore.memory_size=65")
+    assert changed.returncode == 1
+    assert "config.devcore.memory_size is 65, was 64" in changed.stderr.splitlines()[-1]
+
+
+def test_without_labelled_anomalies(main: Main, tiny_core: tuple[str, ...], tmp_path: Path) -> None:
+    train(main, tiny_core, tmp_path, "--config.dataset.n_anomaly=0")
+    learned = json.loads((tmp_path / "learned.json").read_text())
+    assert (learned["step"], learned["kinds"], learned["anomaly_scores"]) == (1, [], [])
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["step"] == 1
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert len(scores(tmp_path / "eval" / "scores.csv")) == 5 + 8
+    head = Detector.restore(tmp_path).variables["params"]["head"]
+    assert not np.any(head["direction"])
+    assert not np.any(head["coarse"]["direction"])
+
+
+@pytest.mark.parametrize("n_anomaly", [1, 2])
+def test_with_few_labelled_anomalies(
+    main: Main, tiny_core: tuple[str, ...], tmp_path: Path, n_anomaly: int
+) -> None:
+    train(main, tiny_core, tmp_path, f"--config.dataset.n_anomaly={n_anomaly}")
+    learned = json.loads((tmp_path / "learned.json").read_text())
+    assert len(learned["kinds"]) in range(1, n_anomaly + 1)
+    # A single label cannot be left out.
+    assert len(learned["anomaly_scores"]) == (0 if n_anomaly == 1 else 2)
+
+
+def test_a_folder_of_good_images_alone(
+    main: Main,
+    tiny_core: tuple[str, ...],
+    folder: Callable[..., tuple[str, ...]],
+    parts: Path,
+    tmp_path: Path,
+) -> None:
+    workdir, output = tmp_path / "run", tmp_path / "predicted"
+    train(main, tiny_core, workdir, *folder("train/good"), "--config.dataset.n_anomaly=0")
+    assert (workdir / "calibration.json").exists()
+    result = main(
+        "--mode=predict", f"--workdir={workdir}", f"--input={parts / 'test'}", f"--output={output}"
+    )
+    assert result.returncode == 0, result.stderr
+    with (output / "predictions.csv").open(newline="") as lines:
+        assert len(list(csv.DictReader(lines))) == 5 + 8
+
+
+def test_one_good_image_is_too_few(
+    main: Main,
+    tiny_core: tuple[str, ...],
+    folder: Callable[..., tuple[str, ...]],
+    tmp_path: Path,
+) -> None:
+    flags = folder("train/good", n_good=1)
+    more = ("--config.dataset.n_anomaly=0", "--config.dataset.calibration=0")
+    result = main(*tiny_core, f"--workdir={tmp_path / 'run'}", *flags, *more)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: 1 normal image trains: the memory")
+    assert not (tmp_path / "run").exists()
+
+
+def test_explaining_and_predicting(
+    main: Main, trained_core: Path, parts: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained_core, copy)
+    result = main("--mode=explain", f"--workdir={copy}")
+    assert result.returncode == 0, result.stderr
+    assert list((copy / "explain").rglob("*.npy"))
+    output = tmp_path / "predicted"
+    result = main(
+        "--mode=predict", f"--workdir={copy}", f"--input={parts / 'test'}", f"--output={output}"
+    )
+    assert result.returncode == 0, result.stderr
+    with (output / "predictions.csv").open(newline="") as lines:
+        predicted = {row["path"]: float(row["score"]) for row in csv.DictReader(lines)}
+    tested = scores(trained_core / "eval" / "scores.csv")
+    for path, score in tested.items():
+        (found,) = (value for name, value in predicted.items() if name.endswith(path[4:]))
+        assert found == pytest.approx(score, rel=1e-5)
+
+
+def test_two_devices_score_the_same(
+    main: Main, tiny_core: tuple[str, ...], trained_core: Path, tmp_path: Path
+) -> None:
+    train(main, tiny_core, tmp_path / "run", devices=2)
+    one, two = (scores(run / "eval" / "scores.csv") for run in (trained_core, tmp_path / "run"))
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_detector(
+    tiny_core: tuple[str, ...], trained_core: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    run_processes([*tiny_core, f"--workdir={workdir}"], processes=2, devices=1)
+    assert_equal(workdir, trained_core)
+    assert scores(workdir / "eval" / "scores.csv") == scores(trained_core / "eval" / "scores.csv")
+
+
+def test_an_unknown_detector_in_the_name_of_the_config_file(main: Main, tmp_path: Path) -> None:
+    result = main("--config=configs/folder.py:devcoar", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "error: config.model.detector = 'devcoar': unknown; did you mean devcore"
+    )
