@@ -13,7 +13,7 @@ from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_images, load_mask
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
 from devnet_jax.data.source import Example, Source, open_source
-from devnet_jax.data.split import Split, few_shot_split
+from devnet_jax.data.split import Split, few_shot_split, grown_split
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,23 @@ class FewShotDataset:
                 dataset.source.name,
             )
         return dataset
+
+    @classmethod
+    def regrow(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
+        """Opens the data set with a split drawn earlier, and adds the images that are new since.
+
+        Raises:
+          UserError: as `reopen` and `grown_split`.
+        """
+        dataset = cls(_open(settings), split, settings.cache)
+        dataset._require_images()
+        grown = grown_split(split, dataset.source.examples, settings.n_anomaly)
+        if grown == split:
+            return dataset
+        grown = dataclasses.replace(grown, fingerprint=dataset.source.fingerprint)
+        old, new = len(split.paths), len(grown.paths)
+        logger.info("data set %s has grown from %d to %d images", dataset.source.name, old, new)
+        return cls(dataset.source, grown, settings.cache, has_grown=True)
 
     def _require_images(self) -> None:
         """Raises `UserError` unless all images of the split exist and have the same label."""

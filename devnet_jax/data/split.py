@@ -152,6 +152,56 @@ def few_shot_split(
     )
 
 
+def grown_split(split: Split, examples: Sequence[Example], n_anomaly: int) -> Split:
+    """Adds new images to a split; every image that it has keeps its part.
+
+    New normal training images are divided as before between training and calibration. Of the new
+    anomalies, as many are drawn for training as `n_anomaly` asks for beyond those that train
+    already. All other new images test.
+
+    Args:
+      split: split of the data set before it grew.
+      examples: all images of the data set, as for `few_shot_split`.
+      n_anomaly: number of labelled anomalies to train with.
+
+    Raises:
+      UserError: if there are more labelled anomalies already, or too few new ones.
+    """
+    protocol = split.protocol
+    known, known_class = set(split.paths), protocol["known_class"]
+    new = [example for example in examples if example.path not in known]
+    new_normal = sorted(example.path for example in new if example.split == "train")
+    held_out = hold_out(new_normal, protocol["calibration"], protocol["seed"])
+    candidates = [e for e in new if e.label == 1 and known_class in (None, e.defect)]
+    missing = n_anomaly - len(split.train_anomaly)
+    if not 0 <= missing <= len(candidates):
+        raise UserError(
+            f"config.dataset.n_anomaly = {n_anomaly}: {len(split.train_anomaly)} labelled "
+            f"anomalies train already, and {len(candidates)} are new; ask for "
+            f"{len(split.train_anomaly)} to {len(split.train_anomaly) + len(candidates)}"
+        )
+    paths = sorted(example.path for example in candidates)
+    labelled = _draw(paths, missing, protocol["seed"], "new labelled anomalies")
+    tested = {
+        e.path
+        for e in new
+        if e.split == "test"
+        and e.path not in labelled
+        and not (e.label == 1 and e.defect == known_class)
+    }
+    defects = {example.path: example.defect for example in examples}
+    train_anomaly = tuple(sorted({*split.train_anomaly, *labelled}))
+    return dataclasses.replace(
+        split,
+        train_normal=tuple(sorted({*split.train_normal, *new_normal} - held_out)),
+        train_anomaly=train_anomaly,
+        calibration=tuple(sorted({*split.calibration, *held_out})),
+        test=tuple(sorted({*split.test, *tested})),
+        trained_classes=dict(sorted(Counter(defects[path] for path in train_anomaly).items())),
+        protocol={**protocol, "n_anomaly": n_anomaly},
+    )
+
+
 def hold_out(images: Sequence[T], fraction: float, seed: int) -> set[T]:
     """Draws the fraction of the normal images that is held out to calibrate the threshold."""
     return _draw(images, round(fraction * len(images)), seed, "calibration")

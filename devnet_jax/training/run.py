@@ -75,7 +75,7 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
 
 def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -> None:
     done = checkpoints.latest_step() or 0
-    dataset = open_dataset(config, workdir)
+    dataset = open_dataset(config, workdir, grows=True)
     if done and not dataset.has_grown:
         _write_settings(config, dataset, workdir)
         return
@@ -86,7 +86,8 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
         len(dataset.split.train_unlabelled),
         [kinds.index(defect) for defect in dataset.labelled_defects],
     )
-    _write_settings(config, dataset, workdir)
+    if not done:
+        _write_settings(config, dataset, workdir)
     # A run whose folder has grown goes on counting.
     step = done + config.last_step
     variables: dict[str, Any] = {}
@@ -96,6 +97,9 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
         scores = (head.normal_scores.tolist(), head.anomaly_scores.tolist())
         write_learned(workdir, Learned(step, kinds, head.weights, *scores))
     checkpoints.save(step, variables, {"step": np.int32(step)}, settings=config.to_dict())
+    if done:
+        checkpoints.wait()  # the split changes last: if killed before, the run grows again
+        _write_settings(config, dataset, workdir)
 
 
 # By the name of the detector.
