@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devnet_jax.data.source import Example
-from devnet_jax.data.split import Split
+from devnet_jax.data.split import Split, grown_split
 from devnet_jax.data.split import few_shot_split as full_split
 from devnet_jax.errors import UserError
 
@@ -233,3 +233,54 @@ def test_calibration_must_leave_normal_images_for_training() -> None:
             calibration=0.9,
             seed=0,
         )
+
+
+def grown(split: Split, rows: list[Example], n_anomaly: int = 2) -> Split:
+    return grown_split(split, rows, n_anomaly)
+
+
+def first_split(known_class: str | None = None) -> Split:
+    rows = examples(20, 4, hole=4, scratch=4)
+    return full_split(
+        rows, n_anomaly=2, known_class=known_class, contamination=0.0, calibration=0.2, seed=1
+    )
+
+
+def test_a_split_that_has_grown_keeps_the_part_of_every_image() -> None:
+    split = first_split()
+    rows = examples(30, 6, hole=5, scratch=4, crack=2)
+    larger = grown(split, rows)
+    assert grown(split, examples(20, 4, hole=4, scratch=4)) == split
+    for part in ("train_normal", "train_anomaly", "calibration", "test"):
+        assert set(getattr(split, part)) <= set(getattr(larger, part))
+    assert larger.train_anomaly == split.train_anomaly  # as many as before are asked for
+    assert len(larger.calibration) == 4 + 2  # a fifth of the ten new ones
+    assert len(larger.train_normal) == 16 + 8
+    assert sorted(larger.paths) == sorted(row.path for row in rows)
+    assert grown(split, rows[::-1]) == larger
+
+
+def test_more_labels_are_drawn_from_the_new_anomalies() -> None:
+    split = first_split()
+    larger = grown(split, examples(20, 4, hole=4, scratch=4, crack=3), n_anomaly=4)
+    new = set(larger.train_anomaly) - set(split.train_anomaly)
+    assert len(new) == 2
+    assert all(path.startswith("test/crack") for path in new)
+    assert larger.trained_classes["crack"] == 2
+    assert len(larger.test) == len(split.test) + 1
+    assert larger.protocol["n_anomaly"] == 4
+
+
+def test_in_the_hard_setting_the_known_class_stays_out_of_the_test() -> None:
+    split = first_split(known_class="hole")
+    larger = grown(split, examples(20, 4, hole=6, scratch=5), n_anomaly=3)
+    assert len(larger.train_anomaly) == 3
+    assert all(path.startswith("test/hole") for path in larger.train_anomaly)
+    assert set(larger.test) - set(split.test) == {"test/scratch/4.png"}
+
+
+@pytest.mark.parametrize("n_anomaly", [1, 5])
+def test_labels_can_neither_be_taken_back_nor_invented(n_anomaly: int) -> None:
+    rows = examples(20, 4, hole=5, scratch=5)
+    with pytest.raises(UserError, match="2 labelled anomalies train already, and 2 are new"):
+        grown(first_split(), rows, n_anomaly)
