@@ -71,6 +71,7 @@ def detector_fields(detector: TrainedDetector) -> dict[str, Any]:
     return {
         "prior": detector.prior,
         "thresholds": detector.thresholds,
+        "detector": config.model.detector,
         "explanation": config.evaluation.explanation,
         "settings": [
             (name, get_setting(config, name), get_setting(Config(), name))
@@ -134,10 +135,10 @@ def _make_notes(
         )
     duplicates = dataset.test_duplicates
     if duplicates:
-        names = ", ".join(duplicates[:5]) + (", …" if len(duplicates) > 5 else "")
+        names = ", ".join(duplicates[:5]) + (", …" if len(duplicates) > 5 else ".")
         notes.append(
             f"{len(duplicates)} test images are identical to training images, which makes the "
-            f"results look better than they are: {names}."
+            f"results look better than they are: {names}"
         )
     if detector.shortage:
         notes.append(as_sentence(detector.shortage))

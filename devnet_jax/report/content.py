@@ -62,6 +62,7 @@ class Report:
       pixel_auroc: mean pixel AUROC by defect class.
       history: records of metrics.jsonl.
       pictures: pictures of the gallery, at most `MAX_PICTURES`: see `choose_pictures`.
+      detector: "devnet" or "devcore".
       explanation: method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
       errors: path and error message of each image that could not be read.
       settings: name, value and default of each setting.
@@ -81,6 +82,7 @@ class Report:
     pixel_auroc: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
     pictures: Sequence[Picture] = ()
+    detector: str = "devnet"
     explanation: str = "gradient"
     errors: Sequence[tuple[str, str]] = ()
     settings: Sequence[tuple[str, Any, Any]] = ()

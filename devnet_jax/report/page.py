@@ -35,13 +35,16 @@ _SCALED = (
     "scaled from 0 to 1 for each image. It shows where, not how much: a normal image has a "
     "brightest spot, too."
 )
-_HEAT_MAPS = {
+_HEAT_MAPS = {  # by explanation, preceded by the detector if it matters
     "gradient": "How strongly each pixel influences the score: the gradient of the score with "
     f"respect to the image, smoothed and {_SCALED}",
     "smoothgrad": "How strongly each pixel influences the score: the gradient of the score with "
     f"respect to the image, averaged over noisy copies and {_SCALED}",
     "score_map": "What each position of the network's score map adds to the score, enlarged to the "
     "size of the image.",
+    "devcore score_map": "How far each position is from the nearest good one, as learned, in "
+    "standard deviations of normal training images; enlarged to the size of the image and "
+    "smoothed.",
 }
 
 
@@ -175,7 +178,8 @@ def to_html(report: Report) -> str:
         errors=report.errors[:_MAX_ERRORS],
         changed=[row for row in settings if row[1] != row[2]],
         unchanged=[row for row in settings if row[1] == row[2]],
-        heat_map=_HEAT_MAPS.get(report.explanation, "") if has_overlays else "",
+        heat_map=_describe_heat_map(report) if has_overlays else "",
+        has_reasons=any(picture.reason for picture in report.pictures),
         data_uri=_data_uri,
         rate=_rate,
         plural=_plural,
@@ -235,6 +239,11 @@ def _sample_scores(group: Group, step: int) -> dict[str, Any]:
         "n": len(group.scores),
         "scores": group.scores[::-1][step // 2 :: step].tolist(),
     }
+
+
+def _describe_heat_map(report: Report) -> str:
+    of_detector = f"{report.detector} {report.explanation}"
+    return _HEAT_MAPS.get(of_detector, _HEAT_MAPS.get(report.explanation, ""))
 
 
 def _data_uri(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Tests of evaluating with test images of one kind, or none: a run whose split lost the others."""
+"""Tests of evaluating: with test images of one kind, or none; reasons, and what is expected."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from devnet_jax import Detector
+from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.export.write import export_detector
 from devnet_jax.runtime.workdir import Workdir
@@ -112,3 +113,95 @@ def test_without_test_images_thresholds_remain(
 
     result = main("--mode=explain", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
+
+
+Rows = list[dict[str, str]]
+
+
+@pytest.fixture
+def evaluate_core(
+    main: Main, trained_core: Path, tmp_path: Path
+) -> Callable[..., tuple[Path, dict[str, Any], Rows, str, str]]:
+    """Evaluates the finished run of DevCore with 30 % false alarms allowed, and more alarms.
+
+    Its argument changes the content of learned.json and split.json. Returns the workdir, the
+    content of metrics.json, the rows of scores.csv, and what the command printed and logged.
+    """
+
+    def evaluate_core(
+        change: Callable[[dict[str, Any], dict[str, Any]], object] = lambda *_: None,
+    ) -> tuple[Path, dict[str, Any], Rows, str, str]:
+        copy = tmp_path / "run"
+        shutil.copytree(trained_core, copy)
+        contents = [
+            json.loads((copy / name).read_text()) for name in ("learned.json", "split.json")
+        ]
+        change(*contents)
+        for name, content in zip(("learned.json", "split.json"), contents, strict=True):
+            (copy / name).write_text(json.dumps(content))
+        flags = ("evaluation.false_alarm_rate=0.3", "evaluation.confidence=0.7")
+        result = main("--mode=eval", f"--workdir={copy}", *(f"--config.{flag}" for flag in flags))
+        assert result.returncode == 0, result.stderr
+        metrics = json.loads((copy / "eval" / "metrics.json").read_text())
+        with (copy / "eval" / "scores.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        return copy, metrics, rows, result.stdout, result.stderr
+
+    return evaluate_core
+
+
+def test_alarms_have_reasons(evaluate_core: Callable[..., Any]) -> None:
+    workdir, metrics, rows, _, _ = evaluate_core()
+    threshold = metrics["prior_threshold"]
+    assert [row["reason"] != "" for row in rows] == [float(r["score"]) >= threshold for r in rows]
+    reasons = {row["reason"] for row in rows}
+    like = {f"like the labelled {kind}" for kind in ("scratch", "stain")}
+    assert "" in reasons
+    assert len(reasons) > 1
+    assert reasons <= {"", "unlike the good parts"} | like
+    report = (workdir / "report.html").read_text()
+    assert all(f">{reason}<" in report for reason in reasons)
+
+
+def test_the_deviation_network_gives_no_reasons(trained: Path) -> None:
+    with (trained / "eval" / "scores.csv").open() as file:
+        assert {row["reason"] for row in csv.DictReader(file)} == {""}
+
+
+def test_the_expected_performance_is_told_everywhere(evaluate_core: Callable[..., Any]) -> None:
+    workdir, metrics, _, printed, logged = evaluate_core()
+    learned = json.loads((workdir / "learned.json").read_text())
+    normal, anomalous = learned["normal_scores"], learned["anomaly_scores"]
+    assert len(anomalous) == 3
+    expected = expected_performance(normal, anomalous, 0.3)
+    assert "expected_miss_rate" in expected
+    assert {name: metrics[name] for name in expected} == expected
+    (row,) = re.findall(r"^  expected +(.*), by cross-validation over 3 labels$", printed, re.M)
+    number = r"(\d\.\d\d) \((\d\.\d\d)–(\d\.\d\d)\), (\d+)% missed \((\d+)–(\d+)%\)"
+    told = re.fullmatch(rf"AUROC {number} at 30% false alarms", row)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(expected["expected_auroc"], abs=0.0051)
+    assert float(told[4]) / 100 == pytest.approx(expected["expected_miss_rate"], abs=0.0051)
+    assert f"expected by cross-validation over 3 labels: {row}" in logged
+    assert (
+        f"Expected from {len(normal)} normal training images and the 3 labelled anomalies alone, "
+        f"by cross-validation: {row} (95% intervals in brackets)."
+    ) in (workdir / "report.html").read_text()
+
+
+def test_the_expected_performance_needs_no_test_image(evaluate_core: Callable[..., Any]) -> None:
+    _, metrics, rows, printed, _ = evaluate_core(lambda _, split: split.update(test=[]))
+    assert rows == []
+    assert 0 <= metrics["expected_auroc_low"] <= metrics["expected_auroc"] <= 1
+    assert "by cross-validation over 3 labels" in printed
+
+
+def test_one_label_gives_no_expectation(evaluate_core: Callable[..., Any]) -> None:
+    def keep_one(learned: dict[str, Any], split: dict[str, Any]) -> None:
+        learned["anomaly_scores"] = []
+        split["train_anomaly"] = split["train_anomaly"][:1]
+
+    workdir, metrics, _, printed, logged = evaluate_core(keep_one)
+    assert not [name for name in metrics if "expected" in name or "estimate" in name]
+    assert "cross-validation" not in printed + logged
+    assert "at least two are needed" in (workdir / "report.html").read_text()

@@ -118,11 +118,52 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
     described = f"{alarms.count('1')} of 22 scored ({alarms.count('1') / 22:.1%})"
     assert described in str(prediction)
     assert described in (tmp_path / "report.html").read_text()
-    assert not any(row["error"] for row in rows)
+    assert not any(row["reason"] or row["error"] for row in rows)
     assert prediction.n_images == len(rows) == 22
     assert prediction.n_alarms == alarms.count("1")
     assert prediction.n_unreadable == 0
     assert str(tmp_path / "report.html") in str(prediction)
+
+
+@pytest.fixture(scope="module")
+def core(trained_core: Path) -> Detector:
+    """A trained DevCore that raises an alarm for some of the parts."""
+    return with_evaluation(Detector.restore(trained_core), confidence=0.7)
+
+
+def test_alarms_have_reasons(
+    core: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    apply = Detector._apply
+    monkeypatch.setattr(Detector, "_apply", lambda *arguments: calls.append(1) or apply(*arguments))
+    predict(core, [str(parts)], str(tmp_path))
+    assert len(calls) == 3  # chunks of 8 images: the scores' maps are the explanations
+    rows = read_table(tmp_path / "predictions.csv")
+    reasons = [row["reason"] for row in rows]
+    assert reasons == core.score([row["path"] for row in rows]).reasons
+    assert [row["is_anomaly"] for row in rows] == [str(int(reason != "")) for reason in reasons]
+    assert 0 < reasons.count("") < len(rows)
+    report = (tmp_path / "report.html").read_text()
+    for reason in {*reasons} - {""}:
+        assert report.count(f'<span class="reason">{reason}</span>') == reasons.count(reason)
+
+
+def test_reasons_survive_an_interruption(
+    core: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        count_scored(patch, stop_after=2)
+        with pytest.raises(KeyboardInterrupt):
+            predict(core, [str(parts)], str(tmp_path))
+    with monkeypatch.context() as patch:
+        counts = count_scored(patch)
+        predict(core, [str(parts)], str(tmp_path))
+        assert sum(counts) == 22 - 16
+    rows = read_table(tmp_path / "predictions.csv")
+    reasons = [row["reason"] for row in rows]
+    assert any(reasons[:16])
+    assert reasons == core.score([row["path"] for row in rows]).reasons
 
 
 def test_alarms_are_decided_by_the_scores_as_written(
@@ -134,7 +175,9 @@ def test_alarms_are_decided_by_the_scores_as_written(
     monkeypatch.setattr(
         Detector,
         "score",
-        lambda _, images: Scores(np.full(len(images), score), np.zeros((len(images), 1, 1))),
+        lambda _, images: Scores(
+            np.full(len(images), score), np.zeros((len(images), 1, 1)), reasons=[""] * len(images)
+        ),
     )
     between = stats.norm.cdf((0.1 + float(score)) / 2)
     cut = with_evaluation(detector, confidence=float(between), overlays="anomalous")
@@ -252,7 +295,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
     assert all("make it smaller" in errors[name] for name in too_large)
     for name, row in rows.items():
         if name in errors:
-            assert [row[column] for column in COLUMNS[1:5]] == [""] * 4
+            assert [row[column] for column in COLUMNS[1:6]] == [""] * 5
         else:
             assert np.isfinite(float(row["score"]))
     first = load_image((folder / "animated.gif").read_bytes(), "", IMAGE_SIZE)
@@ -490,7 +533,7 @@ def test_a_database_damaged_in_the_middle_is_replaced(
 ) -> None:
     path = tmp_path / "results.sqlite"
     progress = Progress(path, "one")
-    results = [FileResult(f"{i:04}.png", 5, i, 1.25, None, "") for i in range(2000)]
+    results = [FileResult(f"{i:04}.png", 5, i, 1.25, None, "", "") for i in range(2000)]
     progress.add(results)
     progress.close()
     content = path.read_bytes()
@@ -517,13 +560,13 @@ def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None
 
 def test_progress_returns_the_stored_results(tmp_path: Path) -> None:
     results = [
-        FileResult("a.png", 5, 2**62, 1.25, None, ""),
-        FileResult("\udcff\n.png", 0, 0, None, None, "cannot read '\udcff\n.png'"),
-        FileResult("b.png", 5, 3, -0.1, 1e-300, ""),
+        FileResult("a.png", 5, 2**62, 1.25, None, "like the labelled Schramme é", ""),
+        FileResult("\udcff\n.png", 0, 0, None, None, "", "cannot read '\udcff\n.png'"),
+        FileResult("b.png", 5, 3, -0.1, 1e-300, "", ""),
     ]
     path = tmp_path / "a #?%\udcff.sqlite"
     progress = Progress(path, "one")
-    progress.add([FileResult("b.png", 1, 1, None, None, "damaged")])
+    progress.add([FileResult("b.png", 1, 1, None, None, "", "damaged")])
     progress.add(results)
     progress.close()
     progress = Progress(path, "one")

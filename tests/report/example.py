@@ -29,6 +29,13 @@ def draw_scores() -> tuple[np.ndarray, np.ndarray, list[str]]:
     return scores, np.array([int(defect != "good") for defect in defects]), defects
 
 
+def reason_of(score: float, defect: str) -> str:
+    """Returns the reason of an alarm at the threshold of `CALIBRATED`, or ""."""
+    if float(score) < CALIBRATED.value:
+        return ""
+    return f"like the labelled {defect}" if defect == HOSTILE else "unlike the good parts"
+
+
 def make_report(**changes: Any) -> Report:
     """Makes a report of `draw_scores` with a picture of each image; `changes` replace fields."""
     scores, labels, defects = draw_scores()
@@ -43,6 +50,7 @@ def make_report(**changes: Any) -> Report:
             overlay=image,
             mask=mask if label else None,
             p_value=0.0321,
+            reason=reason_of(score, defect),
         )
         for i, (score, label, defect) in enumerate(zip(scores, labels, defects, strict=True))
     ]
@@ -72,7 +80,7 @@ def make_predictions(**changes: Any) -> Report:
     """Makes a report of the same images without labels."""
     labelled = make_report()
     pictures = [
-        Picture(each.path, each.score, None, "", each.image, each.overlay)
+        Picture(each.path, each.score, None, "", each.image, each.overlay, reason=each.reason)
         for each in labelled.pictures
     ]
     values: dict[str, Any] = {

@@ -382,6 +382,22 @@ def test_the_slider_stays_visible(opened):
     assert page.locator("#control").bounding_box()["y"] == 0
 
 
+def test_reasons_vanish_with_their_alarms(opened):
+    page = opened()
+    n = int(np.sum(CALIBRATED.value <= VALUES))
+    assert page.locator("#gallery .reason:visible").count() == n
+    type_threshold(page, "3")
+    assert page.locator("#gallery .reason:visible").count() == int(np.sum(VALUES >= 3)) < n
+    page.locator("#gallery .card .views").first.click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator(".reason").inner_text() == "unlike the good parts"
+    page.keyboard.press("Escape")
+    page.get_by_label("Outcome", exact=True).select_option(label="missed")
+    page.locator("#gallery .card:visible .views").first.click()
+    assert dialog.locator(".facts").is_visible()
+    assert not dialog.locator(".reason").is_visible()
+
+
 def test_pictures_are_loaded(opened):
     page = opened()
     page.locator("#gallery .card").last.scroll_into_view_if_needed()

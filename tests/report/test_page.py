@@ -13,7 +13,7 @@ from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
-from tests.report.example import HOSTILE, draw_scores, make_predictions, make_report
+from tests.report.example import CALIBRATED, HOSTILE, draw_scores, make_predictions, make_report
 
 # Four normal images and four anomalies of two classes.
 SCORES = np.array([-1.0, 0.0, 1.0, 2.0, 0.5, 1.5, 3.0, 4.0])
@@ -221,6 +221,33 @@ def test_the_page_is_self_contained_and_names_are_escaped(make):
     shown = HOSTILE.replace("\udc80", "\\udc80")
     assert f"parts {shown}" in content.text
     assert f"{shown}/48.png" in content.text or f"{shown}.png" in content.text
+
+
+@pytest.mark.parametrize("make", [make_report, make_predictions])
+def test_alarms_are_shown_with_their_reasons(make):
+    html = to_html(make())
+    cards = re.findall(r'<li class="card".*?data-score="(.*?)">(.*?)</li>', html, re.DOTALL)
+    assert len(cards) >= 60
+    for score, card in cards:
+        assert ('<span class="reason">' in card) == (float(score) >= CALIBRATED.value)
+    assert f"like the labelled {HOSTILE}".replace("\udc80", "\\udc80") in Content(html).text
+    assert "<dt>Reason of an alarm</dt>" in html
+
+
+def test_the_page_says_what_the_scores_and_maps_of_each_detector_are():
+    changes = {"explanation": "score_map"}
+    devnet, devcore = (
+        to_html(make_report(detector=name, **changes)) for name in ("devnet", "devcore")
+    )
+    assert ("Training pulls the scores" in devnet, "standardised" in devnet) == (True, False)
+    assert ("Training pulls the scores" in devcore, "standardised" in devcore) == (False, True)
+    assert "adds to the score, enlarged" in devnet
+    assert "from the nearest good one" in devcore
+
+
+def test_the_expected_performance_is_shown_above_the_threshold():
+    html = to_html(small(expected="Expected: <AUROC> 0.95."))
+    assert html.index("Expected: &lt;AUROC&gt; 0.95.") < html.index('id="control"')
 
 
 def test_errors_are_announced_first_and_listed():
