@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -76,8 +77,6 @@ def test_a_run_writes_what_it_has_learned(trained_core: Path) -> None:
 
 
 def test_the_variables_have_the_shapes_of_the_settings(trained_core: Path) -> None:
-    import jax
-
     detector = Detector.restore(trained_core)
     expected = abstract_variables(read_config(Workdir(trained_core)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), detector.variables) == jax.tree.map(
@@ -199,6 +198,7 @@ def test_explaining_and_predicting(
         assert found == pytest.approx(score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_devices_score_the_same(
     main: Main, tiny_core: tuple[str, ...], trained_core: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +222,5 @@ def test_an_unknown_detector_in_the_name_of_the_config_file(main: Main, tmp_path
     result = main("--config=configs/folder.py:devcoar", f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith(
-        "error: config.model.detector = 'devcoar': unknown; did you mean devcore"
-    )
+    assert line.startswith("error: config.model.detector = 'devcoar': unknown; did you mean")
+    assert "devcore" in line
