@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -41,12 +42,14 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageLike, as_batch, as_written
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit
 from devnet_jax.training.run import first_state, require_trainable, training_checkpoints
 
 # Settings that are parameters of the estimator, named by the last part of the setting's name.
 _PARAMETERS = (
+    "model.detector",
     "model.backbone",
     "model.pretrained",
     "model.n_scales",
@@ -62,9 +65,10 @@ _STORE_SETTINGS = ("dataset.store", "dataset.memory_gib")
 
 
 class DevNet(OutlierMixin, BaseEstimator):
-    """Few-shot anomaly detection with a deviation network, as a scikit-learn estimator.
+    """Few-shot anomaly detection with either detector, as a scikit-learn estimator.
 
-    Unlike other outlier detectors, it is supervised: `fit` requires `y`. X is a sequence of images
+    Unlike other outlier detectors, it is supervised: `fit` requires `y`. DevCore also learns from
+    normal images alone. X is a sequence of images
     (paths, Pillow images or arrays, as `as_batch` accepts them) in a list or an array of objects,
     or an array [N, H, W, C]. Images have no fixed number of features, so `n_features_in_` does not
     exist.
@@ -76,9 +80,13 @@ class DevNet(OutlierMixin, BaseEstimator):
     starts JAX, and all jobs share the memory of the accelerator.
 
     Args:
+      detector: devnet, the paper's deviation network; or devcore, a frozen feature extractor with a
+        memory of good parts and a learned head, which uses neither `n_scales` nor the parameters
+        of the deviation network's training, `epochs`, `steps_per_epoch` and `batch_size`.
       backbone: feature extractor: resnet18, resnet34, resnet50 or alexnet.
       pretrained: initial weights of the feature extractor: imagenet, none, or a file.
-      image_size: height and width in pixels that images are resized to.
+      image_size: height and width in pixels that images are resized to; 0 means the detector's
+        own: 448 for devnet, 224 for devcore.
       n_scales: number of levels of the image pyramid.
       epochs: number of epochs.
       steps_per_epoch: number of steps in an epoch.
@@ -94,12 +102,13 @@ class DevNet(OutlierMixin, BaseEstimator):
       detector_: the trained `TrainedDetector`, which also explains images.
       offset_: minus the threshold in force: `decision_function` is `score_samples` minus `offset_`.
         NaN if no threshold is in force: losses without a prior need calibration.
-      loss_curve_: mean loss of each epoch.
+      loss_curve_: mean loss of each epoch; empty for devcore, which has none.
     """
 
     def __init__(
         self,
         *,
+        detector: str = ModelConfig.detector,
         backbone: str = ModelConfig.backbone,
         pretrained: str = ModelConfig.pretrained,
         image_size: int = DatasetConfig.image_size,
@@ -112,6 +121,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = Config.seed,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self.detector = detector
         self.backbone = backbone
         self.pretrained = pretrained
         self.image_size = image_size
@@ -133,7 +143,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any) -> DevNet:
-        """Trains on labelled images in a temporary folder, which is removed at the end.
+        """Trains on labelled images; leaves no files behind.
 
         If too few images are held out for the false-alarm rate, the prior's threshold is in force,
         with a warning.
@@ -141,17 +151,18 @@ class DevNet(OutlierMixin, BaseEstimator):
         Args:
           X: N images.
           y: labels [N]: 1 for normal images and -1 for anomalies, as in scikit-learn; or 0 for
-            normal images and 1 for anomalies, or bool.
+            normal images and 1 for anomalies, or bool. DevCore also takes labels of normal images
+            alone: all 1, all 0 or all False.
 
         Raises:
-          ValueError: if labels are of one kind only, have other values or another length than X, or
-            if X is not a sequence of images.
+          ValueError: if one of the kinds is missing (for DevCore, the normal one), if labels have
+            other values or another length than X, or if X is not a sequence of images.
           UserError: for a mistake in a parameter, an image or the weights, or a loss that is not
             finite.
         """
         images = _as_list(X)
         check_consistent_length(images, y)
-        anomalous = _is_anomaly(y)
+        anomalous = _is_anomaly(y, needs_anomalies=self.detector != "devcore")
         config = self._config(n_anomaly=int(anomalous.sum()))
         normal, held_out = _hold_out(np.flatnonzero(~anomalous), config)
         trained = [*normal, *np.flatnonzero(anomalous)]
@@ -159,12 +170,8 @@ class DevNet(OutlierMixin, BaseEstimator):
         size = config.dataset.image_size
         reader = ImageListReader([images[i] for i in trained], size, trained)
         held_out_reader = ImageListReader([images[i] for i in held_out], size, held_out)
-        with tempfile.TemporaryDirectory(prefix="devnet-") as folder:
-            workdir = Workdir(folder)
-            _train(config, workdir, reader, len(normal))
-            detector = TrainedDetector.restore(folder, config, calibrated=False)
-            lines = workdir.metrics.read_text().splitlines()
-        self.loss_curve_ = [json.loads(line)["loss"] for line in lines]
+        train = _train_devcore if config.model.detector == "devcore" else _train_devnet
+        detector, self.loss_curve_ = train(config, reader, len(normal))
         self.detector_ = _calibrate(detector, held_out_reader, reader.digests)
         if self.detector_.shortage:
             warnings.warn(self.detector_.shortage, stacklevel=2)
@@ -316,8 +323,13 @@ def _as_list(X: Any) -> list[ImageLike]:
     return images
 
 
-def _is_anomaly(y: Any) -> np.ndarray:
-    """Converts labels of either kind to bool [N], True for anomalies; else `ValueError`."""
+def _is_anomaly(y: Any, needs_anomalies: bool = True) -> np.ndarray:
+    """Converts labels of either kind to bool [N], True for anomalies; else `ValueError`.
+
+    Args:
+      y: labels [N].
+      needs_anomalies: if False, labels of normal images alone are taken: all 1, 0 or False.
+    """
     if y is None:
         raise ValueError(
             "DevNet requires y to be passed, but the target y is None: 1 for normal images, -1 for "
@@ -330,9 +342,13 @@ def _is_anomaly(y: Any) -> np.ndarray:
     if kinds == {0, 1}:
         return np.asarray(labels == 1, bool)
     if len(kinds) == 1 and kinds <= {0, 1, -1}:
+        only = kinds.pop()
+        if not needs_anomalies and only is not True and only != -1:
+            return np.zeros(len(labels), bool)
+        needed = "normal images and anomalies" if needs_anomalies else "normal images"
         raise ValueError(
-            f"all labels in y are {kinds.pop()}: training needs normal images and anomalies; in "
-            "cross-validation, use StratifiedKFold"
+            f"all labels in y are {only}: training needs {needed}; in cross-validation, use "
+            "StratifiedKFold"
         )
     shown = ", ".join(sorted(map(repr, kinds))[:5]) + (", …" if len(kinds) > 5 else "")
     raise ValueError(
@@ -361,25 +377,49 @@ def _hold_out(normal: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarra
     return np.setdiff1d(normal, calibration), calibration
 
 
-def _train(config: Config, workdir: Workdir, reader: ImageListReader, n_normal: int) -> None:
-    """Trains a run in a temporary workdir.
+def _train_devnet(
+    config: Config, reader: ImageListReader, n_normal: int
+) -> tuple[TrainedDetector, list[float]]:
+    """Trains a run in a temporary folder, which is removed at the end.
 
     Args:
       config: all settings.
-      workdir: workdir whose folder exists and is empty.
       reader: normal images, followed by anomalies.
       n_normal: number of normal images.
+
+    Returns:
+      The detector, not calibrated, and the mean loss of each epoch.
     """
     require_trainable(config)
     state = first_state(config)
     store = make_store(reader, config.dataset, replicated())
-    write_json(workdir.config, config.to_dict())
-    with training_checkpoints(config, workdir) as checkpoints:
-        try:
-            with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
-                fit(config, store, n_normal, state, checkpoints, log)
-        except Stopped:
-            raise Stopped("told to stop: the estimator is not fitted, nothing is saved") from None
+    with tempfile.TemporaryDirectory(prefix="devnet-") as folder:
+        workdir = Workdir(folder)
+        write_json(workdir.config, config.to_dict())
+        with training_checkpoints(config, workdir) as checkpoints:
+            try:
+                with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
+                    fit(config, store, n_normal, state, checkpoints, log)
+            except Stopped:
+                raise Stopped(
+                    "told to stop: the estimator is not fitted, nothing is saved"
+                ) from None
+        detector = TrainedDetector.restore(folder, config, calibrated=False)
+        lines = workdir.metrics.read_text().splitlines()
+    return detector, [json.loads(line)["loss"] for line in lines]
+
+
+def _train_devcore(
+    config: Config, reader: ImageListReader, n_normal: int
+) -> tuple[TrainedDetector, list[float]]:
+    """Fits DevCore, without a folder; see `_train_devnet`. It has no losses."""
+    n_anomaly = config.dataset.n_anomaly
+    fitted = fit_devcore(config, reader, n_normal, [0] * n_anomaly)
+    if fitted is None:
+        raise UserError("detector='devcore' is fitted by a single process")
+    variables = jax.device_put(fitted.variables, replicated())
+    kinds = ("anomaly",) if n_anomaly else ()
+    return TrainedDetector(config, variables, config.last_step, kinds=kinds), []
 
 
 def _calibrate(

@@ -15,19 +15,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from devnet_jax import Detector
 from devnet_jax.config import Config, for_folder, full_name, with_settings
 from devnet_jax.errors import UserError
-from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
+from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
 
 
 def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    detector = Detector.train(parts, workdir, **TINY_SETTINGS, data_dir=str(tmp_path / "data"))
-    assert detector.step == 4
+    settings = {**TINY_SETTINGS, **CORE_SETTINGS, "data_dir": str(tmp_path / "data")}
+    del settings["model.detector"]  # devcore is the default for a folder
+    detector = Detector.train(parts, workdir, **settings)
+    assert detector.step == 5
+    assert detector.kinds
     assert len(detector.calibration_scores) == 2  # a fifth of nine
     assert (workdir / "report.html").exists()
     told = EventAccumulator(str(workdir / "tensorboard" / "eval"), {"images": 0}).Reload()
     metrics = json.loads((workdir / "eval" / "metrics.json").read_text())
     (auroc,) = told.Scalars("eval/image_auroc")
-    assert (auroc.step, auroc.value) == (4, pytest.approx(metrics["image_auroc"]))
+    assert (auroc.step, auroc.value) == (5, pytest.approx(metrics["image_auroc"]))
     classes = Counter(tag.split("/")[0] for tag in told.Tags()["images"])
     assert classes["good"] == 3  # of five
     assert 1 <= classes["scratch"] <= 3
@@ -49,6 +52,15 @@ def test_folder_settings_are_those_of_its_config(parts: Path) -> None:
     exec((REPOSITORY / "configs" / "folder.py").read_text(), namespace)
     file = Config.from_dict(namespace["get_config"]())  # type: ignore[operator]
     assert for_folder(parts) == with_settings(file, {"dataset.manual_dir": str(parts)})
+
+
+def test_the_deviation_network_on_a_folder_has_its_own_image_size(parts: Path) -> None:
+    config = for_folder(parts)
+    assert (config.model.detector, config.dataset.image_size) == ("devcore", 224)
+    config = with_settings(config, {"model.detector": "devnet"})
+    assert (config.dataset.image_size, config.evaluation.explanation) == (448, "gradient")
+    small = with_settings(for_folder(parts), {"dataset.image_size": 96})
+    assert with_settings(small, {"model.detector": "devnet"}).dataset.image_size == 96
 
 
 def test_names_of_settings() -> None:

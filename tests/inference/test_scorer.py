@@ -13,7 +13,7 @@ from PIL import Image
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
 from devnet_jax.inference.overlay import lay_over
-from devnet_jax.inference.scorer import ImageScorer, as_batch
+from devnet_jax.inference.scorer import ImageScorer, RawScores, as_batch
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
 
@@ -26,12 +26,15 @@ class Brightness(ImageScorer):
     prior = Prior()
     margin = 5.0
     explanation = "gradient"
+    kinds = ()
 
-    def _score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _score(self, images: np.ndarray) -> RawScores:
         maps = images.mean(axis=-1, dtype=np.float32)
-        return maps.mean(axis=(1, 2)), maps
+        return RawScores(maps.mean(axis=(1, 2)), maps)
 
-    def _explain(self, images: np.ndarray, method: str | None) -> np.ndarray:
+    def _explain(
+        self, images: np.ndarray, method: str | None, maps: np.ndarray | None
+    ) -> np.ndarray:
         return images.mean(axis=-1, dtype=np.float32) / 255
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import joblib
 import numpy as np
 import pytest
@@ -15,13 +16,19 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks, get_tags
 
 from devnet_jax.config import for_folder
+from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
-from devnet_jax.inference.sklearn import DevNet
+from devnet_jax.inference.sklearn import DevNet, _is_anomaly
 from tests.conftest import BACKBONE, IMAGE_SIZE
 
 SEED = 3
@@ -247,6 +254,90 @@ def test_wrong_labels_are_rejected(pixels: np.ndarray, n: int, labels: Any, word
         tiny().fit(pixels[:n], labels)
 
 
+CORE = {
+    "detector": "devcore",
+    "settings": {
+        "evaluation.batch_size": 4,
+        "memory_size": 64,
+        "memory_samples": 400,
+        "head_steps": 5,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def core(paths: np.ndarray, y: np.ndarray) -> DevNet:
+    """A fitted DevCore, calibrated on three of the fourteen normal images; read only."""
+    return tiny(**CORE).fit(paths, y)
+
+
+@pytest.fixture(scope="module")
+def core_of_good(paths: np.ndarray) -> DevNet:
+    """A DevCore fitted to the fourteen normal images alone; read only."""
+    return tiny(**CORE).fit(paths[:14], np.ones(14, int))
+
+
+def test_devcore_agrees_with_its_detector(core: DevNet, paths: np.ndarray, y: np.ndarray) -> None:
+    detector = core.detector_
+    assert (detector.step, detector.kinds, core.loss_curve_) == (5, ("anomaly",), [])
+    assert (detector.config.dataset.n_anomaly, detector.config.model.detector) == (8, "devcore")
+    assert len(detector.calibration_scores) == 3
+    result = detector.score(list(paths))
+    np.testing.assert_allclose(core.score_samples(paths), -result.scores, rtol=1e-6)
+    np.testing.assert_array_equal(core.predict(paths) == -1, result.is_anomaly)
+    assert core.score(paths, y) == pytest.approx(roc_auc_score(y == -1, result.scores))
+    assert detector.explain(paths[-1]).maps.shape == (1, IMAGE_SIZE, IMAGE_SIZE)
+    for leaf in jax.tree.leaves(detector.variables):
+        assert leaf.sharding == replicated()
+
+
+def test_devcore_learns_from_normal_images_alone(
+    core_of_good: DevNet, paths: np.ndarray, y: np.ndarray
+) -> None:
+    assert (core_of_good.detector_.step, core_of_good.detector_.kinds) == (1, ())
+    assert core_of_good.detector_.config.dataset.n_anomaly == 0
+    assert 0 <= core_of_good.score(paths, y) <= 1
+    with pytest.raises(ValueError, match="all labels in y are 1: training needs normal images and"):
+        core_of_good.score(paths[:14], y[:14])
+
+
+@pytest.mark.parametrize("label", [1, 0, False])
+def test_labels_of_normal_images_alone(label: int) -> None:
+    assert _is_anomaly([label] * 3, needs_anomalies=False).tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("label", [-1, True])
+def test_devcore_needs_normal_images(pixels: np.ndarray, label: int) -> None:
+    with pytest.raises(ValueError, match=f"all labels in y are {label}: training needs normal im"):
+        tiny(**CORE).fit(pixels[:4], [label] * 4)
+    with pytest.raises(UserError, match="1 normal image trains: the memory needs at least two"):
+        tiny(**CORE).fit(pixels[-2:], [1, -1])
+
+
+def test_devcore_in_cross_validation(paths: np.ndarray, y: np.ndarray) -> None:
+    folds = StratifiedKFold(2, shuffle=True, random_state=0)
+    found = cross_val_score(tiny(**CORE), paths, y, cv=folds, error_score="raise")
+    assert found.shape == (2,)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_devcore_pickles_and_clones(core: DevNet, pixels: np.ndarray) -> None:
+    again = pickle.loads(pickle.dumps(core))
+    expected = core.decision_function(pixels)
+    np.testing.assert_array_equal(again.decision_function(pixels), expected)
+    assert again.detector_.kinds == core.detector_.kinds
+    other = clone(core)
+    assert other.get_params() == core.get_params()
+    assert "detector='devcore'" in repr(other)
+    with pytest.raises(NotFittedError):
+        other.predict(pixels)
+
+
+def test_the_image_size_is_the_detector_s_own() -> None:
+    for detector, size in (("devnet", 448), ("devcore", 224)):
+        assert DevNet(detector=detector)._config(n_anomaly=1).dataset.image_size == size
+
+
 def test_other_values_than_sequences_of_images_are_rejected(
     fitted: DevNet, pixels: np.ndarray
 ) -> None:
@@ -270,6 +361,8 @@ def test_an_unreadable_image_is_named_by_its_index_in_x(pixels: np.ndarray, y: n
     [
         ({"epochs": 0}, r"config\.train\.epochs = 0"),
         ({"backbone": "resnet19"}, "did you mean resnet18"),
+        ({"detector": "devcoer"}, "did you mean devcore"),
+        ({"settings": {"detector": "devcore"}}, "model.detector is the parameter detector"),
         ({"random_state": -1}, r"config\.seed = -1"),
         ({"n_scales": 9}, "n_scales"),
         ({"settings": {"topkk": 0.1}}, "did you mean model.topk"),
