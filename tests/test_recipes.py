@@ -68,7 +68,7 @@ def test_a_recipe_trains(heading: str, parts: Path, tmp_path: Path) -> None:
         file.write_text(insert(file.read_text(), place, name, code) if place else code)
     result = subprocess.run(
         [
-            sys.executable, "-m", "devnet_jax.main", "--config=configs/folder.py", *TINY,
+            sys.executable, "-m", "devnet_jax.main", "--config=configs/folder.py:devnet", *TINY,
             *RECIPES[heading],
             "--config.train.epochs=1",
             f"--config.dataset.manual_dir={parts}",

@@ -124,7 +124,7 @@ def test_a_second_start_compiles_nothing_for_any_number_of_images(
         if name == "second":
             (parts / "train/good/000.png").unlink()
         result = main(
-            "--config=configs/folder.py",
+            "--config=configs/folder.py:devnet",
             *TINY,
             "--config.train.epochs=1",
             f"--config.seed={len(found)}",
