@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.thresholds import (
     calibrated_threshold,
     n_calibration_needed,
@@ -93,3 +94,24 @@ def test_the_share_of_calibration_images_above_it_is_within_the_promise(
         following = np.nextafter(array, np.float32(np.inf))
         for values in (array, following):
             np.testing.assert_array_equal(threshold.alarms(values), values >= threshold.value)
+
+
+@pytest.mark.parametrize("trained_by", ["trained", "trained_core"])
+def test_keeps_its_promise_with_scores_of_each_detector(
+    trained_by: str, request: pytest.FixtureRequest
+) -> None:
+    """Each of 200 draws calibrates on 39 good images and counts alarms on the other 261."""
+    detector = TrainedDetector.restore(request.getfixturevalue(trained_by), calibrated=False)
+    rng = np.random.default_rng(0)
+    size = detector.image_size
+    grey = rng.integers(90, 160, (300, size, size, 1), dtype=np.uint8)
+    scores = detector.score(np.repeat(grey, 3, axis=3)).scores
+    rates = []
+    for _ in range(200):
+        order = rng.permutation(300)
+        threshold = calibrated_threshold(scores[order[:39]], 0.1)
+        assert threshold is not None
+        rates.append(threshold.alarms(scores[order[39:]]).mean())
+    error = np.std(rates) / np.sqrt(200)
+    assert np.mean(rates) <= 0.1 + 3 * error
+    assert np.mean(rates) >= 0.05  # the promise is not kept by a threshold that nothing reaches
