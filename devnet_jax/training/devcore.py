@@ -98,6 +98,11 @@ def fit_devcore(
     )
     reader = FeatureReader(config, model, folded, images)
     good = collect_good_parts(config, reader, n_normal)
+    if not all(np.isfinite(values).all() for values in good):
+        raise UserError(
+            f"config.model.pretrained = {config.model.pretrained!r}: the features of the images "
+            "are not finite; use other weights"
+        )
     if not is_rank_zero():
         return None
     memory = _choose_memory(config, good)
@@ -143,6 +148,7 @@ def _learning_set(
     chosen = np.sort(order[: config.devcore.learning_images])
     anomalies = n_all + np.arange(n_anomaly)
     subtract = jax.jit(functools.partial(_subtract_nearest, memory))
+    unit = _unit(memory.vectors)
     parts, fine, coarse = [], [], []
     labelled: list[np.ndarray] = []
     for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
@@ -151,7 +157,7 @@ def _learning_set(
         patches = np.reshape(features.patches, (len(indices), -1, padded.shape[-1]))
         ids = np.pad(indices, (0, padding), constant_values=-1)
         residual = np.asarray(subtract(padded, ids), np.float32)[: len(indices)]
-        parts.append(residual.astype(np.float16))
+        parts.append((residual / unit).astype(np.float16))
         fine.append(features.fine)
         coarse.append(features.coarse)
         for i in np.flatnonzero(indices >= n_all):
@@ -166,7 +172,14 @@ def _learning_set(
     all_normal = {"fine": good.fine, "coarse": good.coarse}
     data = LearningSet(jnp.asarray(everything / np.float16(scale)), vectors, all_normal, chosen)
     empty = np.zeros((1, everything.shape[-1]), np.float32)
-    return data, scale, np.concatenate(labelled) if labelled else empty
+    return data, unit * scale, np.concatenate(labelled) if labelled else empty
+
+
+def _unit(vectors: jax.Array) -> float:
+    """Returns the power of two nearest to the root mean square, so that float16 does not overflow;
+    a power of two changes no digit."""
+    mean_square = float(np.mean(np.square(np.asarray(vectors, np.float64))))
+    return float(2.0 ** np.round(np.log2(max(mean_square, 1e-30)) / 2))
 
 
 def _subtract_nearest(memory: _Memory, patches: jax.Array, indices: jax.Array) -> jax.Array:

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 from devnet_jax import Detector
-from devnet_jax.models.build import abstract_variables
+from devnet_jax.config import Config, with_settings
+from devnet_jax.errors import UserError
+from devnet_jax.models import to_torch_state_dict
+from devnet_jax.models.build import abstract_variables, make_variables
 from devnet_jax.models.devcore import COMPONENTS
 from devnet_jax.runtime.workdir import Workdir, read_config
-from tests.conftest import Main
+from devnet_jax.training.devcore import FittedDevCore, fit_devcore
+from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, TINY_SETTINGS, Main
+from tests.data.test_store import ArrayReader
 from tests.distributed.test_cluster import run as run_processes
 from tests.saved_runs import parameters
 
@@ -196,6 +201,42 @@ def test_explaining_and_predicting(
     for path, score in tested.items():
         (found,) = (value for name, value in predicted.items() if name.endswith(path[4:]))
         assert found == pytest.approx(score, rel=1e-5)
+
+
+@pytest.fixture
+def fit_with_weights(tmp_path: Path) -> Callable[[float], FittedDevCore | None]:
+    """Fits DevCore to noise, with the random weights of a backbone times a factor."""
+
+    def fit(factor: float) -> FittedDevCore | None:
+        settings = {**TINY_SETTINGS, **CORE_SETTINGS, "dataset.n_anomaly": 2}
+        network = make_variables(with_settings(Config(), {**TINY_SETTINGS, "seed": 1}))
+        state = {k: factor * v for k, v in to_torch_state_dict(network).items()}
+        weights = tmp_path / "weights.npz"
+        np.savez(weights, **{k: v for k, v in state.items() if not k.startswith("conv.")})
+        config = with_settings(Config(), {**settings, "model.pretrained": str(weights)})
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (8, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        return fit_devcore(config, ArrayReader(images), 6, [0, 1])
+
+    return fit
+
+
+def test_large_features_do_not_overflow(
+    fit_with_weights: Callable[[float], FittedDevCore | None],
+) -> None:
+    fitted = fit_with_weights(1000.0)
+    assert fitted is not None
+    head = fitted.variables["params"]["head"]
+    assert np.square(head["memory"]).mean() > 65504**2  # beyond float16
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(head))
+    assert np.isfinite(fitted.head.normal_scores).all()
+
+
+def test_features_that_are_not_finite_are_refused(
+    fit_with_weights: Callable[[float], FittedDevCore | None],
+) -> None:
+    with pytest.raises(UserError, match="features of the images are not finite"):
+        fit_with_weights(np.nan)
 
 
 @pytest.mark.slow
