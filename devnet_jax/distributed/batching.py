@@ -17,11 +17,11 @@ def apply_in_batches(
     """Applies a function batch by batch and concatenates the results.
 
     Args:
-      function: maps uint8 [B, S, S, 3], sharded over the local devices, to a tree of arrays
-        [B, …]. B is always the same, so that it compiles once.
-      images: uint8 [N, S, S, 3] with N ≥ 1.
+      function: maps an array [B, …], sharded over the local devices, to a tree of arrays [B, …]. B
+        is always the same, so that it compiles once.
+      images: array [N, …] with N ≥ 1, such as images uint8 [N, S, S, 3].
       batch_size: batch size, rounded up to a multiple of the devices. The last batch is padded with
-        black images, whose results are dropped.
+        zeros, whose results are dropped.
 
     Returns:
       The same tree of NumPy arrays [N, …].
@@ -32,7 +32,7 @@ def apply_in_batches(
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         padding = batch_size - len(batch)
-        filled = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0)))
+        filled = np.pad(batch, ((0, padding), *[(0, 0)] * (batch.ndim - 1)))
         result = function(jax.device_put(filled, batch_sharded()))
         parts.append(jax.tree.map(np.asarray, result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)

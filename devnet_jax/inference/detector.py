@@ -170,7 +170,9 @@ class TrainedDetector(ImageScorer):
                 f"explanation {method!r}: no such method; {nearest(method, EXPLAINERS)}"
             )
         if method == "score_map" and maps is not None:
-            return np.asarray(enlarge(self.folded[0], maps, self.image_size), np.float32)
+            function = functools.partial(enlarge, self.folded[0], size=self.image_size)
+            enlarged = apply_in_batches(function, maps, self.config.evaluation.batch_size)
+            return np.asarray(enlarged, np.float32)
         maps = np.asarray(self._apply(EXPLAINERS[method](self.config), images), np.float32)
         if not np.isfinite(maps).all():
             raise UserError(

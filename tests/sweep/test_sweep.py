@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import fork_server
-from tests.conftest import REPOSITORY, TINY, make_parts
+from tests.conftest import CORE, REPOSITORY, TINY, make_parts
 
 METHODS = "devnet,flos"
 
@@ -107,6 +107,36 @@ def test_a_sweep_is_killed_resumed_and_extended(arguments: list[str]) -> None:
     assert {path.name for path in (runs.parent / "compiled").glob("*-cache")} == compiled
     assert "| image_folder | general | 2 |" in (runs / "table.md").read_text()
     assert "<table" in (runs / "table.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_sweep_of_both_detectors(arguments: list[str]) -> None:
+    runs = Path(arguments[2].removeprefix("--workdir=")).with_name("detectors")
+    flags = [flag for flag in CORE if "detector" not in flag]
+    command = [*arguments, *flags, f"--workdir={runs}", "--methods=devcore,devnet", "--seeds=0"]
+
+    def sweep(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more],
+            cwd=REPOSITORY,
+            env=environment(runs.parent),
+            capture_output=True,
+            text=True,
+        )
+
+    result = sweep("--shots=2", "--jobs_per_device=2")
+    assert result.returncode == 0, result.stderr
+    assert [(row["method"], row["steps"]) for row in rows(runs)] == [
+        ("devcore", "5"),
+        ("devnet", "4"),
+    ]
+    table = (runs / "table.md").read_text()
+    assert "; devcore: alexnet from random weights, 64×64, memory of 64 vectors" in table
+    result = sweep("--shots=0", "--methods=devcore")
+    assert result.returncode == 0, result.stderr
+    assert [(row["n_anomaly"], row["steps"]) for row in rows(runs)] == [("0", "1")]
+    listed = sweep("--shots=0", "--methods=devcore", "--dry_run").stdout.split()
+    assert listed[0] == "finished"
 
 
 @pytest.mark.parametrize(
