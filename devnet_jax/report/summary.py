@@ -22,7 +22,9 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
         ("results", workdir.evaluation / "metrics.json"),
         ("score of every image", workdir.evaluation / "scores.csv"),
         ("checkpoints", workdir.checkpoints),
-        ("training curves", workdir.metrics),
+        ("cross-validated scores", workdir.learned)
+        if config.model.detector == "devcore"
+        else ("training curves", workdir.metrics),
         ("split into training and test", workdir.split),
         ("settings", workdir.config),
         ("report", workdir.report if tested else "not written: there is no test image"),
