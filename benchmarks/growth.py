@@ -2,7 +2,7 @@
 
 python benchmarks/growth.py
 
-The pictures are drawn, JPEG files of 256×256; ten of them have a scratch and train with their label.
+The pictures are drawn, JPEG files of 256×256; ten with a scratch train with their label.
 Each run is a process of its own on the command line, which trains, calibrates, evaluates and writes
 the report; the first run of each size also prepares and decodes the pictures. ResNet-18 with random
 weights: its speed is that of any weights. Writes growth.md.
@@ -83,7 +83,8 @@ def main() -> None:
     page = [
         "# DevCore by the number of good pictures\n",
         provenance(command_line(parser, arguments)),
-        f"Pictures of {PIXELS}×{PIXELS}, a fifth of which calibrate; ten labelled defects; 224×224. "
+        f"Pictures of {PIXELS}×{PIXELS}, a fifth of which calibrate; ten labelled defects; "
+        "224×224. "
         "The first run prepares and decodes the pictures; both have compiled programs, but for the "
         "very first. At most 512 good pictures train the head, all fill the memory.\n",
         table(columns, rows),
