@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
 from devnet_jax.config import Config
 from devnet_jax.models.devcore import COMPONENTS, whole_scores
@@ -102,6 +103,13 @@ def fit_head(config: Config, data: LearningSet) -> FittedHead:
       config: all settings.
       data: features of the images, at least two of them normal.
     """
+    # One thread: these matrices are small, and BLAS threads that wait for a core that another
+    # process has are ten times slower. Results do not depend on the number of cores.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        return _fit_head(config, data)
+
+
+def _fit_head(config: Config, data: LearningSet) -> FittedHead:
     n, labels = data.n_normal, data.n_anomaly
     folds = make_folds(config, data)
     components = np.empty((n + labels, len(COMPONENTS)))
