@@ -102,6 +102,12 @@ class TrainedDetector(ImageScorer):
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
         assert step is not None  # restore has raised otherwise
         learned = read_learned(folder, step)
+        if learned is None and config.model.detector == "devcore":
+            logger.warning(
+                "%s is missing or of another step: alarms are not compared with labelled kinds; "
+                "train again to write it",
+                folder.learned,
+            )
         detector = cls(config, variables, step, kinds=tuple(learned.kinds) if learned else ())
         if not calibrated or not config.dataset.calibration:
             return detector
@@ -155,9 +161,12 @@ class TrainedDetector(ImageScorer):
     def _score(self, images: np.ndarray) -> RawScores:
         result = RawScores(*self._apply(score_images, images))
         if not np.isfinite(result.scores).all():
+            name = "optimizer.learning_rate"
+            if self.config.model.detector == "devcore":
+                name = "devcore.head_learning_rate"
             raise UserError(
                 f"the network of step {self.step} gives scores that are not finite; train again "
-                "with a smaller config.optimizer.learning_rate"
+                f"with a smaller config.{name}"
             )
         return result
 

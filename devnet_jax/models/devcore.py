@@ -65,18 +65,13 @@ def position_scores(residual: Array, weight: Array, direction: Array) -> Array:
     return jnp.sqrt(jnp.maximum(square + along, _EPSILON))
 
 
-def top_mean(maps: Array, share: float) -> Array:
-    """Returns the mean of the K largest position scores, K = max(⌊share·P⌋, 1).
-
-    Args:
-      maps: floating [..., P].
-      share: share of the positions, in [0, 1].
-    """
-    return lax.top_k(maps, n_top(maps.shape[-1], share))[0].mean(axis=-1)
+def top_mean(maps: Array, k: int) -> Array:
+    """Returns the mean of the k largest of position scores [..., P]."""
+    return lax.top_k(maps, k)[0].mean(axis=-1)
 
 
 def n_top(n_positions: int, share: float) -> int:
-    """Returns K, the number of positions that make up the image's local score."""
+    """Returns K = max(⌊share·P⌋, 1), the number of positions that make up the local score."""
     return max(int(share * n_positions), 1)
 
 
@@ -145,7 +140,7 @@ class MemoryHead(nn.Module):
         positions = position_scores(residual / scale, weight, direction)
         fine_distance, fine_direction = Whole(name="fine")(features.fine)
         coarse_distance, coarse_direction = Whole(name="coarse")(features.coarse)
-        local = top_mean(positions, self.top_positions)
+        local = top_mean(positions, n_top(height * width, self.top_positions))
         components = (local, fine_distance, coarse_distance, fine_direction, coarse_direction)
         scores = jnp.stack(components, axis=-1) @ mixture + bias
         maps = ((positions - centre) / spread).reshape(batch_size, height, width)

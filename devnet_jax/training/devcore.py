@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from devnet_jax.models.devcore import (
     LABELLED_PER_IMAGE,
     UNLIKE,
     check_image_size,
+    n_top,
 )
 from devnet_jax.models.memory import k_centre, residuals
 from devnet_jax.rng import generator
@@ -28,6 +28,10 @@ from devnet_jax.training.devcore_head import FittedHead, LearningSet, fit_head
 from devnet_jax.training.frozen import FeatureReader, GoodParts, collect_good_parts
 
 logger = logging.getLogger(__name__)
+
+# The head is learned from one in three positions of an image, those farthest from the memory: the
+# others hardly ever reach the highest hundredth, whatever is learned.
+_FAR_SHARE = 3
 
 
 class FittedDevCore(NamedTuple):
@@ -147,32 +151,63 @@ def _learning_set(
     order = generator(config.seed, "learning images").permutation(n_all)
     chosen = np.sort(order[: config.devcore.learning_images])
     anomalies = n_all + np.arange(n_anomaly)
-    subtract = jax.jit(functools.partial(_subtract_nearest, memory))
     unit = _unit(memory.vectors)
-    parts, fine, coarse = [], [], []
+    parts, squares, fine, coarse = [], [], [], []
     labelled: list[np.ndarray] = []
     for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
-        padding = config.evaluation.batch_size - len(indices)
+        n = len(indices)
+        padding = config.evaluation.batch_size - n
         padded = np.pad(features.patches, ((0, padding), (0, 0), (0, 0), (0, 0)))
-        patches = np.reshape(features.patches, (len(indices), -1, padded.shape[-1]))
         ids = np.pad(indices, (0, padding), constant_values=-1)
-        residual = np.asarray(subtract(padded, ids), np.float32)[: len(indices)]
-        parts.append((residual / unit).astype(np.float16))
+        far = jax.tree.map(
+            lambda leaf, n=n: np.asarray(leaf)[:n], _far_positions(memory, padded, ids)
+        )
+        parts.append((far.residuals / unit).astype(np.float16))
+        squares.append(far.mean_squares)
         fine.append(features.fine)
         coarse.append(features.coarse)
         for i in np.flatnonzero(indices >= n_all):
-            farthest = np.argsort(-np.square(residual[i]).sum(axis=-1), kind="stable")
-            chosen_patches = np.resize(farthest, LABELLED_PER_IMAGE)  # repeated in tiny images
-            labelled.append(np.asarray(patches[i][chosen_patches]))
-    everything = np.concatenate(parts)
-    normal = everything[: len(chosen)]
-    scale = float(np.sqrt(np.mean([np.square(r, dtype=np.float32).mean() for r in normal])))
-    scale = max(scale, 1e-6)  # copies of one image differ by nothing
-    vectors = {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)}
-    all_normal = {"fine": good.fine, "coarse": good.coarse}
-    data = LearningSet(jnp.asarray(everything / np.float16(scale)), vectors, all_normal, chosen)
+            farthest = np.resize(far.positions[i], LABELLED_PER_IMAGE)  # repeated in tiny images
+            labelled.append(np.reshape(features.patches[i], (-1, padded.shape[-1]))[farthest])
+    scale = float(np.sqrt(np.mean(np.concatenate(squares)[: len(chosen)], dtype=np.float64)))
+    scale = max(scale, 1e-6 * unit)  # copies of one image differ by nothing
+    everything = np.concatenate(parts) / np.float16(scale / unit)
+    n_positions = int(np.prod(features.patches.shape[1:3]))
+    data = LearningSet(
+        jnp.asarray(everything),
+        n_top(n_positions, config.devcore.top_positions),
+        {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)},
+        {"fine": good.fine, "coarse": good.coarse},
+        chosen,
+    )
     empty = np.zeros((1, everything.shape[-1]), np.float32)
-    return data, unit * scale, np.concatenate(labelled) if labelled else empty
+    return data, scale, np.concatenate(labelled) if labelled else empty
+
+
+class _FarPositions(NamedTuple):
+    """The positions of B images that are farthest from the memory, farthest first.
+
+    Attributes:
+      residuals: float32 [B, p, C].
+      positions: int32 [B, p], their numbers.
+      mean_squares: float32 [B], mean square of the residuals of all positions.
+    """
+
+    residuals: jax.Array
+    positions: jax.Array
+    mean_squares: jax.Array
+
+
+@jax.jit
+def _far_positions(memory: _Memory, patches: jax.Array, indices: jax.Array) -> _FarPositions:
+    """Compares patches [B, h, w, C] with the memory; no image with its own memory vectors."""
+    residual = residuals(patches, memory.vectors, memory.owners == indices[:, None])
+    residual = residual.reshape(len(patches), -1, patches.shape[-1])
+    squares = jnp.mean(residual**2, axis=-1)
+    n_kept = -(-squares.shape[1] // _FAR_SHARE)
+    _, positions = jax.lax.top_k(squares, n_kept)
+    kept = jnp.take_along_axis(residual, positions[..., None], axis=1)
+    return _FarPositions(kept, positions, squares.mean(axis=1))
 
 
 def _unit(vectors: jax.Array) -> float:
@@ -180,12 +215,6 @@ def _unit(vectors: jax.Array) -> float:
     a power of two changes no digit."""
     mean_square = float(np.mean(np.square(np.asarray(vectors, np.float64))))
     return float(2.0 ** np.round(np.log2(max(mean_square, 1e-30)) / 2))
-
-
-def _subtract_nearest(memory: _Memory, patches: jax.Array, indices: jax.Array) -> jax.Array:
-    """Returns residuals [B, P, C]; no image is compared with its own memory vectors."""
-    residual = residuals(patches, memory.vectors, memory.owners == indices[:, None])
-    return residual.reshape(len(patches), -1, patches.shape[-1])
 
 
 def _pad_kinds(kinds: Sequence[int]) -> np.ndarray:

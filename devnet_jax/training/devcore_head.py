@@ -31,13 +31,16 @@ class LearningSet:
     """Features of the images that the head is learned from: n normal images, then a anomalies.
 
     Attributes:
-      residuals: floating [n + a, P, C], in units of their root mean square over the normal images.
+      residuals: floating [n + a, P, C], those of the positions farthest from the memory, in units of
+        the root mean square of all positions of normal images.
+      k: number of positions whose mean is the local score.
       vectors: for each of "fine" and "coarse", float32 [n + a, D], the images as a whole.
       all_normal: for each of them, float32 [N, D], the same of all normal training images.
       chosen: int [n], which of the N normal images the first n are.
     """
 
     residuals: jax.Array
+    k: int
     vectors: dict[str, np.ndarray]
     all_normal: dict[str, np.ndarray]
     chosen: np.ndarray
@@ -163,7 +166,7 @@ def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
     """Fits all components on a fold's images."""
     local = untrained_head(data.residuals.shape[-1])
     if len(fold.anomalous) and len(fold.normal):
-        local = fit_local_head(config, data.residuals, fold.normal, fold.anomalous)
+        local = fit_local_head(config, data.residuals, data.k, fold.normal, fold.anomalous)
     whole = {
         view: fit_whole(
             data.all_normal[view][fold.all_normal],
@@ -178,7 +181,7 @@ def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
 def score(config: Config, data: LearningSet, model: Model, positions: np.ndarray) -> np.ndarray:
     """Returns the components of images, float64 [len(positions), K]."""
     # All images, so that one program serves all folds.
-    local = local_scores(data.residuals, model.local, config.devcore.top_positions)[positions]
+    local = local_scores(data.residuals, model.local, data.k)[positions]
     distances, directions = zip(
         *(
             whole_scores(jnp.asarray(data.vectors[view]), *map(jnp.asarray, model.whole[view]))

@@ -39,7 +39,7 @@ def untrained_head(n_channels: int) -> LocalHead:
 
 
 def fit_local_head(
-    config: Config, residuals: Array, normal: np.ndarray, anomalous: np.ndarray
+    config: Config, residuals: Array, k: int, normal: np.ndarray, anomalous: np.ndarray
 ) -> LocalHead:
     """Learns a local head from normal and anomalous images.
 
@@ -47,6 +47,7 @@ def fit_local_head(
       config: all settings.
       residuals: floating [N, P, C], residuals of all images in units of their root mean square over
         normal images.
+      k: number of positions whose mean is an image's score.
       normal: int [n], indices of the normal images to learn from.
       anomalous: int [a], indices of the anomalous ones.
     """
@@ -66,12 +67,11 @@ def fit_local_head(
     labels = (batches >= len(normal)).astype(np.float32)
     indices = np.concatenate([normal, anomalous])[batches]
     untrained = untrained_head(residuals.shape[-1])
-    centre, spread = centre_and_spread(
-        local_scores(residuals, untrained, settings.top_positions)[normal]
-    )
+    centre, spread = centre_and_spread(local_scores(residuals, untrained, k)[normal])
     return _fit(
         settings,
         config.loss,
+        k,
         residuals,
         indices,
         labels,
@@ -82,10 +82,11 @@ def fit_local_head(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "loss_settings"))
+@functools.partial(jax.jit, static_argnames=("settings", "loss_settings", "k"))
 def _fit(
     settings: DevCoreConfig,
     loss_settings: LossConfig,
+    k: int,
     residuals: Array,
     indices: Array,
     labels: Array,
@@ -101,7 +102,7 @@ def _fit(
     def step_loss(parameters: _Parameters, step: Array, batch: Array, labels: Array) -> Array:
         head = parameters.head
         maps = position_scores(batch, head.weight, head.direction)
-        scores = (top_mean(maps, settings.top_positions) - centre) / spread
+        scores = (top_mean(maps, k) - centre) / spread
         scores = scores * jnp.exp(parameters.log_scale) + parameters.shift
         step_key = jax.random.fold_in(prior_key, step)
         squares = jnp.sum(head.weight**2) + jnp.sum(head.direction**2)
@@ -123,22 +124,22 @@ def _fit(
     return last.head
 
 
-def local_scores(residuals: Array, head: LocalHead, share: float) -> np.ndarray:
+def local_scores(residuals: Array, head: LocalHead, k: int) -> np.ndarray:
     """Returns the local scores of images, float64 [N].
 
     Args:
       residuals: floating [N, P, C].
       head: local head.
-      share: share of the positions whose mean is the score.
+      k: number of positions whose mean is the score.
     """
-    return np.asarray(_local_scores(residuals, head, share), np.float64)
+    return np.asarray(_local_scores(residuals, head, k), np.float64)
 
 
-@functools.partial(jax.jit, static_argnames="share")
-def _local_scores(residuals: Array, head: LocalHead, share: float) -> Array:
+@functools.partial(jax.jit, static_argnames="k")
+def _local_scores(residuals: Array, head: LocalHead, k: int) -> Array:
     def of_image(residual: Array) -> Array:
         maps = position_scores(residual.astype(jnp.float32), head.weight, head.direction)
-        return top_mean(maps, share)
+        return top_mean(maps, k)
 
     return lax.map(of_image, residuals)
 

@@ -10,7 +10,7 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 
 from devnet_jax.models import DevCore
-from devnet_jax.models.devcore import UNLIKE, position_scores, top_mean
+from devnet_jax.models.devcore import UNLIKE, n_top, position_scores, top_mean
 from devnet_jax.models.memory import k_centre, nearest, residuals
 
 
@@ -143,7 +143,6 @@ def test_weights_and_direction_change_the_distance() -> None:
     assert position_scores(residual, zeros, -100 * direction) == pytest.approx(1e-3)  # clipped
 
 
-def test_top_mean_has_at_least_one_position() -> None:
-    maps = jnp.array([[1.0, 5.0, 3.0, 2.0]])
-    assert top_mean(maps, 0.0).tolist() == [5.0]
-    assert top_mean(maps, 0.5).tolist() == [4.0]
+def test_the_local_score_has_at_least_one_position() -> None:
+    assert [n_top(784, share) for share in (0, 0.001, 0.01, 1)] == [1, 1, 7, 784]
+    assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 2).tolist() == [4.0]
