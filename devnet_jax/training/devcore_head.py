@@ -31,8 +31,8 @@ class LearningSet:
     """Features of the images that the head is learned from: n normal images, then a anomalies.
 
     Attributes:
-      residuals: floating [n + a, P, C], those of the positions farthest from the memory, in units of
-        the root mean square of all positions of normal images.
+      residuals: floating [n + a, P, C], of the positions farthest from the memory, in units of the
+        root mean square of all positions of normal images.
       k: number of positions whose mean is the local score.
       vectors: for each of "fine" and "coarse", float32 [n + a, D], the images as a whole.
       all_normal: for each of them, float32 [N, D], the same of all normal training images.
