@@ -310,8 +310,8 @@ def _make_report(
     ]
     return Report(
         title="Predictions",
-        subtitle=f"by the detector of {describe_dataset(detector.config)}, trained in "
-        f"{detector.step} steps; {date_and_devices()}",
+        subtitle=f"by the {detector.config.model.detector} of "
+        f"{describe_dataset(detector.config)}; {date_and_devices()}",
         scores=scores,
         numbers=[(name, value) for name, value in rows if value is not None],
         notes=_make_notes(detector),

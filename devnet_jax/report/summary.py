@@ -121,7 +121,7 @@ def describe_dataset(config: Config) -> str:
 
 
 def describe_run(config: Config, results: Mapping[str, Any]) -> str:
-    """Describes the training data and the number of steps in one line."""
+    """Describes the training data, and the steps of the deviation network, in one line."""
     dataset = config.dataset
     protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
     shots = f"{dataset.n_anomaly} labelled anomalies of {protocol}"
@@ -131,7 +131,8 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
             shots += f", {protocol} not tested"
     if dataset.contamination:
         shots += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
-    return f"with {shots}, in {results['step']} steps"
+    steps = f", in {results['step']} steps" if config.model.detector == "devnet" else ""
+    return f"with {shots}{steps}"
 
 
 def align_rows(rows: Sequence[tuple[str, Any]]) -> list[str]:
