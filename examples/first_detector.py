@@ -81,12 +81,13 @@ print(*sorted(folder.relative_to(PARTS) for folder in PARTS.glob("*/*")), sep="\
 # ## Training
 #
 # Some pictures in `test/<defect>` train with their label; the others test. A third of the good
-# parts does not train: it calibrates the threshold. To be quick, this trains on small images, for
-# few steps, from random weights; everything else is as in the paper. For real parts keep the
-# defaults of `pretrained`, `image_size` and the others, or see docs/choosing.md.
+# parts does not train: it calibrates the threshold. This needs no download: it trains the paper's
+# network on small images, for few steps, from random weights. For real parts leave these settings
+# out: `Detector.train("my_parts")` trains DevCore from ImageNet weights (docs/devcore.md).
 
 # %%
 settings: dict[str, Any] = {
+    "detector": "devnet",
     "n_anomaly": 10,
     "calibration": 1 / 3,
     "image_size": 96,
