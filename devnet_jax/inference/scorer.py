@@ -107,7 +107,7 @@ class ImageScorer(abc.ABC):
     @property
     @abc.abstractmethod
     def margin(self) -> float:
-        """The score that training pushes anomalies to; score maps are drawn on [0, margin]."""
+        """The score that training pushes anomalies to; the least upper end of drawn score maps."""
 
     @property
     @abc.abstractmethod
@@ -213,10 +213,16 @@ class ImageScorer(abc.ABC):
     def heat(self, maps: np.ndarray, method: str | None = None) -> np.ndarray:
         """Returns maps of `explain` scaled to [0, 1] for drawing.
 
-        Score maps are divided by `margin` and clipped; the other maps are in [0, 1] already.
+        Score maps are divided by `margin`, or by their own maximum if that is higher, so that the
+        core of a strong defect stands out. The other maps are in [0, 1] already.
+
+        Args:
+          maps: float [..., S, S].
+          method: explanation method of the maps; the default is `explanation`.
         """
         if (method or self.explanation) == "score_map":
-            maps = np.clip(maps / max(self.margin, 1e-6), 0, 1)
+            highest = maps.max(axis=(-2, -1), keepdims=True)
+            maps = np.clip(maps / np.maximum(highest, max(self.margin, 1e-6)), 0, 1)
         return maps
 
     def overlay(
