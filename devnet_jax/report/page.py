@@ -44,7 +44,7 @@ _HEAT_MAPS = {  # by explanation, preceded by the detector if it matters
     "size of the image.",
     "devcore score_map": "How far each position is from the nearest good one, as learned, in "
     "standard deviations of normal training images; enlarged to the size of the image and "
-    "smoothed.",
+    "smoothed. The colours end at the image's own maximum, or at the margin if that is higher.",
 }
 
 
