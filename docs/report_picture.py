@@ -1,6 +1,6 @@
 """Writes docs/report.jpg, a picture of a run's report: its head, its charts and its first images.
 
-pip install playwright pip install playwright && python docs/report_picture.py runs/quickstart/report.htmlpip install playwright && python docs/report_picture.py runs/quickstart/report.html python docs/report_picture.py runs/leather/report.html
+pip install playwright && python docs/report_picture.py runs/leather/report.html
 
 The run is that of configs/quickstart.py:leather with model.detector=devcore, ImageNet weights,
 image_size=224 and calibration=0.2.
