@@ -148,7 +148,7 @@ def draw(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
     axes.set_xticks(range(len(CURVE_SHOTS)), [str(shots) for shots in CURVE_SHOTS])
     axes.set_xlabel("labelled anomalies")
     axes.set_ylabel("AUROC")
-    legend = axes.legend(frameon=False)
+    legend = figure.legend(loc="outside right center", frameon=False)
     for text in [*legend.get_texts(), axes.xaxis.label, axes.yaxis.label]:
         text.set_color(grey)
     axes.tick_params(colors=grey)
