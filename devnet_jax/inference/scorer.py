@@ -28,7 +28,7 @@ _pillow_lock = threading.Lock()
 
 
 class RawScores(NamedTuple):
-    """What a network computes of N images.
+    """Output of a network for N images.
 
     Attributes:
       scores: float32 [N], anomaly scores.

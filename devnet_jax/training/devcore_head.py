@@ -60,7 +60,7 @@ class LearningSet:
 
 
 class Fold(NamedTuple):
-    """What one model of the cross-validation is fitted on and what it scores.
+    """A fold of the cross-validation: images to fit one model on, and images that it scores.
 
     Attributes:
       normal: int, positions in the learning set of normal images to fit on.

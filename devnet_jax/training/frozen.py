@@ -23,7 +23,7 @@ from devnet_jax.rng import generator
 
 
 class GoodParts(NamedTuple):
-    """What is kept of N normal training images.
+    """Sampled feature vectors and mean features of N normal training images.
 
     Attributes:
       samples: float32 [n, C], feature vectors at random positions.

@@ -26,7 +26,7 @@ class LocalHead(NamedTuple):
 
 
 class _Parameters(NamedTuple):
-    """What is learned: the head, and scale (its logarithm) and shift of the image's score."""
+    """Learned parameters: the head, and scale (as a logarithm) and shift of the image's score."""
 
     head: LocalHead
     log_scale: Array
