@@ -11,7 +11,12 @@ import numpy as np
 from flax import traverse_util
 
 from devnet_jax.config import Config
-from devnet_jax.models import DevCore, DeviationNetwork, from_torch_state_dict
+from devnet_jax.models import (
+    DevCore,
+    DeviationNetwork,
+    from_torch_state_dict,
+    load_pretrained,
+)
 from devnet_jax.models.devcore import LABELLED_PER_IMAGE
 from devnet_jax.rng import key
 
@@ -63,6 +68,17 @@ def make_variables(
         compiler_options={"xla_backend_optimization_level": 1},
     )
     return make(_key(config), loaded)
+
+
+def first_variables(config: Config) -> dict[str, Any]:
+    """Returns `make_variables`, with pretrained weights if the settings name some.
+
+    Raises:
+      UserError: if the weights cannot be loaded, or belong to another network.
+    """
+    if config.model.pretrained == "none":
+        return make_variables(config)
+    return make_variables(config, load_pretrained(config.model.pretrained, config.model.backbone))
 
 
 def abstract_variables(config: Config) -> dict[str, Any]:

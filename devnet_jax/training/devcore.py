@@ -14,8 +14,8 @@ from devnet_jax.config import Config
 from devnet_jax.data.store import ImageReader
 from devnet_jax.distributed.cluster import is_rank_zero
 from devnet_jax.errors import UserError
-from devnet_jax.models import DevCore, fold_batch_norm, load_pretrained
-from devnet_jax.models.build import make_model, make_variables
+from devnet_jax.models import DevCore, fold_batch_norm
+from devnet_jax.models.build import first_variables, make_model
 from devnet_jax.models.devcore import (
     LABELLED_PER_IMAGE,
     UNLIKE,
@@ -40,12 +40,10 @@ class FittedDevCore(NamedTuple):
     Attributes:
       variables: variables of the network.
       head: the fitted head, with its cross-validated scores.
-      chosen: int [n], the normal training images that the head was learned from.
     """
 
     variables: dict[str, Any]
     head: FittedHead
-    chosen: np.ndarray
 
 
 class _Memory(NamedTuple):
@@ -86,15 +84,12 @@ def fit_devcore(
             f"{n_normal} normal image trains: the memory needs at least two good images; add some, "
             "or hold fewer of them out (config.dataset.calibration)"
         )
-    pretrained = None
     if config.model.pretrained == "none":
         logger.warning(
             "config.model.pretrained = 'none': the backbone is frozen with random weights, and "
             "detects little; use it for tests alone"
         )
-    else:
-        pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
-    variables = make_variables(config, pretrained)
+    variables = first_variables(config)
     model = make_model(config).clone(folded=True)
     assert isinstance(model, DevCore)
     folded = jax.jit(fold_batch_norm, static_argnames="backbone")(
@@ -120,7 +115,7 @@ def fit_devcore(
         "labelled_kinds": _pad_kinds(kinds),
     }
     params = {**variables["params"], "head": jax.tree.map(jnp.asarray, learned)}
-    return FittedDevCore({**variables, "params": params}, head, data.chosen)
+    return FittedDevCore({**variables, "params": params}, head)
 
 
 def _choose_memory(config: Config, good: GoodParts) -> _Memory:

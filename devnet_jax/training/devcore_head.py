@@ -115,19 +115,21 @@ def fit_head(config: Config, data: LearningSet) -> FittedHead:
 def _fit_head(config: Config, data: LearningSet) -> FittedHead:
     n, labels = data.n_normal, data.n_anomaly
     folds = make_folds(config, data)
-    components = np.empty((n + labels, len(COMPONENTS)))
+    # A single label cannot be left out: its row stays zero, and nothing is fitted to it.
+    components = np.zeros((n + labels, len(COMPONENTS)))
     for fold in folds:
         components[fold.held_out] = score(config, data, fit(config, data, fold), fold.held_out)
+    nothing_held_out = np.arange(0)
     everything = Fold(
-        np.arange(n), np.arange(n, n + labels), np.arange(n + labels), np.ones(data.n_all, bool)
+        np.arange(n), np.arange(n, n + labels), nothing_held_out, np.ones(data.n_all, bool)
     )
     model = fit(config, data, everything)
-    if labels == 1:  # it cannot be left out; nothing is estimated from it
-        components[n:] = score(config, data, model, np.arange(n, n + 1))
 
     mixed = mix(config, components[:n], components[n:])
-    final = components @ mixed.weights + mixed.bias
-    estimated = nested_scores(config, components, folds, n) if labels > 1 else final[:n]
+    if labels > 1:
+        estimated = nested_scores(config, components, folds, n)
+    else:
+        estimated = components[:n] @ mixed.weights + mixed.bias
     local_centre, local_spread = centre_and_spread(components[:n, 0])
     parameters: dict[str, object] = {
         "weight": model.local.weight,

@@ -19,8 +19,8 @@ from devnet_jax.data.store import make_store
 from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
-from devnet_jax.models import check_n_scales, load_pretrained
-from devnet_jax.models.build import make_variables
+from devnet_jax.models import check_n_scales
+from devnet_jax.models.build import first_variables
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.devcore import fit_devcore, require_fittable
@@ -139,10 +139,7 @@ def first_state(config: Config) -> TrainState:
     Raises:
       UserError: if the weights cannot be loaded, or belong to another network.
     """
-    pretrained = None
-    if config.model.pretrained != "none":
-        pretrained = load_pretrained(config.model.pretrained, config.model.backbone)
-    return initial_state(config, make_variables(config, pretrained))
+    return initial_state(config, first_variables(config))
 
 
 def _write_settings(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:
