@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 # The head is learned from one in three positions of an image, those farthest from the memory: the
 # others hardly ever reach the highest hundredth, whatever is learned.
 _FAR_SHARE = 3
+# Axes that are reversed in the flipped copies of labelled anomalies.
+_FLIPS = ((1,), (2,), (1, 2))
 
 
 class FittedDevCore(NamedTuple):
@@ -172,11 +174,24 @@ def _learning_set(
         jnp.asarray(everything),
         n_top(n_positions, config.devcore.top_positions),
         {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)},
+        _flipped_vectors(reader, good, anomalies),
         {"fine": good.fine, "coarse": good.coarse},
         chosen,
     )
     empty = np.zeros((1, everything.shape[-1]), np.float32)
     return data, scale, np.concatenate(labelled) if labelled else empty
+
+
+def _flipped_vectors(
+    reader: FeatureReader, good: GoodParts, anomalies: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Reads the labelled anomalies flipped in F ways: by view, float32 [a, F, D]."""
+    flipped = {view: [getattr(good, view)[:0]] * len(_FLIPS) for view in ("fine", "coarse")}
+    for i, flip in enumerate(_FLIPS):
+        for _, features in reader.read(anomalies, "comparing", flip):
+            for view, vectors in flipped.items():
+                vectors[i] = np.concatenate([vectors[i], getattr(features, view)])
+    return {view: np.stack(vectors, axis=1) for view, vectors in flipped.items()}
 
 
 class _FarPositions(NamedTuple):

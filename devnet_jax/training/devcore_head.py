@@ -35,6 +35,7 @@ class LearningSet:
         root mean square of all positions of normal images.
       k: number of positions whose mean is the local score.
       vectors: for each of "fine" and "coarse", float32 [n + a, D], the images as a whole.
+      flipped: for each of them, float32 [a, F, D], the labelled anomalies flipped in F ways.
       all_normal: for each of them, float32 [N, D], the same of all normal training images.
       chosen: int [n], which of the N normal images the first n are.
     """
@@ -42,6 +43,7 @@ class LearningSet:
     residuals: jax.Array
     k: int
     vectors: dict[str, np.ndarray]
+    flipped: dict[str, np.ndarray]
     all_normal: dict[str, np.ndarray]
     chosen: np.ndarray
 
@@ -57,6 +59,15 @@ class LearningSet:
     @property
     def n_anomaly(self) -> int:
         return len(self.residuals) - len(self.chosen)
+
+    def anomalous_vectors(self, view: str, positions: np.ndarray) -> np.ndarray:
+        """Returns the vectors of labelled anomalies as they are and flipped, float32 [n, D].
+
+        A defect is a defect however the part lies; flipped, few labels teach more.
+        """
+        vectors = self.vectors[view]
+        flipped = self.flipped[view][positions - self.n_normal]
+        return np.concatenate([vectors[positions], flipped.reshape(-1, vectors.shape[-1])])
 
 
 class Fold(NamedTuple):
@@ -167,13 +178,13 @@ def make_folds(config: Config, data: LearningSet) -> list[Fold]:
 def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
     """Fits all components on a fold's images."""
     local = untrained_head(data.residuals.shape[-1])
-    if len(fold.anomalous) and len(fold.normal):
-        local = fit_local_head(config, data.residuals, data.k, fold.normal, fold.anomalous)
+    anomalous = fold.anomalous if len(fold.normal) else fold.anomalous[:0]
+    if len(anomalous):
+        local = fit_local_head(config, data.residuals, data.k, fold.normal, anomalous)
     whole = {
         view: fit_whole(
             data.all_normal[view][fold.all_normal],
-            data.vectors[view][fold.normal],
-            data.vectors[view][fold.anomalous] if len(fold.normal) else data.vectors[view][:0],
+            data.anomalous_vectors(view, anomalous),
         )
         for view in _VIEWS
     }

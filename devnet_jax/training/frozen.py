@@ -62,12 +62,15 @@ class FeatureReader:
         self._function = functools.partial(frozen_features, model, variables)
         self._images = images
 
-    def read(self, indices: np.ndarray, description: str) -> Iterator[tuple[np.ndarray, Features]]:
+    def read(
+        self, indices: np.ndarray, description: str, flip: tuple[int, ...] = ()
+    ) -> Iterator[tuple[np.ndarray, Features]]:
         """Yields the features of images in batches, with the images' indices.
 
         Args:
           indices: int [n], indices of training images.
           description: label of the progress bar.
+          flip: axes that are reversed: 1 turns images upside down, 2 mirrors them.
 
         Raises:
           UserError: if an image cannot be decoded.
@@ -79,6 +82,7 @@ class FeatureReader:
         bar = tqdm(total=len(indices), unit="image", desc=description, disable=None)
         with bar, contextlib.closing(batches):
             for part, pixels in batches:
+                pixels = np.flip(pixels, flip)
                 yield part, apply_in_batches(self._function, pixels, self._batch_size)
                 bar.update(len(part))
                 report_progress()
