@@ -45,14 +45,16 @@ def fit_whole(normal: np.ndarray, anomalous: np.ndarray) -> WholeParameters:
     std = normal.std(axis=0, dtype=np.float64)
     std += 1e-3 * std.mean() + 1e-12  # some channels are constant on normal images
     covariance = LedoitWolf(assume_centered=True).fit((normal - mean) / std).covariance_
+    identity = np.eye(len(covariance))
+    mean_variance = np.trace(covariance) / len(covariance)
     # Copies of one image have no covariance at all.
-    scaled_identity = max(np.trace(covariance) / len(covariance), 1.0) * np.eye(len(covariance))
+    covariance += 1e-6 * max(mean_variance, 1.0) * identity
     # With L·Lᵀ the covariance, z·L⁻ᵀ has unit covariance.
-    factor = np.linalg.cholesky(covariance + 1e-6 * scaled_identity)
-    whitening = linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
+    factor = np.linalg.cholesky(covariance)
+    whitening = linalg.solve_triangular(factor, identity, lower=True).T
     direction = np.zeros(len(mean))
     if len(anomalous):
-        shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * scaled_identity
+        shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * mean_variance * identity
         to_anomalies = ((anomalous - mean) / std).mean(axis=0)
         direction = linalg.solve(shrunk, to_anomalies, assume_a="pos")
     values = (mean, std, whitening, direction)

@@ -16,10 +16,11 @@ from devnet_jax import Detector
 from devnet_jax.config import Config, with_settings
 from devnet_jax.errors import UserError
 from devnet_jax.models import to_torch_state_dict
-from devnet_jax.models.build import abstract_variables, make_variables
+from devnet_jax.models.build import abstract_variables, make_model, make_variables
 from devnet_jax.models.devcore import COMPONENTS
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.devcore import FittedDevCore, fit_devcore
+from devnet_jax.training.frozen import FeatureReader, frozen_features
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, TINY_SETTINGS, Main
 from tests.data.test_store import ArrayReader
 from tests.distributed.test_cluster import run as run_processes
@@ -219,6 +220,20 @@ def fit_with_weights(tmp_path: Path) -> Callable[[float], FittedDevCore | None]:
         return fit_devcore(config, ArrayReader(images), 6, [0, 1])
 
     return fit
+
+
+@pytest.mark.parametrize("flip", [(), (1,), (2,), (1, 2)])
+def test_features_of_flipped_images(flip: tuple[int, ...]) -> None:
+    config = with_settings(Config(), {**TINY_SETTINGS, **CORE_SETTINGS})
+    model, variables = make_model(config), make_variables(config)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    reader = FeatureReader(config, model, variables, ArrayReader(images))
+    ((indices, features),) = reader.read(np.array([2, 0]), "reading", flip)
+    expected = frozen_features(model, variables, np.flip(images[[2, 0]], flip))
+    assert indices.tolist() == [2, 0]
+    np.testing.assert_allclose(features.patches, expected.patches, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features.coarse, expected.coarse, rtol=1e-5, atol=1e-5)
 
 
 def test_large_features_do_not_overflow(
