@@ -1,11 +1,11 @@
-"""Measures DevCore's AUROC on real data sets, by the number of labelled anomalies.
+"""Measures DevCore's AUROC on real data sets, by the number of labels, beside the paper's network.
 
 python benchmarks/detection.py --data=DATA --weights=resnet18.safetensors
 
 DATA holds brain_mri/, elpv/ and mvtec/ as published; mvtec/ may hold any categories. Each cell is
-trained and evaluated for all seeds, with the defaults of model.detector=devcore. Finished runs are
-kept in detection.json, so that an interrupted measurement goes on. Writes detection.md and
-detection.svg.
+trained and evaluated for all seeds, with the defaults of model.detector=devcore. With the most
+labels, model.detector=devnet is measured as well, by a short protocol. Finished runs are kept in
+detection.json, so that an interrupted measurement goes on. Writes detection.md and detection.svg.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from typing import Any, NamedTuple
 from results_page import page_parser, provenance, table
 
 from devnet_jax.runtime.startup import prepare
+from devnet_jax.sweep.published import Setting, published_values
 
 COMMAND = "python benchmarks/detection.py --data=DATA --weights=resnet18.safetensors"
 GENERAL, CURVE_SHOTS = "general", (0, 1, 3, 5, 10)
+KNOWN_CLASSES = ("mono", "poly")
 MEASURES = ("image_auroc", "pixel_auroc_mean", "pixel_aupro")
+# The paper's network as far as two CPU cores get in minutes: 200 steps instead of 1000.
+SHORT_PROTOCOL = {"dataset.image_size": 224, "train.batch_size": 16, "train.epochs": 10}
 
 
 class Cell(NamedTuple):
-    """A data set, its setting ("general" or the known class) and the number of labels."""
+    """A detector, a data set, its known class or none, and the number of labels."""
 
+    detector: str
     data_set: str
     category: str | None
     known_class: str | None
@@ -40,19 +45,25 @@ class Cell(NamedTuple):
     def name(self) -> str:
         return self.category or self.data_set
 
+    @property
+    def setting(self) -> str:
+        return f"known class {self.known_class}" if self.known_class else GENERAL
 
-def cells(data: Path, shots: Sequence[int]) -> Iterator[Cell]:
-    """Yields all cells of the table."""
+
+def cells(data: Path) -> Iterator[Cell]:
+    """Yields all cells of the tables."""
     categories = sorted(p.name for p in (data / "mvtec").iterdir() if p.is_dir())
-    for data_set, category in [
-        ("brain_mri", None),
-        ("elpv", None),
-        *(("mvtec_ad", category) for category in categories),
-    ]:
-        for count in shots:
-            yield Cell(data_set, category, None, count)
-    for known_class in ("mono", "poly"):
-        yield Cell("elpv", None, known_class, max(shots))
+    data_sets = [("brain_mri", None), ("elpv", None), *(("mvtec_ad", c) for c in categories)]
+    for data_set, category in data_sets:
+        for shots in CURVE_SHOTS:
+            yield Cell("devcore", data_set, category, None, shots)
+    most = max(CURVE_SHOTS)
+    for known_class in KNOWN_CLASSES:
+        yield Cell("devcore", "elpv", None, known_class, most)
+    for data_set, category in data_sets:
+        yield Cell("devnet", data_set, category, None, most)
+    for known_class in KNOWN_CLASSES:
+        yield Cell("devnet", "elpv", None, known_class, most)
 
 
 def run(cell: Cell, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -67,11 +78,12 @@ def run(cell: Cell, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         Config.from_dict(for_dataset(cell.data_set, cell.category)),
         {
             "seed": seed,
-            "model.detector": "devcore",
+            "model.detector": cell.detector,
             "model.pretrained": str(arguments.weights.absolute()),
             "dataset.manual_dir": str((arguments.data / folder).absolute()),
             "dataset.n_anomaly": cell.shots,
             "dataset.known_class": cell.known_class,
+            **(SHORT_PROTOCOL if cell.detector == "devnet" else {}),
             **({} if cell.category else {"evaluation.explanation": "none"}),
         },
     )
@@ -83,50 +95,84 @@ def run(cell: Cell, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, **{name: results[name] for name in MEASURES if name in results}}
 
 
-def measure(arguments: argparse.Namespace, file: Path) -> dict[str, list[dict[str, Any]]]:
+def measure(arguments: argparse.Namespace, file: Path) -> dict[Cell, list[dict[str, Any]]]:
     """Returns the results of all cells, a list over seeds; keeps finished runs in the file."""
     done: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
-    results: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells(arguments.data, CURVE_SHOTS):
+    results: dict[Cell, list[dict[str, Any]]] = {}
+    for cell in cells(arguments.data):
         for seed in arguments.seeds:
-            key = f"{cell.name} {cell.known_class or GENERAL} {cell.shots} {seed}"
+            setting = cell.known_class or GENERAL
+            key = f"{cell.detector} {cell.name} {setting} {cell.shots} {seed}"
             if key not in done:
                 done[key] = run(cell, seed, arguments)
                 file.write_text(json.dumps(done, indent=1) + "\n")
                 print(key, done[key], flush=True)
-            setting = f"known class {cell.known_class}" if cell.known_class else GENERAL
-            results.setdefault(f"{cell.name}|{setting}|{cell.shots}", []).append(done[key])
+            results.setdefault(cell, []).append(done[key])
     return results
 
 
 def summary(runs: Sequence[dict[str, Any]], name: str) -> str:
     """Returns mean ± standard deviation of a measure over seeds; "" if it was not measured."""
     values = [run[name] for run in runs if name in run]
-    if not values:
-        return ""
+    return mean_and_deviation(values) if values else ""
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Returns mean ± standard deviation as text."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
-def auroc_rows(results: dict[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
-    """Yields the rows of the table of AUROCs: data set, setting, and a cell for each number."""
-    rows: dict[tuple[str, str], dict[int, str]] = {}
-    for key, runs in results.items():
-        name, setting, shots = key.split("|")
-        rows.setdefault((name, setting), {})[int(shots)] = summary(runs, "image_auroc")
-    for (name, setting), by_shots in rows.items():
-        yield [name, setting, *(by_shots.get(shots, "") for shots in CURVE_SHOTS)]
+def auroc_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]:
+    """Yields the rows of the table of DevCore's AUROCs: data set, and a cell for each number."""
+    rows: dict[str, list[str]] = {}
+    for cell, runs in results.items():
+        if cell.detector == "devcore" and not cell.known_class:
+            rows.setdefault(cell.name, [cell.name]).append(summary(runs, "image_auroc"))
+    yield from rows.values()
 
 
-def pixel_rows(results: dict[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
+def comparison_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]:
+    """Yields the rows of both detectors with the most labels, beside published values."""
+    aurocs: dict[str, dict[str, list[list[float]]]] = {}
+    for cell, runs in results.items():
+        if cell.detector != "devnet":
+            continue
+        ours = results[cell._replace(detector="devcore")]
+        values = [[run["image_auroc"] for run in of_detector] for of_detector in (ours, runs)]
+        published = published_figures(cell) if not cell.known_class else ["", ""]
+        yield [cell.name, cell.setting, *map(mean_and_deviation, values), *published]
+        if cell.known_class:
+            for detector, of_detector in zip(("devcore", "devnet"), values, strict=True):
+                aurocs.setdefault(cell.name, {}).setdefault(detector, []).append(of_detector)
+    for name, by_detector in aurocs.items():
+        means = [
+            mean_and_deviation([statistics.mean(seeds) for seeds in zip(*values, strict=True)])
+            for values in by_detector.values()
+        ]
+        yield [name, "mean of the known classes", *means, *published_figures(name, "hard")]
+
+
+def published_figures(cell: Cell | str, setting: Setting = "general") -> list[str]:
+    """Returns DevNet's published AUROC with ten labels, and the best published one."""
+    name, category = (cell, "") if isinstance(cell, str) else (cell.data_set, cell.category or "")
+    values = published_values(name, category, setting=setting, n_anomaly=max(CURVE_SHOTS))
+    if not values:
+        return ["", ""]
+    best = max(values, key=lambda value: value.mean)
+    devnet = next(value for value in values if value.method == "DevNet")
+    return [f"{devnet.mean:.3f} ± {devnet.std:.3f}", f"{best.mean:.3f} ({best.method})"]
+
+
+def pixel_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]:
     """Yields the rows of the table of localisation, for data sets with masks."""
-    for key, runs in results.items():
-        name, setting, shots = key.split("|")
-        if setting == GENERAL and "pixel_auroc_mean" in runs[0]:
-            yield [name, shots, summary(runs, "pixel_auroc_mean"), summary(runs, "pixel_aupro")]
+    for cell, runs in results.items():
+        if not cell.known_class and "pixel_auroc_mean" in runs[0]:
+            measures = [summary(runs, name) for name in ("pixel_auroc_mean", "pixel_aupro")]
+            yield [cell.name, cell.detector, str(cell.shots), *measures]
 
 
-def draw(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
+def draw(results: dict[Cell, list[dict[str, Any]]], file: Path) -> None:
     """Draws AUROC against the number of labels, on a white or a dark page."""
     import matplotlib
 
@@ -138,10 +184,11 @@ def draw(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    names = dict.fromkeys(key.split("|")[0] for key in results)
-    for name in names:
-        runs = [results.get(f"{name}|{GENERAL}|{shots}", []) for shots in CURVE_SHOTS]
-        values = [[run["image_auroc"] for run in of_shots] for of_shots in runs]
+    curves: dict[str, list[list[float]]] = {}
+    for cell, runs in results.items():
+        if cell.detector == "devcore" and not cell.known_class:
+            curves.setdefault(cell.name, []).append([run["image_auroc"] for run in runs])
+    for name, values in curves.items():
         means = [statistics.mean(v) for v in values]
         deviations = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(range(len(CURVE_SHOTS)), means, deviations, label=name, marker="o", capsize=3)
@@ -166,19 +213,35 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare(batch_size=32)
     results = measure(arguments, arguments.output / "detection.json")
-    seconds = [run["seconds"] for runs in results.values() for run in runs]
+    seconds = {
+        detector: [
+            run["seconds"] for c, runs in results.items() if c.detector == detector for run in runs
+        ]
+        for detector in ("devcore", "devnet")
+    }
     page = "\n".join(
         [
             "# Detection by the number of labels\n",
             provenance(COMMAND),
             "AUROC on the test images, mean ± standard deviation over seeds "
             f"{', '.join(map(str, arguments.seeds))}; columns are numbers of labelled anomalies. "
-            "Defaults of `model.detector=devcore`.\n",
-            table(["data set", "setting", *CURVE_SHOTS], auroc_rows(results)),
+            "Defaults of `model.detector=devcore`, general setting.\n",
+            table(["data set", *CURVE_SHOTS], auroc_rows(results)),
+            f"\nWith {max(CURVE_SHOTS)} labels, beside `model.detector=devnet` at 224×224, batch "
+            "16 and 200 steps, and beside published values at full settings. In the hard setting "
+            "anomalies of one class are labelled, and the others test.\n",
+            table(
+                ["data set", "setting", "devcore", "devnet", "DevNet, published", "best published"],
+                comparison_rows(results),
+            ),
             "\nLocalisation in anomalous test images: mean pixel AUROC over images, and AUPRO up "
             "to 30 % false positives.\n",
-            table(["data set", "labels", "pixel AUROC", "AUPRO"], pixel_rows(results)),
-            f"\nTraining took {min(seconds):.0f} to {max(seconds):.0f} s a run.\n",
+            table(["data set", "detector", "labels", "pixel AUROC", "AUPRO"], pixel_rows(results)),
+            *(
+                f"\nTraining `{detector}` took {min(times):.0f} to {max(times):.0f} s a run."
+                for detector, times in seconds.items()
+            ),
+            "",
         ]
     )
     (arguments.output / "detection.md").write_text(page)
