@@ -50,6 +50,7 @@ def main(folder: Path, weights: Path, size: int, share: float) -> None:
         train_batch_size=BATCH_SIZE,
         eval_batch_size=BATCH_SIZE,
         num_workers=2,
+        val_split_mode="same_as_test",
     )
     model = Patchcore(
         backbone="resnet18",
@@ -63,7 +64,14 @@ def main(folder: Path, weights: Path, size: int, share: float) -> None:
     missing, _ = extractor.load_state_dict(load_file(weights), strict=False)
     assert not [name for name in missing if "num_batches" not in name], missing
     with tempfile.TemporaryDirectory() as root:
-        engine = Engine(accelerator="cpu", devices=1, default_root_dir=root, logger=False)
+        # Without validation no test picture is spent on it, and scores are not clipped.
+        engine = Engine(
+            accelerator="cpu",
+            devices=1,
+            default_root_dir=root,
+            logger=False,
+            limit_val_batches=0,
+        )
         engine.fit(model, datamodule=data)
         seconds = time.perf_counter() - STARTED
         scores, labels = [], []

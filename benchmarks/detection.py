@@ -5,7 +5,8 @@ python benchmarks/detection.py --data=DATA --weights=resnet18.safetensors
 DATA holds brain_mri/, elpv/ and mvtec/ as published; mvtec/ may hold any categories. Each cell is
 trained and evaluated for all seeds, with the defaults of model.detector=devcore. With the most
 labels, model.detector=devnet is measured as well, by a short protocol. Finished runs are kept in
-detection.json, so that an interrupted measurement goes on. Writes detection.md and detection.svg.
+detection.json, so that an interrupted measurement goes on; remove that file after a change of the
+code. Writes detection.md and detection.svg.
 """
 
 from __future__ import annotations

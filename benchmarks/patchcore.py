@@ -2,11 +2,12 @@
 
 python benchmarks/patchcore.py --folder=DATA/mvtec/bottle --weights=resnet18.safetensors
 
-FOLDER is laid out as for configs/folder.py. 200 of its good pictures and its test pictures are
-enlarged to 900×900. DevCore trains on the command line twice: with empty caches, then again with
-the decoded pictures and compiled programs of the first run. Both use the same weights file and
-224×224. --peer is the Python that has anomalib; its coreset keeps a hundredth of the vectors, and
-with --tenth a tenth as well, its default, which takes an hour. Writes patchcore.md.
+FOLDER is laid out as for configs/folder.py. 200 of its good pictures and all its test pictures are
+resized to 900×900. DevCore trains on the command line twice: with empty caches, then again with
+the decoded pictures and compiled programs of the first run. DevCore and PatchCore use the same
+weights file and 224×224. --peer is the Python that has anomalib; its coreset keeps a hundredth of
+the vectors, and with --tenth a tenth as well, its default, which takes an hour. Writes
+patchcore.md.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--peer", help="Python that has anomalib; by default it is not measured")
     parser.add_argument("--tenth", action="store_true", help="measure its default coreset as well")
     arguments = parser.parse_args()
+    command = COMMAND + " --peer=PYTHON" * bool(arguments.peer) + " --tenth" * arguments.tenth
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "parts"
         write_folder(arguments.folder, folder)
@@ -167,7 +169,7 @@ def main() -> None:
     page = "\n".join(
         [
             "# DevCore beside anomalib's PatchCore\n",
-            provenance(COMMAND),
+            provenance(command),
             f"{N_GOOD} good pictures of {PIXELS}×{PIXELS}, ResNet-18 at {SIZE}×{SIZE}. Times are "
             "from the start of the process, with imports and compilation; DevCore's include "
             "calibration, the evaluation of all test pictures and the report, PatchCore's end "

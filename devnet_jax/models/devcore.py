@@ -1,7 +1,7 @@
 """DevCore: a frozen backbone, a memory of good parts, and a head that the deviation loss learns.
 
-An image is a bag of positions, as in the deviation network. What a position is scored by is its
-residual: its feature vector minus the nearest vector of the memory. Beside the positions, the image
+An image is a bag of positions, as in the deviation network. A position is scored by its residual:
+its feature vector minus the nearest vector of the memory. Beside the positions, the image
 as a whole is compared with the normal images, by the means of its feature maps.
 """
 
@@ -205,8 +205,9 @@ class DevCore(nn.Module):
           train: unused, as the backbone is frozen.
 
         Returns:
-          Scores [B]; position scores [B, h, w], standardised by the normal training images; and for
-          each image the index of the labelled kind that it is like, int32 [B], or `UNLIKE`.
+          Scores [B]; position scores [B, h, w], of which 0 is the median of the local scores of
+          normal training images and 1 their deviation; and for each image the index of the labelled
+          kind that it is like, int32 [B], or `UNLIKE`.
         """
         del train
         scores, maps, kinds = self.head(self.features(images))

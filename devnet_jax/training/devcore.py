@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # The head is learned from one in three positions of an image, those farthest from the memory: the
 # others hardly ever reach the highest hundredth, whatever is learned.
-_FAR_SHARE = 3
+_FAR_DIVISOR = 3
 # Axes that are reversed in the flipped copies of labelled anomalies.
 _FLIPS = ((1,), (2,), (1, 2))
 
@@ -77,14 +78,15 @@ def fit_devcore(
       The fitted network in rank zero, `None` in the other processes.
 
     Raises:
-      UserError: if there are fewer than two normal images, the weights cannot be loaded, or an
-        image cannot be decoded.
+      UserError: if there are fewer than two normal images, the images are too small for the
+        backbone, the weights cannot be loaded or give features that are not finite, or an image
+        cannot be decoded.
     """
     require_fittable(config)
     if n_normal < 2:
         raise UserError(
-            f"{n_normal} normal image trains: the memory needs at least two good images; add some, "
-            "or hold fewer of them out (config.dataset.calibration)"
+            f"normal images for training: {n_normal}; the memory needs at least two; add some, or "
+            "hold fewer of them out (config.dataset.calibration)"
         )
     if config.model.pretrained == "none":
         logger.warning(
@@ -148,7 +150,7 @@ def _learning_set(
     order = generator(config.seed, "learning images").permutation(n_all)
     chosen = np.sort(order[: config.devcore.learning_images])
     anomalies = n_all + np.arange(n_anomaly)
-    unit = _unit(memory.vectors)
+    unit, share = _unit(memory.vectors), config.devcore.top_positions
     parts, squares, fine, coarse = [], [], [], []
     labelled: list[np.ndarray] = []
     for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
@@ -157,7 +159,7 @@ def _learning_set(
         padded = np.pad(features.patches, ((0, padding), (0, 0), (0, 0), (0, 0)))
         ids = np.pad(indices, (0, padding), constant_values=-1)
         far = jax.tree.map(
-            lambda leaf, n=n: np.asarray(leaf)[:n], _far_positions(memory, padded, ids)
+            lambda leaf, n=n: np.asarray(leaf)[:n], _far_positions(memory, padded, ids, share)
         )
         parts.append((far.residuals / unit).astype(np.float16))
         squares.append(far.mean_squares)
@@ -167,12 +169,13 @@ def _learning_set(
             farthest = np.resize(far.positions[i], LABELLED_PER_IMAGE)  # repeated in tiny images
             labelled.append(np.reshape(features.patches[i], (-1, padded.shape[-1]))[farthest])
     scale = float(np.sqrt(np.mean(np.concatenate(squares)[: len(chosen)], dtype=np.float64)))
-    scale = max(scale, 1e-6 * unit)  # copies of one image differ by nothing
+    # Copies of one image differ by nothing; the floor keeps defects within float16.
+    scale = max(scale, 1e-2 * unit)
     everything = np.concatenate(parts) / np.float16(scale / unit)
     n_positions = int(np.prod(features.patches.shape[1:3]))
     data = LearningSet(
         jnp.asarray(everything),
-        n_top(n_positions, config.devcore.top_positions),
+        n_top(n_positions, share),
         {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)},
         _flipped_vectors(reader, good, anomalies),
         {"fine": good.fine, "coarse": good.coarse},
@@ -208,13 +211,23 @@ class _FarPositions(NamedTuple):
     mean_squares: jax.Array
 
 
-@jax.jit
-def _far_positions(memory: _Memory, patches: jax.Array, indices: jax.Array) -> _FarPositions:
-    """Compares patches [B, h, w, C] with the memory; no image with its own memory vectors."""
+@functools.partial(jax.jit, static_argnames="share")
+def _far_positions(
+    memory: _Memory, patches: jax.Array, indices: jax.Array, share: float
+) -> _FarPositions:
+    """Compares patches [B, h, w, C] with the memory; no image with its own memory vectors.
+
+    Args:
+      memory: the memory.
+      patches: features of B images.
+      indices: int [B], indices of the images.
+      share: share of the positions that make up the local score; at least these are returned.
+    """
     residual = residuals(patches, memory.vectors, memory.owners == indices[:, None])
     residual = residual.reshape(len(patches), -1, patches.shape[-1])
     squares = jnp.mean(residual**2, axis=-1)
-    n_kept = -(-squares.shape[1] // _FAR_SHARE)
+    n_positions = squares.shape[1]
+    n_kept = max(-(-n_positions // _FAR_DIVISOR), n_top(n_positions, share))
     _, positions = jax.lax.top_k(squares, n_kept)
     kept = jnp.take_along_axis(residual, positions[..., None], axis=1)
     return _FarPositions(kept, positions, squares.mean(axis=1))
@@ -228,7 +241,7 @@ def _unit(vectors: jax.Array) -> float:
 
 
 def _pad_kinds(kinds: Sequence[int]) -> np.ndarray:
-    """Returns the kind of each labelled vector, int32 [L]; without labels, of a vector of none."""
+    """Returns the kind of each labelled vector, int32 [L]; that of a zero vector without labels."""
     if not kinds:
         return np.array([UNLIKE], np.int32)
     return np.repeat(np.asarray(kinds, np.int32), LABELLED_PER_IMAGE)

@@ -178,13 +178,12 @@ def make_folds(config: Config, data: LearningSet) -> list[Fold]:
 def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
     """Fits all components on a fold's images."""
     local = untrained_head(data.residuals.shape[-1])
-    anomalous = fold.anomalous if len(fold.normal) else fold.anomalous[:0]
-    if len(anomalous):
-        local = fit_local_head(config, data.residuals, data.k, fold.normal, anomalous)
+    if len(fold.anomalous):
+        local = fit_local_head(config, data.residuals, data.k, fold.normal, fold.anomalous)
     whole = {
         view: fit_whole(
             data.all_normal[view][fold.all_normal],
-            data.anomalous_vectors(view, anomalous),
+            data.anomalous_vectors(view, fold.anomalous),
         )
         for view in _VIEWS
     }

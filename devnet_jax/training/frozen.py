@@ -91,8 +91,8 @@ class FeatureReader:
 def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> GoodParts:
     """Reads all normal training images once; several processes share them.
 
-    About `devcore.memory_samples` positions are kept, of each image equally many, so the memory
-    that this needs does not depend on the number of images but for two vectors an image.
+    It keeps about `devcore.memory_samples` positions, equally many of each image. Beyond these,
+    memory grows by two vectors an image.
 
     Args:
       config: all settings.

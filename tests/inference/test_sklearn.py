@@ -310,7 +310,9 @@ def test_labels_of_normal_images_alone(label: int) -> None:
 def test_devcore_needs_normal_images(pixels: np.ndarray, label: int) -> None:
     with pytest.raises(ValueError, match=f"all labels in y are {label}: training needs normal im"):
         tiny(**CORE).fit(pixels[:4], [label] * 4)
-    with pytest.raises(UserError, match="1 normal image trains: the memory needs at least two"):
+    with pytest.raises(
+        UserError, match="normal images for training: 1; the memory needs at least two"
+    ):
         tiny(**CORE).fit(pixels[-2:], [1, -1])
 
 

@@ -179,7 +179,9 @@ def test_one_good_image_is_too_few(
     result = main(*tiny_core, f"--workdir={tmp_path / 'run'}", *flags, *more)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: 1 normal image trains: the memory")
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: normal images for training: 1; the memory"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -245,6 +247,25 @@ def test_large_features_do_not_overflow(
     assert np.square(head["memory"]).mean() > 65504**2  # beyond float16
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(head))
     assert np.isfinite(fitted.head.normal_scores).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_one_position_or_all_make_up_the_local_score(share: float) -> None:
+    settings = {**TINY_SETTINGS, **CORE_SETTINGS, "devcore.top_positions": share}
+    images = np.random.default_rng(0).integers(0, 256, (8, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    fitted = fit_devcore(with_settings(Config(), settings), ArrayReader(images), 6, [0, 1])
+    assert fitted is not None
+    assert np.isfinite(fitted.head.anomaly_scores).all()
+
+
+def test_copies_of_one_good_image_and_a_label() -> None:
+    config = with_settings(Config(), {**TINY_SETTINGS, **CORE_SETTINGS})
+    images = np.full((5, IMAGE_SIZE, IMAGE_SIZE, 3), 100, np.uint8)
+    images[4, : IMAGE_SIZE // 2] = 200
+    fitted = fit_devcore(config, ArrayReader(images), 4, [0])
+    assert fitted is not None
+    leaves = jax.tree.leaves(fitted.variables["params"]["head"])
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def test_features_that_are_not_finite_are_refused(
