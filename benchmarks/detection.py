@@ -6,7 +6,7 @@ DATA holds brain_mri/, elpv/ and mvtec/ as published; mvtec/ may hold any catego
 trained and evaluated for all seeds, with the defaults of model.detector=devcore. With the most
 labels, model.detector=devnet is measured as well, by a short protocol. Finished runs are kept in
 detection.json, so that an interrupted measurement goes on; remove that file after a change of the
-code. Writes detection.md and detection.svg.
+code. Writes detection.md and detection.svg after each cell, with all cells measured so far.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def cells(data: Path) -> Iterator[Cell]:
     most = max(CURVE_SHOTS)
     for known_class in KNOWN_CLASSES:
         yield Cell("devcore", "elpv", None, known_class, most)
-    for data_set, category in data_sets:
-        yield Cell("devnet", data_set, category, None, most)
     for known_class in KNOWN_CLASSES:
         yield Cell("devnet", "elpv", None, known_class, most)
+    for data_set, category in data_sets:
+        yield Cell("devnet", data_set, category, None, most)
 
 
 def run(cell: Cell, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -96,8 +96,10 @@ def run(cell: Cell, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, **{name: results[name] for name in MEASURES if name in results}}
 
 
-def measure(arguments: argparse.Namespace, file: Path) -> dict[Cell, list[dict[str, Any]]]:
-    """Returns the results of all cells, a list over seeds; keeps finished runs in the file."""
+def measure(
+    arguments: argparse.Namespace, file: Path
+) -> Iterator[dict[Cell, list[dict[str, Any]]]]:
+    """Yields the results so far after each cell, a list over seeds; keeps runs in the file."""
     done: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     results: dict[Cell, list[dict[str, Any]]] = {}
     for cell in cells(arguments.data):
@@ -109,7 +111,7 @@ def measure(arguments: argparse.Namespace, file: Path) -> dict[Cell, list[dict[s
                 file.write_text(json.dumps(done, indent=1) + "\n")
                 print(key, done[key], flush=True)
             results.setdefault(cell, []).append(done[key])
-    return results
+        yield results
 
 
 def summary(runs: Sequence[dict[str, Any]], name: str) -> str:
@@ -192,7 +194,7 @@ def draw(results: dict[Cell, list[dict[str, Any]]], file: Path) -> None:
     for name, values in curves.items():
         means = [statistics.mean(v) for v in values]
         deviations = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
-        axes.errorbar(range(len(CURVE_SHOTS)), means, deviations, label=name, marker="o", capsize=3)
+        axes.errorbar(range(len(means)), means, deviations, label=name, marker="o", capsize=3)
     axes.set_xticks(range(len(CURVE_SHOTS)), [str(shots) for shots in CURVE_SHOTS])
     axes.set_xlabel("labelled anomalies")
     axes.set_ylabel("AUROC")
@@ -203,17 +205,13 @@ def draw(results: dict[Cell, list[dict[str, Any]]], file: Path) -> None:
     for spine in axes.spines.values():
         spine.set_color(grey)
     figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
 
 
-def main() -> None:
-    """Measures all cells, and writes the page."""
-    parser = page_parser("detection.py", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--weights", type=Path, required=True, help="file of ResNet-18's weights")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    arguments = parser.parse_args()
-    prepare(batch_size=32)
-    results = measure(arguments, arguments.output / "detection.json")
+def write_page(
+    results: dict[Cell, list[dict[str, Any]]], seeds: Sequence[int], output: Path
+) -> None:
+    """Writes the page and its figure."""
     seconds = {
         detector: [
             run["seconds"] for c, runs in results.items() if c.detector == detector for run in runs
@@ -225,7 +223,7 @@ def main() -> None:
             "# Detection by the number of labels\n",
             provenance(COMMAND),
             "AUROC on the test images, mean ± standard deviation over seeds "
-            f"{', '.join(map(str, arguments.seeds))}; columns are numbers of labelled anomalies. "
+            f"{', '.join(map(str, seeds))}; columns are numbers of labelled anomalies. "
             "Defaults of `model.detector=devcore`, general setting.\n",
             table(["data set", *CURVE_SHOTS], auroc_rows(results)),
             f"\nWith {max(CURVE_SHOTS)} labels, beside `model.detector=devnet` at 224×224, batch "
@@ -241,12 +239,25 @@ def main() -> None:
             *(
                 f"\nTraining `{detector}` took {min(times):.0f} to {max(times):.0f} s a run."
                 for detector, times in seconds.items()
+                if times
             ),
             "",
         ]
     )
-    (arguments.output / "detection.md").write_text(page)
-    draw(results, arguments.output / "detection.svg")
+    (output / "detection.md").write_text(page)
+    draw(results, output / "detection.svg")
+
+
+def main() -> None:
+    """Measures all cells, and writes the page after each."""
+    parser = page_parser("detection.py", __doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--weights", type=Path, required=True, help="file of ResNet-18's weights")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    arguments = parser.parse_args()
+    prepare(batch_size=32)
+    for results in measure(arguments, arguments.output / "detection.json"):
+        write_page(results, arguments.seeds, arguments.output)
 
 
 if __name__ == "__main__":
