@@ -116,12 +116,13 @@ def measure(
 
 def summary(runs: Sequence[dict[str, Any]], name: str) -> str:
     """Returns mean ± standard deviation of a measure over seeds; "" if it was not measured."""
-    values = [run[name] for run in runs if name in run]
-    return mean_and_deviation(values) if values else ""
+    return mean_and_deviation([run[name] for run in runs if name in run])
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Returns mean ± standard deviation as text."""
+    """Returns mean ± standard deviation as text; "" without values."""
+    if not values:
+        return ""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
@@ -137,21 +138,21 @@ def auroc_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]
 
 def comparison_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]:
     """Yields the rows of both detectors with the most labels, beside published values."""
-    aurocs: dict[str, dict[str, list[list[float]]]] = {}
+    hard: dict[str, list[list[list[float]]]] = {}
     for cell, runs in results.items():
-        if cell.detector != "devnet":
+        if cell.detector != "devcore" or cell.shots != max(CURVE_SHOTS):
             continue
-        ours = results[cell._replace(detector="devcore")]
-        values = [[run["image_auroc"] for run in of_detector] for of_detector in (ours, runs)]
-        published = published_figures(cell) if not cell.known_class else ["", ""]
+        both = (runs, results.get(cell._replace(detector="devnet"), []))
+        values = [[run["image_auroc"] for run in of_detector] for of_detector in both]
+        published = ["", ""] if cell.known_class else published_figures(cell)
         yield [cell.name, cell.setting, *map(mean_and_deviation, values), *published]
         if cell.known_class:
-            for detector, of_detector in zip(("devcore", "devnet"), values, strict=True):
-                aurocs.setdefault(cell.name, {}).setdefault(detector, []).append(of_detector)
-    for name, by_detector in aurocs.items():
+            hard.setdefault(cell.name, []).append(values)
+    for name, by_class in hard.items():
+        # The mean over the known classes, seed by seed; of each detector.
         means = [
-            mean_and_deviation([statistics.mean(seeds) for seeds in zip(*values, strict=True)])
-            for values in by_detector.values()
+            mean_and_deviation([statistics.mean(seeds) for seeds in zip(*values, strict=False)])
+            for values in zip(*by_class, strict=True)
         ]
         yield [name, "mean of the known classes", *means, *published_figures(name, "hard")]
 
