@@ -144,7 +144,9 @@ def comparison_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[
             continue
         both = (runs, results.get(cell._replace(detector="devnet"), []))
         values = [[run["image_auroc"] for run in of_detector] for of_detector in both]
-        published = ["", ""] if cell.known_class else published_figures(cell)
+        published = ["", ""]
+        if not cell.known_class:
+            published = published_figures(cell.data_set, cell.category or "", "general")
         yield [cell.name, cell.setting, *map(mean_and_deviation, values), *published]
         if cell.known_class:
             hard.setdefault(cell.name, []).append(values)
@@ -154,13 +156,12 @@ def comparison_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[
             mean_and_deviation([statistics.mean(seeds) for seeds in zip(*values, strict=False)])
             for values in zip(*by_class, strict=True)
         ]
-        yield [name, "mean of the known classes", *means, *published_figures(name, "hard")]
+        yield [name, "mean of the known classes", *means, *published_figures(name, "", "hard")]
 
 
-def published_figures(cell: Cell | str, setting: Setting = "general") -> list[str]:
+def published_figures(data_set: str, category: str, setting: Setting) -> list[str]:
     """Returns DevNet's published AUROC with ten labels, and the best published one."""
-    name, category = (cell, "") if isinstance(cell, str) else (cell.data_set, cell.category or "")
-    values = published_values(name, category, setting=setting, n_anomaly=max(CURVE_SHOTS))
+    values = published_values(data_set, category, setting=setting, n_anomaly=max(CURVE_SHOTS))
     if not values:
         return ["", ""]
     best = max(values, key=lambda value: value.mean)

@@ -39,13 +39,12 @@ import numpy as np
 from devnet_jax import Detector
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.preprocessing import normalise
-from devnet_jax.models import fold_batch_norm, load_pretrained
-from devnet_jax.models.build import make_model, make_variables
+from devnet_jax.models import fold_batch_norm
+from devnet_jax.models.build import first_variables, make_model
 
 config = with_settings(Config(), {{"model.pretrained": sys.argv[2], "dataset.image_size": {SIZE}}})
 model = make_model(config).clone(folded=True)
-variables = make_variables(config, load_pretrained(sys.argv[2], "resnet18"))
-variables = fold_batch_norm(variables, backbone="resnet18")
+variables = fold_batch_norm(first_variables(config), backbone="resnet18")
 
 @jax.jit
 def forward(images):

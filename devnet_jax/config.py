@@ -145,7 +145,7 @@ class DevCoreConfig:
         512,
         "largest number of normal training images that the head is learned from; it bounds the "
         "memory that training needs",
-        minimum=20,  # so that no fold of the cross-validation holds all of them
+        minimum=20,  # fewer could all fall into one fold
     )
     head_steps: int = setting(150, "number of steps of the head's training", minimum=1)
     head_batch_size: int = setting(

@@ -1,8 +1,8 @@
 """DevCore: a frozen backbone, a memory of good parts, and a head that the deviation loss learns.
 
 An image is a bag of positions, as in the deviation network. A position is scored by its residual:
-its feature vector minus the nearest vector of the memory. Beside the positions, the image
-as a whole is compared with the normal images, by the means of its feature maps.
+its feature vector minus the nearest vector of the memory. Beside the positions, the image as a
+whole is compared with the normal images, by the means of its feature maps.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ def _learning_set(
     order = generator(config.seed, "learning images").permutation(n_all)
     chosen = np.sort(order[: config.devcore.learning_images])
     anomalies = n_all + np.arange(n_anomaly)
-    unit, share = _unit(memory.vectors), config.devcore.top_positions
+    unit = _unit(memory.vectors)
+    share = config.devcore.top_positions
     parts, squares, fine, coarse = [], [], [], []
     labelled: list[np.ndarray] = []
     for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
@@ -169,7 +170,7 @@ def _learning_set(
             farthest = np.resize(far.positions[i], LABELLED_PER_IMAGE)  # repeated in tiny images
             labelled.append(np.reshape(features.patches[i], (-1, padded.shape[-1]))[farthest])
     scale = float(np.sqrt(np.mean(np.concatenate(squares)[: len(chosen)], dtype=np.float64)))
-    # Copies of one image differ by nothing; the floor keeps defects within float16.
+    # Good parts may hardly differ; the floor keeps defects within float16.
     scale = max(scale, 1e-2 * unit)
     everything = np.concatenate(parts) / np.float16(scale / unit)
     n_positions = int(np.prod(features.patches.shape[1:3]))
