@@ -12,27 +12,25 @@ from typing import Protocol, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from devnet_jax.data.decode.file_types import NPY_MAGIC, NotAnImageError, unidentified
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.host_devices import n_cores
 
-_NPY_MAGIC = b"\x93NUMPY"
-# A file that has one of these signatures but cannot be opened is a damaged image, not another type
-# of file.
-_SIGNATURES = (
-    b"\x89PNG",
-    b"\xff\xd8\xff",
-    b"GIF8",
-    b"II*\0",
-    b"MM\0*",
-    b"\0\0\0\x0cjP",
-)
+__all__ = [
+    "EncodedImages",
+    "ImageCache",
+    "NotAnImageError",
+    "decode_image",
+    "decode_mask",
+    "load_image",
+    "load_images",
+    "load_mask",
+    "map_in_threads",
+    "resize_image",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class NotAnImageError(UserError):
-    """Raised for content that is not empty and has no image type known to Pillow or NumPy."""
 
 
 class EncodedImages(Protocol):
@@ -114,7 +112,7 @@ def load_image(data: bytes, path: str, image_size: int) -> np.ndarray:
     Raises:
       UserError: as `decode_image`.
     """
-    if data.startswith(_NPY_MAGIC):
+    if data.startswith(NPY_MAGIC):
         return resize_image(_read_npy(data, path), path, image_size)
     return resize_image(_open_image(data, path), path, image_size)
 
@@ -223,7 +221,7 @@ def _decode(data: bytes, path: str, background: str) -> np.ndarray:
 
     Colour images and 8-bit images become uint8 RGB, composited over the background.
     """
-    if data.startswith(_NPY_MAGIC):
+    if data.startswith(NPY_MAGIC):
         return _read_npy(data, path)
     image = _open_image(data, path)
     if _is_high_depth(image):
@@ -253,11 +251,7 @@ def _open_image(data: bytes, path: str) -> Image.Image:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
         image.load()
     except UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES):
-            raise UserError(f"image '{path}' is damaged: restore or remove it") from error
-        raise NotAnImageError(
-            f"'{path}' is not an image of a known type: convert it to PNG or remove it"
-        ) from error
+        raise unidentified(data, path) from error
     except Image.DecompressionBombError as error:
         raise _too_large_error(f"image '{path}'") from error
     except Exception as error:  # on damaged data, decoders raise errors of many types
