@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -15,6 +16,25 @@ class UserError(Exception):
     The message says what is wrong, where (file, setting, value) and what to do. The command line
     prints it as one line, without a traceback, and exits with a non-zero status.
     """
+
+
+def printable(text: str) -> str:
+    """Returns text on one line that can be printed anywhere, for messages with file names.
+
+    Line ends, control characters, marks that reverse the direction of text, and surrogates (which
+    Python uses for bytes of names that are not valid UTF-8) are shown as \\n, \\x1b or \\udc80.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if _is_unprintable(char) else char for char in text
+    )
+
+
+def _is_unprintable(char: str) -> bool:
+    if char.isprintable():  # nearly always
+        return False
+    # Joiners (Cf), which names in several scripts and emoji need, stay as they are.
+    is_control = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    return is_control or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

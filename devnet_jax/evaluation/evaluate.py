@@ -16,6 +16,7 @@ from tqdm import tqdm
 from devnet_jax.config import Config
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.paths import output_name
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import (
@@ -264,6 +265,7 @@ def explain(config: Config, workdir: Workdir) -> None:
     """Writes the explanation maps of the test images and their overlays to explain/.
 
     maps/<path>.npy is float32 [S, S]; overlays/<path>.jpg is the image with its map drawn over it.
+    Names too long for a file system are replaced by their hashes (`output_name`).
 
     Args:
       config: settings of the run.
@@ -295,9 +297,9 @@ def _write_explanations(
     scores, maps = as_written(scored.scores), detector.explain(images, maps=scored.maps).maps
 
     def write(i: int) -> None:
-        write_npy(folder / "maps" / f"{paths[i]}.npy", maps[i])
+        write_npy(folder / "maps" / output_name(paths[i], ".npy"), maps[i])
         overlay = detector.overlay(images[i], scores[i], maps[i])
-        write_jpeg(folder / "overlays" / f"{paths[i]}.jpg", overlay)
+        write_jpeg(folder / "overlays" / output_name(paths[i], ".jpg"), overlay)
 
     for _ in map_in_threads(write, range(len(images)), None):
         pass

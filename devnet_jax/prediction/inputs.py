@@ -10,9 +10,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from devnet_jax.data.paths import list_files, walk
+from devnet_jax.data.decode.file_types import is_named_as_image
+from devnet_jax.data.paths import (
+    UnreadableFileError,
+    file_state,
+    leave_out,
+    list_files,
+    log_left_out,
+    permission_errors,
+    walk,
+)
 from devnet_jax.errors import UserError
 from devnet_jax.prediction.output import Output
 
@@ -46,10 +53,11 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
     - a pattern, in which `**` matches any number of folders: all matching images, and all images
       below matching folders. A path that exists is never a pattern.
 
-    In folders and patterns, hidden files are ignored. Files whose suffix is not of an image type
-    are ignored, too, and counted in the log; files without a suffix are listed. Output of
-    predictions is ignored: all files that this prediction writes, and in folders and patterns every
-    folder "overlays" next to a predictions.csv.
+    In folders and patterns, names that are hidden or made by machines are left out (`walk`). Files
+    whose suffix is not of an image type are ignored and counted in the log; files without a suffix
+    are listed, and so are images of types that cannot be read, broken links and pipes that are
+    named as images. Output of predictions is ignored: all files that this prediction writes, and in
+    folders and patterns every folder "overlays" next to a predictions.csv.
 
     Args:
       arguments: at least one file, folder or pattern.
@@ -60,7 +68,12 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
     """
     if not arguments or "" in arguments:
         raise UserError("--input is missing: give the images as a file, folder or pattern")
-    written = Output(output.resolve())
+    where = " ".join(f"--input={argument}" for argument in arguments)
+    with log_left_out(where), permission_errors():
+        return _find_inputs(arguments, Output(output.resolve()))
+
+
+def _find_inputs(arguments: Sequence[str], written: Output) -> Inputs:
     resolve_folder = functools.cache(Path.resolve)  # a folder may contain a million files
     images: dict[Path, Path] = {}  # by resolved path: two links to one image are one image
     other_types: dict[Path, str] = {}
@@ -71,7 +84,9 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
         )
         is_empty = True
         for file in _expand(argument):
-            real = file.resolve() if file.is_symlink() else resolve_folder(file.parent) / file.name
+            # Not Path.resolve, which raises if a link leads to itself.
+            real = resolve_folder(file.parent) / file.name
+            real = Path(os.path.realpath(file)) if os.path.islink(file) else real  # noqa: PTH114
             if written.is_output(real):
                 continue
             if not _may_be_image(file) and file != _to_path(argument):
@@ -111,12 +126,14 @@ def _to_path(argument: str) -> Path:
 def _expand(argument: str) -> list[Path]:
     """Returns the files that match an argument."""
     path = _to_path(argument)
-    if path.is_file():
-        return [path]
     if path.is_dir():
         return list_files(path)
     if os.path.lexists(path):
-        raise UserError(f"--input={argument}: is neither a file nor a folder")
+        try:
+            file_state(path)
+        except UnreadableFileError as error:
+            raise UserError(f"--input={argument}: {error.reason}; give a file or folder") from None
+        return [path]
     for part in path.parts:
         if "**" in part and part != "**":
             correct = argument.replace(part, f"**/{part.replace('**', '*')}")
@@ -137,7 +154,13 @@ def _glob(pattern: Path) -> Iterator[Path]:
     """Yields the files and folders that match a pattern."""
     if "**" not in pattern.parts:
         # Path.glob also matches hidden files.
-        yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207
+        for match in map(Path, glob.glob(str(pattern))):  # noqa: PTH207
+            # As in folders, except for names that the user has written out.
+            if not any(
+                glob.has_magic(part) and leave_out(Path(*match.parts[:n]))
+                for n, part in enumerate(pattern.parts, start=1)
+            ):
+                yield match
         return
     index = pattern.parts.index("**")
     for top in filter(Path.is_dir, _glob(Path(*pattern.parts[:index]))):
@@ -161,15 +184,10 @@ def _containing_folder(argument: str) -> Path:
 
 
 def _may_be_image(path: Path) -> bool:
-    """True for a file with an image's suffix, or none; also for a broken link with such a name."""
-    is_special = path.exists() and not path.is_file()  # reading a pipe may never end
-    return not is_special and path.suffix.lower() in _image_suffixes()
-
-
-@functools.cache
-def _image_suffixes() -> frozenset[str]:
-    # Pillow writes PDF files but cannot read them.
-    return frozenset(Image.registered_extensions()) - {".pdf"} | {".npy", ""}
+    """Returns True for a name with an image's suffix, and for files and links without a suffix."""
+    if path.suffix:
+        return is_named_as_image(path)
+    return os.path.isfile(path) or os.path.islink(path)  # noqa: PTH113, PTH114 (may not raise)
 
 
 def _absolute(path: Path) -> Path:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import fnmatch
-import hashlib
-import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+from devnet_jax.data.paths import output_name
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import FileResult
 from devnet_jax.runtime.io import atomic_write
@@ -21,7 +19,6 @@ from devnet_jax.runtime.io import atomic_write
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "error")
 
 _OUTPUT_NAMES = ("overlays", "predictions.csv", "report.html", ".progress")
-_MAX_NAME_LENGTH = 240  # bytes; file systems allow 255, and temporary files have a longer name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +64,7 @@ class Output:
         Args:
           name: name of the image, as `Inputs.name` returns it.
         """
-        *folders, file = Path(name).parts
-        # The input may contain a folder a.png.jpg next to a.png, whose overlay is a.png.jpg. So
-        # "_" is appended to the names of folders that end in .jpg.
-        renamed = (
-            re.sub(r"(\.jpg_*)\Z", r"\1_", folder, flags=re.IGNORECASE) for folder in folders
-        )
-        return self.overlays.joinpath(
-            *map(_shorten_name, renamed), _shorten_name(f"{file}.jpg", ".jpg")
-        )
+        return self.overlays / output_name(name, ".jpg")
 
     def is_output(self, path: Path) -> bool:
         """True if a prediction to this folder may write to an absolute path."""
@@ -83,14 +72,6 @@ class Output:
             return False
         top = path.relative_to(self.folder).parts[:1]
         return any(fnmatch.fnmatchcase(name, pattern) for name in top for pattern in _OUTPUT_NAMES)
-
-
-def _shorten_name(name: str, suffix: str = "") -> str:
-    """Returns a file name, or if it is too long for a file system, its hash and a suffix."""
-    encoded = os.fsencode(name)
-    if len(encoded) <= _MAX_NAME_LENGTH:
-        return name
-    return hashlib.sha256(encoded).hexdigest() + suffix
 
 
 def write_table(

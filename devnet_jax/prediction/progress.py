@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 # Part of the fingerprint of a database: a database with other tables is not used.
 _TABLES = (
     "CREATE TABLE origin (text TEXT)",
-    "CREATE TABLE results (name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, score REAL, "
-    "p_value REAL, reason TEXT, error BLOB) WITHOUT ROWID",
+    "CREATE TABLE results (name BLOB PRIMARY KEY, state TEXT, score REAL, "
+    "p_value REAL, reason BLOB, error BLOB) WITHOUT ROWID",
 )
-_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class FileResult(NamedTuple):
@@ -29,8 +29,7 @@ class FileResult(NamedTuple):
 
     Attributes:
       name: name of the image, as `Inputs.name` returns it.
-      size: size of the file in bytes when it was read.
-      mtime_ns: modification time of the file when it was read, in nanoseconds.
+      state: `FileState` of the file when it was read, as text; "" if it could not be read.
       score: anomaly score, as written to predictions.csv; `None` if the file could not be read.
       p_value: p-value of the score; `None` if there is none.
       reason: reason of the alarm (`Scores.reasons`), "" without one.
@@ -38,8 +37,7 @@ class FileResult(NamedTuple):
     """
 
     name: str
-    size: int
-    mtime_ns: int
+    state: str
     score: float | None
     p_value: float | None
     reason: str
@@ -90,22 +88,28 @@ class Progress:
         with self._raise_user_errors(), self._database:
             self._database.executemany(
                 _REPLACE,
-                # As bytes: file names, and errors that quote them, may not be valid text.
+                # As bytes: names of files and classes, and errors that quote them, may not be
+                # valid text.
                 (
-                    (os.fsencode(result.name), *result[1:-1], os.fsencode(result.error))
+                    (
+                        os.fsencode(result.name),
+                        *(result.state, result.score, result.p_value),
+                        os.fsencode(result.reason),
+                        os.fsencode(result.error),
+                    )
                     for result in results
                 ),
             )
 
     def get(self, name: str) -> FileResult | None:
         """Returns the result of a file; `None` if there is none."""
-        query = "SELECT size, mtime_ns, score, p_value, reason, error FROM results WHERE name = ?"
+        query = "SELECT state, score, p_value, reason, error FROM results WHERE name = ?"
         with self._raise_user_errors():
             row = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if row is None:
             return None
-        size, mtime_ns, score, p_value, reason, error = row
-        return FileResult(name, size, mtime_ns, score, p_value, reason, os.fsdecode(error))
+        state, score, p_value, reason, error = row
+        return FileResult(name, state, score, p_value, os.fsdecode(reason), os.fsdecode(error))
 
     def merge(self, path: Path, fingerprint: str) -> None:
         """Moves the results of another database to this one; they replace those of the same names.

@@ -14,7 +14,7 @@ from etils import epath
 from tqdm import tqdm
 
 from devnet_jax.data.decode import load_image, map_in_threads
-from devnet_jax.data.paths import read_file
+from devnet_jax.data.paths import FileState, file_state, read_file
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
@@ -36,15 +36,13 @@ class ReadImage(NamedTuple):
 
     Attributes:
       path: path of the file.
-      size: size of the file in bytes.
-      mtime_ns: modification time of the file, in nanoseconds.
+      state: `FileState` of the file as text; "" if it could not be read.
       image: uint8 [S, S, 3]; `None` if the file could not be read.
       error: error message if the file could not be read, else "".
     """
 
     path: Path
-    size: int
-    mtime_ns: int
+    state: str
     image: np.ndarray | None
     error: str
 
@@ -96,28 +94,29 @@ def score_files(
 def read_image(path: Path, image_size: int) -> ReadImage:
     """Reads a file and decodes it to image_size × image_size pixels."""
     try:
-        status = path.stat()  # before reading: a file that changes meanwhile is scored again later
-        if status.st_size > MAX_FILE_SIZE:
+        state = file_state(path)  # before reading: a file that changes meanwhile is scored again
+        if state.size > MAX_FILE_SIZE:
             error = (
-                f"image '{path}' has {status.st_size:,} bytes, more than the maximum of "
+                f"image '{path}' has {state.size:,} bytes, more than the maximum of "
                 f"{MAX_FILE_SIZE:,}: make it smaller or crop it"
             )
-            return ReadImage(path, 0, 0, None, error)
+            return ReadImage(path, "", None, error)
         image = load_image(read_file(path), str(path), image_size)
     except UserError as error:
-        return ReadImage(path, 0, 0, None, str(error))
-    except OSError as error:
-        return ReadImage(path, 0, 0, None, f"cannot read '{path}': {error.strerror}")
-    return ReadImage(path, status.st_size, status.st_mtime_ns, image, "")
+        return ReadImage(path, "", None, str(error))
+    return ReadImage(path, _as_text(state), image, "")
+
+
+def _as_text(state: FileState) -> str:
+    return " ".join(map(str, state))
 
 
 def _is_scored(path: Path, result: FileResult | None) -> bool:
     """True if a file has a score and has not changed since."""
     if result is None or result.score is None:
         return False
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return (status.st_size, status.st_mtime_ns) == (result.size, result.mtime_ns)
+    with contextlib.suppress(UserError):
+        return _as_text(file_state(path)) == result.state
     return False
 
 
@@ -138,7 +137,7 @@ def _score_chunk(
     """Scores a chunk of images and writes their overlays; returns the results."""
     names = [inputs.name(read.path) for read in chunk]
     results = {
-        name: FileResult(name, read.size, read.mtime_ns, None, None, "", read.error)
+        name: FileResult(name, read.state, None, None, "", read.error)
         for name, read in zip(names, chunk, strict=True)
     }
     images = [read.image for read in chunk if read.image is not None]

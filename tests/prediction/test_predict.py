@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -285,12 +286,22 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
     (folder / "text.png").write_text("no image")
     (folder / "empty.png").touch()
     (folder / "link.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "scan.DCM").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (folder / "notes.txt").write_text("no image")
     (folder / "truncated.png").write_bytes(readable[0].read_bytes()[:200])
     prediction = predict(detector, [str(folder)], str(tmp_path / "out"))
     rows = {Path(row["path"]).name: row for row in read_table(tmp_path / "out" / "predictions.csv")}
     errors = {name: row["error"] for name, row in rows.items() if row["error"]}
     too_large = {"huge.png", "wide.npy", "vast.png"}
-    assert set(errors) == too_large | {"text.png", "empty.png", "link.png", "truncated.png"}
+    special = {"link.png", "loop.png", "pipe.png", "zero.png"}
+    other_types = {"phone.heic", "scan.DCM"}
+    damaged = {"text.png", "empty.png", "truncated.png"}
+    assert set(errors) == too_large | special | other_types | damaged
+    assert all("convert it to PNG" in errors[name] for name in other_types)
     assert all(name in error for name, error in errors.items())
     assert all("make it smaller" in errors[name] for name in too_large)
     for name, row in rows.items():
@@ -302,7 +313,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
     assert first.max() == 0
     expected = float(detector.score(first[None]).scores[0])
     assert float(rows["animated.gif"]["score"]) == pytest.approx(expected, rel=1e-4)
-    assert (prediction.n_images, prediction.n_unreadable) == (11, 7)
+    assert (prediction.n_images, prediction.n_unreadable) == (16, 12)
     report = (tmp_path / "out" / "report.html").read_text()
     assert all(name in report for name in rows)
 
@@ -370,17 +381,41 @@ def test_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_inputs(["~/b/*.png"], output=tmp_path / "none").paths == [tmp_path / "b" / "2.png"]
 
 
+def test_what_machines_make_is_no_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    for folder in ("", "a"):
+        for name in ("@eaDir/1.png", "#recycle/1.png", ".cache/1.png", "Thumbs.db", "._1.png"):
+            path = tmp_path / folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    for argument in ("", "*", "a", "*/*", "**/*.png", "a/*.png"):
+        assert find(tmp_path, tmp_path / argument) == ["a/1.png"]
+    assert re.search(
+        r"--input=\S+: left out .*: #recycle \(2\), \._\* \(2\), .*, Thumbs.db \(2\)$",
+        caplog.messages[0],
+    )
+    # A name that is written out is meant.
+    assert find(tmp_path, tmp_path / "@eaDir") == ["@eaDir/1.png"]
+    assert find(tmp_path, tmp_path / "?" / "@eaDir" / "*") == ["a/@eaDir/1.png"]
+
+
 def test_no_such_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").touch()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("/nowhere/x")
+    (tmp_path / "loop").symlink_to("loop")
     for argument, message in {
         "nope": "nope: no such file or folder",
         "nope*.png": r"nope\*\.png: nothing matches",
         "empty": "empty: contains no image$",
         "texts": r"texts: contains no image \(files of other types: 1\)",
-        "pipe": "pipe: is neither a file nor a folder",
+        "pipe": "pipe: it is a pipe, not a file; give",
+        "gone": "gone: it is a link to '/nowhere/x', which does not exist; give",
+        "loop": "loop: it is a link that leads back to itself; give",
         "texts/**.png": r"slashes, as in .*/texts/\*\*/\*\.png$",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -456,16 +491,18 @@ def test_an_interrupted_prediction_is_resumed(
         with pytest.raises(KeyboardInterrupt):
             predict(detector, *arguments)
     assert not (tmp_path / "out" / "predictions.csv").exists()
-    # Meanwhile, of the 16 scored images one is changed, one is touched and one is removed; a new
-    # image is added.
+    # Meanwhile, of the 16 scored images two are changed (one keeps its size and time), one is
+    # touched and one is removed; a new image is added.
     shutil.copyfile(paths[20], paths[3])
+    shutil.copy2(paths[6], tmp_path / "same size and time")
+    (tmp_path / "same size and time").rename(paths[6])
     os.utime(paths[4])
     paths[5].unlink()
     write_images(tmp_path / "in", ["00a.png"])
     with monkeypatch.context() as patch:
         counts = count_scored(patch)
         predict(detector, *arguments)
-        assert sum(counts) == 30 - 16 + 3
+        assert sum(counts) == 30 - 16 + 4
     resumed = read_table(tmp_path / "out" / "predictions.csv")
     assert [row["path"] for row in resumed] == sorted(map(str, (tmp_path / "in").iterdir()))
     # A further run starts again and gives the same scores.
@@ -533,7 +570,7 @@ def test_a_database_damaged_in_the_middle_is_replaced(
 ) -> None:
     path = tmp_path / "results.sqlite"
     progress = Progress(path, "one")
-    results = [FileResult(f"{i:04}.png", 5, i, 1.25, None, "", "") for i in range(2000)]
+    results = [FileResult(f"{i:04}.png", f"{i}", 1.25, None, "", "") for i in range(2000)]
     progress.add(results)
     progress.close()
     content = path.read_bytes()
@@ -560,13 +597,13 @@ def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None
 
 def test_progress_returns_the_stored_results(tmp_path: Path) -> None:
     results = [
-        FileResult("a.png", 5, 2**62, 1.25, None, "like the labelled Schramme é", ""),
-        FileResult("\udcff\n.png", 0, 0, None, None, "", "cannot read '\udcff\n.png'"),
-        FileResult("b.png", 5, 3, -0.1, 1e-300, "", ""),
+        FileResult("a.png", f"5 {2**64}", 1.25, None, "like the labelled Schramme é", ""),
+        FileResult("\udcff\n.png", "", None, None, "", "cannot read '\udcff\n.png'"),
+        FileResult("b.png", "5 3", -0.1, 1e-300, "like the labelled kr\udce4tzer", ""),
     ]
     path = tmp_path / "a #?%\udcff.sqlite"
     progress = Progress(path, "one")
-    progress.add([FileResult("b.png", 1, 1, None, None, "", "damaged")])
+    progress.add([FileResult("b.png", "1", None, None, "", "damaged")])
     progress.add(results)
     progress.close()
     progress = Progress(path, "one")

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from devnet_jax.data.datasets.builder import LazyBytes, encode_png, require_equal_sizes
 from devnet_jax.data.decode import decode_image, decode_mask
-from devnet_jax.data.paths import read_file
+from devnet_jax.data.paths import FileState, file_state, read_file
 
 Box = tuple[slice, slice]  # rows, columns
 
@@ -41,12 +41,12 @@ def cut_image(
     Raises:
       UserError: if a file is not an image or is damaged, or a mask has another size than the image.
     """
+    state = file_state(image)  # first: opening a pipe might never end
     shape = _image_shape(image)
-    mtime_ns = image.stat().st_mtime_ns
     defect = _defect_mask(masks, image, shape)
     parts = []
     for box in boxes(*shape):
-        pixels = LazyBytes(functools.partial(_image_part, image, mtime_ns, box), (image,))
+        pixels = LazyBytes(functools.partial(_image_part, image, state, box), (image,))
         mask = LazyBytes(functools.partial(_mask_part, masks, image, shape, box), masks)
         parts.append(Part(pixels, mask if defect[box].any() else None))
     return parts
@@ -66,18 +66,18 @@ def _image_shape(image: Path) -> tuple[int, int]:
 _DECODING = threading.Lock()
 
 
-def _image_part(image: Path, mtime_ns: int, box: Box) -> bytes:
+def _image_part(image: Path, state: FileState, box: Box) -> bytes:
     """Returns a part of an image as PNG."""
     with _DECODING:
-        pixels = _decode_cached(image, mtime_ns)
+        pixels = _decode_cached(image, state)
     return encode_png(pixels[box])
 
 
 @functools.lru_cache(maxsize=32)  # more images than are in use at once by a hundred threads
-def _decode_cached(image: Path, mtime_ns: int) -> np.ndarray:
+def _decode_cached(image: Path, state: FileState) -> np.ndarray:
     """Decodes an image to uint8 [H, W], or [H, W, 3] if it has colours.
 
-    The modification time is an argument so that a changed file is decoded again.
+    The state is an argument so that a changed file is decoded again.
     """
     rgb = decode_image(read_file(image), str(image))
     red, green, blue = np.moveaxis(rgb, -1, 0)

@@ -13,6 +13,7 @@ from devnet_jax.data.datasets.builder import (
     RawExample,
 )
 from devnet_jax.data.download import Archive
+from devnet_jax.data.paths import read_lines
 from devnet_jax.errors import UserError
 
 
@@ -45,7 +46,7 @@ class Elpv(AnomalyDatasetBuilder):
         if not table.is_file():
             raise UserError(f"no file '{table}': expected {cls.LAYOUT}")
         examples = []
-        for number, line in enumerate(table.read_text().splitlines(), start=1):
+        for number, line in enumerate(read_lines(table), start=1):
             if not line.strip():
                 continue
             try:

@@ -13,7 +13,7 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.paths import list_files
+from devnet_jax.data.paths import list_files, read_lines
 from devnet_jax.errors import UserError
 
 
@@ -44,27 +44,25 @@ class HeadCt(AnomalyDatasetBuilder):
                 )
             images[number] = file
         examples = []
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            # In the published table, a space follows each comma.
-            rows = csv.DictReader(lines, skipinitialspace=True)
-            for row in rows:
-                where = f"'{table}', line {rows.line_num}"
-                try:
-                    number = int(row["id"])
-                    label = {"0": NORMAL, "1": ANOMALY}[row["hemorrhage"].strip()]
-                except (KeyError, TypeError, ValueError, AttributeError):
-                    raise UserError(
-                        f"{where}: expected an id and a hemorrhage, 0 or 1, not"
-                        f" {dict(row)}: restore it"
-                    ) from None
-                image = images.pop(number, None)
-                if image is None:
-                    raise UserError(
-                        f"{where}: id {number} has no image in '{folder}', or has an earlier line:"
-                        " restore the image or remove the line"
-                    )
-                defect = "hemorrhage" if label == ANOMALY else GOOD
-                examples.append(RawExample(image.name, label, defect, image))
+        # In the published table, a space follows each comma.
+        rows = csv.DictReader(read_lines(table), skipinitialspace=True)
+        for row in rows:
+            where = f"'{table}', line {rows.line_num}"
+            try:
+                number = int(row["id"])
+                label = {"0": NORMAL, "1": ANOMALY}[row["hemorrhage"].strip()]
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise UserError(
+                    f"{where}: expected an id and a hemorrhage, 0 or 1, not {dict(row)}: restore it"
+                ) from None
+            image = images.pop(number, None)
+            if image is None:
+                raise UserError(
+                    f"{where}: id {number} has no image in '{folder}', or has an earlier line:"
+                    " restore the image or remove the line"
+                )
+            defect = "hemorrhage" if label == ANOMALY else GOOD
+            examples.append(RawExample(image.name, label, defect, image))
         if images:
             raise UserError(
                 f"{len(images)} images have no line in '{table}', for example"

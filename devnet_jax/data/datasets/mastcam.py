@@ -18,7 +18,7 @@ from devnet_jax.data.datasets.builder import (
     encode_png,
 )
 from devnet_jax.data.download import Archive
-from devnet_jax.data.paths import list_files
+from devnet_jax.data.paths import is_made_by_machine, list_files
 from devnet_jax.errors import UserError
 
 # A folder with copies of most files of the class folders.
@@ -91,7 +91,9 @@ class Mastcam(AnomalyDatasetBuilder):
         """Returns the innermost folder of that name, searched up to two levels down."""
         for pattern in (name, f"*/{name}", f"*/*/{name}"):
             for match in sorted(folder.glob(pattern)):
-                # Folders of hidden files only are skipped, such as __MACOSX.
+                below = match.relative_to(folder).parts
+                if any(map(is_made_by_machine, below)):  # such as __MACOSX
+                    continue
                 if match.is_dir() and list_files(match):
                     while (match / name).is_dir():
                         match /= name

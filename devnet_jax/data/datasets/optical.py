@@ -13,7 +13,7 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.paths import inner_folder
+from devnet_jax.data.paths import inner_folder, read_lines
 from devnet_jax.errors import UserError
 
 CLASSES = tuple(f"Class{number}" for number in range(1, 11))
@@ -66,7 +66,7 @@ def _read_label_table(prefix: str, table: Path) -> list[RawExample]:
     images = _CaseInsensitiveFolder(table.parents[1])
     masks = _CaseInsensitiveFolder(table.parent)
     examples = []
-    for number, line in enumerate(table.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(table), start=1):
         if len(line.split()) <= 1:
             continue
         where = f"'{table}', line {number}"

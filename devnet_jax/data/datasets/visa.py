@@ -15,7 +15,7 @@ from devnet_jax.data.datasets.builder import (
     RawExample,
 )
 from devnet_jax.data.download import Archive
-from devnet_jax.data.paths import list_files
+from devnet_jax.data.paths import list_files, read_lines
 from devnet_jax.errors import UserError
 
 _URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
@@ -96,14 +96,13 @@ def _read_splits(table: Path, category: str) -> dict[str, str]:
     if not table.is_file():
         return {}
     splits = {}
-    with table.open(newline="", encoding="utf-8-sig") as lines:
-        rows = csv.DictReader(lines)
-        for row in rows:
-            if row.get("split") not in SPLITS or not row.get("image") or not row.get("object"):
-                raise UserError(
-                    f"'{table}', line {rows.line_num}: expected object, split (train or test),"
-                    f" label, image and mask, not {dict(row)}: restore it"
-                )
-            if row["object"] == category:
-                splits[row["image"]] = row["split"]
+    rows = csv.DictReader(read_lines(table))
+    for row in rows:
+        if row.get("split") not in SPLITS or not row.get("image") or not row.get("object"):
+            raise UserError(
+                f"'{table}', line {rows.line_num}: expected object, split (train or test),"
+                f" label, image and mask, not {dict(row)}: restore it"
+            )
+        if row["object"] == category:
+            splits[row["image"]] = row["split"]
     return splits
