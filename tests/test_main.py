@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from devnet_jax import Detector
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
+from devnet_jax.export.read import ExportedDetector
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
 from tests.conftest import IMAGE_SIZE, Main, environment, make_parts
@@ -424,6 +425,44 @@ def test_files_that_are_no_images_are_counted_and_at_verbosity_named(
     assert "notes.txt" in result.stderr
 
 
+def test_names_of_all_kinds_in_all_modes(
+    main: Main, tiny_core: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = make_parts(tmp_path / "parts \udcff\n%s")
+    odd = ("kr\udce4tzer \n1", "检" * 82 + ".png", "gut_\udce4.png", "=1+1\r\u202e.png")
+    (folder / "test/stain").rename(folder / "test" / odd[0])
+    for place in ("train/good", "test/good", f"test/{odd[0]}"):
+        for n, name in enumerate(odd[1:]):
+            (folder / place / f"{n:03}.png").rename(folder / place / name)
+    run = tmp_path / "run"
+    given = (f"--config.dataset.manual_dir={folder}", f"--config.dataset.data_dir={tmp_path}/data")
+    for arguments in (
+        (*tiny_core, *given),
+        ("--mode=explain",),
+        ("--mode=predict", f"--input={folder}", f"--output={tmp_path / 'out'}"),
+        ("--mode=export", f"--output={tmp_path / 'model.devnet'}"),
+    ):
+        result = main(f"--workdir={run}", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert "since the run began" not in result.stderr
+    split = json.loads((run / "split.json").read_text())
+    assert odd[0] in split["trained_classes"]
+    names = {(f"test/{place}/{name}") for place in ("good", odd[0]) for name in odd[1:]}
+    assert names <= {*split["test"], *split["train_anomaly"]}
+    for file, encoded in (("eval/scores.csv", "gut_\udce4.png"), ("report.html", "gut_\\udce4")):
+        assert encoded in (run / file).read_bytes().decode("utf-8", "surrogateescape")
+    n_maps = len([*(run / "explain/maps").rglob("*.npy")])
+    assert n_maps == len([*(run / "explain/overlays").rglob("*.jpg")]) == len(split["test"])
+    table = (tmp_path / "out/predictions.csv").read_bytes()
+    assert b"/gut_\xe4.png" in table
+    detector = ExportedDetector.load(tmp_path / "model.devnet")
+    assert odd[0] in detector.kinds
+    assert odd[0] in detector.card["tested_classes"]
+    refused(
+        main(*tiny_core, *given, f"--workdir={tmp_path / odd[0]}"), r"kr\udce4tzer \n1", "not valid"
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a file in the way is how POSIX refuses a folder")
 def test_a_workdir_that_cannot_be_made(main: Main, tiny: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -475,10 +514,12 @@ def test_fewer_epochs_than_were_done(main: Main, copy: Path) -> None:
 
 
 def test_pictures_that_changed_after_training(main: Main, copy: Path, tmp_path: Path) -> None:
-    folder = make_parts(tmp_path / "parts")  # equal images in new files
-    result = main("--mode=eval", f"--workdir={copy}", f"--config.dataset.manual_dir={folder}")
-    assert result.returncode == 0, result.stderr
-    assert "has changed, or was copied, since the run began" in result.stderr
+    folder = make_parts(tmp_path / "parts")
+    for n_changed in range(2):  # equal images in new files are no change
+        result = main("--mode=eval", f"--workdir={copy}", f"--config.dataset.manual_dir={folder}")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count("has changed since the run began") == n_changed
+        shutil.copyfile(folder / "train/good/001.png", folder / "train/good/000.png")
 
 
 def test_checkpoints_without_settings_are_not_trained_over(

@@ -29,6 +29,7 @@ from devnet_jax.checkpoints.orbax_io import (
     system_error_message,
 )
 from devnet_jax.config import Config
+from devnet_jax.data.paths import require_utf8
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
 
@@ -62,9 +63,13 @@ class Checkpoints:
           keep: number of newest checkpoints to keep, at least one.
           keep_best: name of a metric; the checkpoint with its lowest value is kept, too.
           for_training: if True, deletes at once the temporary folders of interrupted saves.
+
+        Raises:
+          UserError: if the path of the folder is not valid UTF-8.
         """
         if keep < 1:
             raise ValueError(f"keep must be 1 or more: {keep}")
+        require_utf8(folder, "--workdir")
         self.folder = folder
         self._keep = keep
         self._keep_best = keep_best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from absl import logging as absl_logging
 from devnet_jax.config import Config, require_setting
 from devnet_jax.distributed.exit_status import ERROR, INTERRUPTED, RESUME
 from devnet_jax.distributed.stopping import Stopped, stop_on_sigterm
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, printable
 
 _FULL_OR_DENIED = (
     errno.ENOSPC,
@@ -46,6 +47,8 @@ def run_program(main: Callable[[], Any]) -> None:
       main: function of the program, which must define the flag `config`: a config file, or `None`.
     """
     stop_on_sigterm()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are not valid UTF-8
 
     def check_and_run(argv: Sequence[str]) -> Any:
         if len(argv) > 1:
@@ -128,7 +131,8 @@ def with_absolute_paths(config: Config) -> Config:
 def _start_logging(verbose: bool) -> None:
     """Logs the package's messages without prefixes, and only the errors of the libraries."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_OneLineFormatter("%(message)s"))
+    handler.addFilter(_SaidOnce())
     absl_logging.set_verbosity(absl_logging.ERROR)
     package = logging.getLogger("devnet_jax")
     package.addHandler(handler)
@@ -136,9 +140,32 @@ def _start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
+class _SaidOnce(logging.Filter):
+    """Drops repeated messages about the data, which a command may open several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("devnet_jax.data."):
+            return True
+        message = record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
+
+
+class _OneLineFormatter(logging.Formatter):
+    """Formats a record as one line, whatever the file names in it contain."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 def _exit_with_error(message: str) -> NoReturn:
     """Ends the process with a line on stderr and the status `ERROR`."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # Not sys.exit: threads left by a failed restore would print tracebacks as Python shuts down.
     # All files are closed by now.

@@ -71,7 +71,7 @@ class FewShotDataset:
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
         """Opens the data set with a split drawn earlier.
 
-        Logs a warning if the data has changed since, or was copied.
+        Logs a warning if the data has changed since.
 
         Raises:
           UserError: if the data set cannot be opened, images of the split are missing, or labels
@@ -81,8 +81,8 @@ class FewShotDataset:
         dataset._require_images()
         if dataset.source.fingerprint != split.fingerprint:
             logger.warning(
-                "data set %s has changed, or was copied, since the run began; only the images "
-                "named in split.json are used, as they are now",
+                "data set %s has changed since the run began; only the images named in split.json "
+                "are used, as they are now",
                 dataset.source.name,
             )
         return dataset

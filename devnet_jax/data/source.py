@@ -16,8 +16,10 @@ from absl import logging as absl_logging
 
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset, verify
+from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import fetch
 from devnet_jax.data.lock import exclusive_lock
+from devnet_jax.data.paths import log_left_out, require_utf8
 from devnet_jax.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -134,6 +136,7 @@ def open_source(
             )
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
     root = _data_root(data_dir)
+    require_utf8(root, "config.dataset.data_dir")
     prepared = _PreparedData(builder_class, root, builder_class.config_name(folder, category))
     if folder is None and builder_class.NEEDS_FOLDER:
         if prepared.is_interrupted():
@@ -157,12 +160,19 @@ def open_source(
             f"config.dataset.manual_dir = '{folder}': no such folder; expected a folder with"
             f" {builder_class.LAYOUT}"
         )
-    raw = builder_class.read_raw(folder or root, category)
+    digests = FileDigests(prepared.digests)
+
+    def read_raw() -> RawDataset:
+        return builder_class.read_raw(folder or root, category, digests)
+
+    with log_left_out(f"'{folder}'"):
+        raw = read_raw()
     if prepared.fingerprint() != raw.fingerprint:
         with prepared.lock():
             # Another process may have prepared it while this one waited.
             if prepared.fingerprint() != raw.fingerprint:
-                prepared.replace(raw, lambda: builder_class.read_raw(folder or root, category))
+                prepared.replace(raw, read_raw)
+    digests.save(prepared.digests)
     return prepared.open()
 
 
@@ -222,6 +232,11 @@ class _PreparedData:
         """The folder of the prepared data."""
         version = str(self.builder_class.VERSION)
         return self.root / self.builder_class.name / (self.config or "") / version
+
+    @property
+    def digests(self) -> Path:
+        """The file with the digests of the raw files."""
+        return self.target / "digests.json"
 
     @property
     def retired(self) -> Path:

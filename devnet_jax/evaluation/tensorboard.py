@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from devnet_jax.errors import printable
 from devnet_jax.report.content import Picture
 from devnet_jax.runtime.workdir import Workdir
 
@@ -45,7 +46,8 @@ def log_evaluation(
             if name != "step" and value is not None:
                 writer.add_scalar(f"eval/{name}", value, step)
         for picture in _logged_pictures(pictures):
-            name = f"{picture.defect}/{picture.path}"  # TensorBoard groups them by class
+            # TensorBoard groups them by class. Its names must be valid text.
+            name = printable(f"{picture.defect}/{picture.path}")
             writer.add_image(name, _strip(picture), step, dataformats="HWC")
 
 

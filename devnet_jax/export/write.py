@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import functools
 import io
-import json
 import logging
 import zipfile
 from collections import Counter
@@ -27,7 +26,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.runtime.io import read_json, write_bytes
+from devnet_jax.runtime.io import encode_json, read_json, write_bytes
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 
@@ -72,10 +71,7 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
 
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        card = json.dumps(
-            _card(detector, workdir, programs), indent=2, ensure_ascii=False, allow_nan=False
-        )
-        _add(archive, CARD, card.encode())
+        _add(archive, CARD, encode_json(_card(detector, workdir, programs)))
         for name, function in programs.items():
             _add(archive, name, _serialise(functools.partial(function, model), weights, image_size))
         for name, values in weights.items():
@@ -163,6 +159,6 @@ def _evaluation(detector: TrainedDetector, workdir: Workdir) -> dict[str, Any]:
     if results.get("step") != detector.step:
         logger.warning("%s: no results of step %d; the card has none", metrics, detector.step)
         return {"metrics": None, "tested_classes": None}
-    text = (workdir.evaluation / "scores.csv").read_text()
-    classes = Counter(row["defect"] for row in csv.DictReader(io.StringIO(text)))
+    table = (workdir.evaluation / "scores.csv").read_bytes().decode("utf-8", "surrogateescape")
+    classes = Counter(row["defect"] for row in csv.DictReader(io.StringIO(table, newline="")))
     return {"metrics": results, "tested_classes": dict(sorted(classes.items()))}

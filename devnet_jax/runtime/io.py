@@ -58,16 +58,33 @@ def write_jpeg(path: epath.Path, image: np.ndarray) -> None:
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, encode_json(value) + b"\n")
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Returns a value as JSON in UTF-8; bytes of file names that are not valid UTF-8 survive."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Python's surrogates become \\udc80, which is how JSON writes them, too.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file atomically."""
+    """Writes a CSV file atomically.
+
+    The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    rows = list(rows)
+    # Without quotes, readers take a carriage return in a file name for the end of the line.
+    has_returns = any("\r" in str(cell) for row in rows for cell in row)
+    writer = csv.writer(
+        text,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL,
+    )
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

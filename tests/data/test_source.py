@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from devnet_jax.data import digests as digests_module
 from devnet_jax.data import source as source_module
 from devnet_jax.data.datasets import builder as dataset_builder
 from devnet_jax.data.datasets.image_folder import ImageFolder
@@ -133,6 +134,62 @@ def test_changed_folder_is_prepared_again(parts, data_dir, verifications):
     # The source opened earlier still reads the data that its index describes.
     assert before.image_bytes(0) != after.image_bytes(0)
     assert len(before.examples) == 4
+
+
+def test_a_file_replaced_with_its_size_and_time_is_prepared_again(
+    parts, data_dir, verifications, monkeypatch
+):
+    monkeypatch.setattr(digests_module, "_SETTLED_NS", -1)
+    before = open_parts(parts, data_dir)
+    path = parts / "test/dent/a.bmp"
+    other = write_image(parts.parent / "other.bmp", 99)
+    shutil.copystat(path, other)
+    assert (other.stat().st_size, other.stat().st_mtime_ns) == (
+        path.stat().st_size,
+        path.stat().st_mtime_ns,
+    )
+    other.rename(path)
+    after = open_parts(parts, data_dir)
+    assert len(verifications) == 2
+    assert before.fingerprint != after.fingerprint
+    assert after.image_bytes(2) == path.read_bytes() != before.image_bytes(2)
+
+
+def test_a_touched_or_copied_folder_has_the_same_fingerprint(parts, data_dir, verifications):
+    before = open_parts(parts, data_dir)
+    (parts / "train/good/a.png").touch()
+    assert open_parts(parts, data_dir).fingerprint == before.fingerprint
+    assert len(verifications) == 1
+    shutil.copytree(parts, parts.parent / "copy/parts")
+    assert open_parts(parts.parent / "copy/parts", data_dir).fingerprint == before.fingerprint
+    assert len(verifications) == 2  # prepared data belongs to the path
+
+
+def test_unchanged_files_are_not_read(parts, data_dir, monkeypatch):
+    monkeypatch.setattr(digests_module, "_SETTLED_NS", -1)
+    open_parts(parts, data_dir)
+    monkeypatch.setattr(digests_module, "read_file", lambda file: pytest.fail(f"read {file}"))
+    assert len(open_parts(parts, data_dir).examples) == 4
+
+
+def test_names_that_are_not_utf8(parts, data_dir, caplog):
+    caplog.set_level("INFO")
+    folder = parts.rename(parts.with_name("parts \udcff"))
+    names = ["train/good/gut_\udce4.png", "test/kr\udce4tzer/new\nline \udcff.png"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_image(folder / "new.png", 99).rename(folder / name)
+    (folder / "test/@eaDir").mkdir()
+    for _ in range(2):
+        source = open_parts(folder, data_dir)
+        assert {*names} < {example.path for example in source.examples}
+        assert "kr\udce4tzer" in {example.defect for example in source.examples}
+    assert (
+        sum("left out" in message and "@eaDir (1)" in message for message in caplog.messages) == 2
+    )
+    assert sum("prepared" in message for message in caplog.messages) == 1
+    with pytest.raises(UserError, match=r"data_dir = .*: the path is not valid UTF-8"):
+        open_parts(folder, data_dir / "\udcff")
 
 
 def test_a_verification_error_leaves_no_files(parts, data_dir):

@@ -11,7 +11,6 @@ import abc
 import hashlib
 import io
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,8 +23,9 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
+from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import Download
-from devnet_jax.data.paths import read_file
+from devnet_jax.data.paths import file_state, permission_errors, read_file
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class RawDataset:
     Attributes:
       name: name of the data set and its folder, for messages.
       examples: the examples, sorted by path.
-      fingerprint: hash that changes with the path, size or modification time of any file used.
+      fingerprint: hash that changes with the path or content of any file used.
       published_counts: published number of images of each class, if known.
       needs_test_images: True if the test part must have normal images and anomalies.
     """
@@ -157,31 +157,39 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         return []
 
     @classmethod
-    def fingerprint_parts(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
-        """Yields the texts to fingerprint: by default path, size and time of each file."""
+    def fingerprint_parts(
+        cls, folder: Path, examples: Iterable[RawExample], digests: FileDigests
+    ) -> Iterator[str]:
+        """Yields the texts to fingerprint: by default path and digest of each file."""
         files = set(cls.index_files(folder))
         for example in examples:
             for content in (example.image, example.mask):
                 files.update([content] if isinstance(content, Path) else ())
                 files.update(content.source_files if isinstance(content, LazyBytes) else ())
-        for file in sorted(files):
-            stat = file.stat()
-            name = Path(os.path.relpath(file, folder)).as_posix()
-            yield f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        for name, digest in digests.of(files, folder).items():
+            yield f"{name}\0{digest}"
 
     @classmethod
-    def read_raw(cls, folder: Path, category: str | None) -> RawDataset:
-        """Lists the examples of the raw folder and computes the fingerprint; reads no images.
+    def read_raw(
+        cls, folder: Path, category: str | None, digests: FileDigests | None = None
+    ) -> RawDataset:
+        """Lists the examples of the raw folder and computes the fingerprint.
+
+        Args:
+          folder: raw folder.
+          category: category of the data set, if it has categories.
+          digests: known digests of the files; the others are computed and added.
 
         Raises:
-          UserError: as `raw_examples`.
+          UserError: as `raw_examples`, or if files cannot be read.
         """
-        examples = sorted(cls.raw_examples(folder, category), key=lambda e: e.path)
+        with permission_errors():
+            examples = sorted(cls.raw_examples(folder, category), key=lambda e: e.path)
         digest = hashlib.sha256(f"{cls.name} {category} {cls.VERSION}\n".encode())
         for e in examples:
-            digest.update(f"{e.path}\0{e.split}\0{e.label}\0{e.defect}\n".encode())
-        for text in cls.fingerprint_parts(folder, examples):
-            digest.update(f"{text}\n".encode())
+            digest.update(_encode(f"{e.path}\0{e.split}\0{e.label}\0{e.defect}\n"))
+        for text in cls.fingerprint_parts(folder, examples, digests or FileDigests()):
+            digest.update(_encode(f"{text}\n"))
         name = "/".join(filter(None, (cls.name, category)))
         if cls.NEEDS_FOLDER:
             name += f" in '{folder}'"
@@ -203,8 +211,9 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
                     "image": file_bytes,
                     "mask": file_bytes,  # empty if there is no mask
                     "label": np.int64,
-                    "defect": tfds.features.Text(),
-                    "path": tfds.features.Text(),
+                    # As bytes: file names may not be valid text.
+                    "defect": file_bytes,
+                    "path": file_bytes,
                 }
             ),
             metadata=tfds.core.MetadataDict(),
@@ -229,8 +238,8 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
             "image": _read_content(example.image),
             "mask": b"" if example.mask is None else _read_content(example.mask),
             "label": example.label,
-            "defect": example.defect,
-            "path": example.path,
+            "defect": _encode(example.defect),
+            "path": _encode(example.path),
         }
 
     def write(self, fingerprint: str) -> None:
@@ -384,6 +393,11 @@ def _content_name(example: RawExample, content: Path | LazyBytes | bytes) -> str
     return str(content) if isinstance(content, Path) else example.path
 
 
+def _encode(text: str) -> bytes:
+    """Encodes text with file names in it as UTF-8; names that are not valid keep their bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _read_content(content: Path | LazyBytes | bytes) -> bytes:
     """Returns the bytes of an image or a mask."""
     if isinstance(content, bytes):
@@ -401,7 +415,7 @@ def _shards(
     size = 0
     for example in examples:
         image = example.image
-        length = image.stat().st_size if isinstance(image, Path) else len(_read_content(image))
+        length = file_state(image).size if isinstance(image, Path) else len(_read_content(image))
         if shard and size + length > max_bytes:
             yield shard
             shard, size = [], 0

@@ -19,6 +19,7 @@ from devnet_jax.data.datasets.builder import (
     encode_png,
 )
 from devnet_jax.data.datasets.drawing import defects, surfaces
+from devnet_jax.data.digests import FileDigests
 
 SEED = 2108_00462
 N_TRAIN_NORMAL = 200
@@ -59,7 +60,9 @@ class SyntheticTextures(AnomalyDatasetBuilder):
         return examples
 
     @classmethod
-    def fingerprint_parts(cls, folder: Path, examples: Iterable[RawExample]) -> Iterator[str]:
+    def fingerprint_parts(
+        cls, folder: Path, examples: Iterable[RawExample], digests: FileDigests
+    ) -> Iterator[str]:
         """Yields the drawing code, which determines the images, in place of raw files."""
         for module in (__file__, surfaces.__file__, defects.__file__):
             yield Path(module).read_text()
