@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from pathlib import Path
 
+from devnet_jax.data.datasets import misplaced
 from devnet_jax.data.datasets.builder import (
     ANOMALY,
     GOOD,
@@ -14,7 +16,7 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.paths import list_files
+from devnet_jax.data.paths import leave_out, list_files
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class ImageFolder(AnomalyDatasetBuilder):
             return None
         path = folder.resolve()
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.name).strip("_") or "folder"
-        return f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        return f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
 
 def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExample]:
@@ -64,15 +66,18 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
       needs_test_images: False if test/good, all of test/<defect>, or both may be missing.
 
     Raises:
-      UserError: if a needed folder is missing, a class folder is empty, train has anomalies, or an
-        image has two masks.
+      UserError: if a needed folder is missing, a class folder is empty, train has anomalies, an
+        image has two masks, or masks are among the images.
     """
+    misplaced.require_links(folder / "train", folder / "test", folder / "ground_truth")
     layout = LAYOUT if needs_test_images else _LAYOUT_WITHOUT_TEST
     for needed in ("train/good", "test/good") if needs_test_images else ("train/good",):
         if not (folder / needed).is_dir():
-            raise UserError(f"no folder '{folder / needed}': expected {layout}")
+            hint = misplaced.describe_pictures_above(folder / needed)
+            raise UserError(f"no folder '{folder / needed}': expected {layout}{hint}")
     for stray in _class_folders(folder / "train"):
         if stray.name != GOOD:
+            misplaced.require_pictures(stray, list_files(stray))
             raise UserError(
                 f"'{stray}' is in train, which holds normal images only: move it to"
                 f" '{folder / 'test' / stray.name}'"
@@ -80,10 +85,13 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
     classes = [folder / "train" / GOOD, *_class_folders(folder / "test")]
     if needs_test_images and len(classes) < 3:
         raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {layout}")
+    misplaced.warn_of_pictures(folder / "train", folder / "test")
+    misplaced.warn_of_masks(folder, {class_folder.name for class_folder in classes})
     examples = []
     for class_folder in classes:
         defect = class_folder.name
         images = list_files(class_folder)
+        misplaced.require_pictures(class_folder, images)
         if not images:
             raise UserError(f"no images in '{class_folder}': add some or remove the folder")
         masks = _masks(folder / "ground_truth" / defect) if defect != GOOD else {}
@@ -105,7 +113,8 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
             )
         if unused:
             logger.warning(
-                "%d masks have no image in '%s', for example '%s'",
+                "%d masks belong to no image in '%s', for example '%s': a mask has the name of its "
+                "image, with or without _mask, and is in the same subfolder",
                 len(unused),
                 class_folder,
                 masks[min(unused)],
@@ -114,10 +123,10 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    """Returns the subfolders that are not hidden, sorted; none if there is no such folder."""
+    """Returns the subfolders, sorted; without those that `walk` leaves out."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not leave_out(p))
 
 
 def _masks(folder: Path) -> dict[str, Path]:

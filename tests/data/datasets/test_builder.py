@@ -1,5 +1,6 @@
 """Tests of the builders: reading raw layouts, verifying, fingerprints, shards."""
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -64,12 +65,116 @@ def test_image_folder_lists_classes_and_finds_masks(parts):
     }
 
 
-def test_hidden_files_are_ignored(parts):
+@pytest.mark.parametrize("name", [".trash", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
+def test_what_machines_make_is_no_image_and_no_class(parts, name):
     before = listed(parts)
     (parts / "test/good/.DS_Store").write_bytes(b"x")
-    write_image(parts / "train/good/.thumbnails/0.png")
-    write_image(parts / "test/.trash/0.png")
+    (parts / "test/good/desktop.ini").write_bytes(b"x")
+    for folder in ("train", "train/good", "test", "ground_truth", "ground_truth/scratch"):
+        write_image(parts / folder / name / "0.png")
     assert listed(parts) == before
+
+
+def test_misplaced_pictures_are_named(parts, caplog):
+    before = listed(parts)
+    write_image(parts / "train/a.png")
+    for n in range(12):
+        write_image(parts / f"test/{n:02}.png")
+    (parts / "test/notes.txt").touch()
+    assert listed(parts) == before
+    in_train, in_test = caplog.messages
+    assert re.fullmatch(r"1 pictures lie .*/train': move .*/train/good': 'a\.png'", in_train)
+    assert re.search(
+        r"^12 pictures .*/test/good' or '.*/test/<defect>': '00.png', .* and 2 more$", in_test
+    )
+    for name in ("train", "."):
+        (parts / "train/good").rename(parts / "moved")
+        shutil.rmtree(parts / "train")
+        write_image(parts / name / "b.png")
+        with pytest.raises(UserError, match=r"no folder.*; 1 pictures lie.*train/good': 'b\.png'"):
+            listed(parts)
+        (parts / "train").mkdir(exist_ok=True)
+        (parts / "moved").rename(parts / "train/good")
+
+
+@pytest.mark.parametrize("name", ["masks", "mask", "GroundTruth", "ground-truth", "Ground Truth"])
+def test_folders_of_masks_in_the_wrong_place_are_named(parts, caplog, name):
+    (parts / "ground_truth").rename(parts / name)
+    assert all(e.mask is None for e in ImageFolder.raw_examples(parts, None))
+    (message,) = caplog.messages
+    assert re.match(rf"2 masks in '.*/{name}' are not used, for example 'scratch/0_mask", message)
+    for place in ("test", "train", "test/scratch", "train/good/lot2"):
+        shutil.copytree(parts / name, parts / place / name)
+        with pytest.raises(UserError, match=rf"{place}/{name}.* holds masks .*ground_truth/<def"):
+            listed(parts)
+        shutil.rmtree(parts / place / name)
+    # A defect that is named so has masks, too.
+    write_image(parts / "test" / name / "0.png")
+    write_image(parts / "ground_truth" / name / "0.png")
+    assert any(e.defect == name and e.mask for e in ImageFolder.raw_examples(parts, None))
+
+
+def test_masks_that_fit_no_class_or_lie_beside_the_pictures_are_named(parts, caplog):
+    write_image(parts / "ground_truth/0_mask.png")
+    write_image(parts / "ground_truth/Scratch/0_mask.png")
+    write_image(parts / "test/dent/0_mask.png")
+    write_image(parts / "test/dent/_mask.png")
+    listed(parts)
+    flat, unknown, beside = caplog.messages
+    assert re.match(r"1 masks lie directly in '.*ground_truth'.*'0_mask\.png'", flat)
+    assert re.match(r"1 masks in '.*/Scratch' are not used", unknown)
+    assert re.match(r"1 files in '.*dent' are named like masks .*: '0_mask\.png'$", beside)
+
+
+def make_special(path: Path, kind: str) -> None:
+    """Makes a pipe, a link to a device, or a link that leads nowhere, to itself, or to a folder."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        targets = {"device": "/dev/zero", "nowhere": "/nowhere/x", "loop": path.name}
+        path.symlink_to(targets[kind])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "nowhere", "loop"])
+@pytest.mark.parametrize(
+    "name", ["train/good/z.png", "test/dent/z", "test/hole", "ground_truth/scratch/lot2/0.png"]
+)
+def test_files_that_cannot_be_read_are_named(parts, kind, name):
+    (parts / name).unlink(missing_ok=True)
+    make_special(parts / name, kind)
+    if name == "test/hole" and kind == "pipe":  # not in a class folder, and not named as a picture
+        return
+    reason = {"pipe": "a pipe", "device": "a device", "nowhere": "'/nowhere/x'", "loop": "itself"}
+    with pytest.raises(UserError, match=rf"{name}': it is .*{reason[kind]}.*; restore or remove"):
+        ImageFolder.read_raw(parts, None)
+
+
+def test_many_files_that_cannot_be_read_are_one_error(parts):
+    for n in range(13):
+        make_special(parts / f"train/good/z{n:02}.png", "nowhere")
+    with pytest.raises(UserError, match=r"^13 files cannot.*z00\.png.*z09.png'.* and 3 more$"):
+        ImageFolder.read_raw(parts, None)
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(parts, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=r"cannot read '.*parts.*': Permission denied; change"):
+        ImageFolder.read_raw(parts, None)
+
+
+def test_a_file_that_vanishes_is_named(parts, monkeypatch):
+    raw = ImageFolder.read_raw(parts, None)
+    (parts / "test/dent/0.png").unlink()
+    with pytest.raises(UserError, match=r"dent/0\.png': No such file"):
+        verify(raw)
+    monkeypatch.setattr(ImageFolder, "raw_examples", lambda folder, category: raw.examples)
+    with pytest.raises(UserError, match=r"dent/0\.png': No such file.*; restore or remove it"):
+        ImageFolder.read_raw(parts, None)
+    with pytest.raises(UserError, match=r"dent/0\.png': No such file"):
+        list(_shards(raw.examples))
 
 
 def remove_files(folder: Path) -> None:
@@ -150,7 +255,7 @@ def test_a_part_of_the_test_may_be_missing_only_where_the_data_set_says_so(parts
 def test_masks_without_an_image_are_a_warning(parts, caplog):
     write_image(parts / "ground_truth/dent/7_mask.png")
     listed(parts)
-    assert re.search(r"1 masks have no image.*7_mask\.png", caplog.text)
+    assert re.search(r"1 masks belong to no image.*dent.*7_mask\.png", caplog.text)
 
 
 def test_mvtec_ad_reads_the_folder_of_the_data_set_or_of_the_category(parts):
@@ -309,8 +414,9 @@ def test_verification_errors(parts, change, message):
         (lambda f: (f / "readme.txt").write_text("not read"), False),
         (lambda f: write_image(f / "train/good/9.png"), True),
         (lambda f: (f / "train/good/0.png").unlink(), True),
-        (lambda f: (f / "train/good/0.png").touch(), True),
-        (lambda f: (f / "ground_truth/scratch/0_mask.bmp").touch(), True),
+        (lambda f: (f / "train/good/0.png").touch(), False),
+        (lambda f: write_image(f / "train/good/0.png", mode="RGBA"), True),
+        (lambda f: write_image(f / "ground_truth/scratch/0_mask.bmp", mode="RGB"), True),
         (lambda f: (f / "ground_truth/scratch/0_mask.bmp").unlink(), True),
         (lambda f: (f / "test/dent").rename(f / "test/hole"), True),
     ],
@@ -339,7 +445,7 @@ def test_fingerprint_depends_on_tables_and_sources_of_lazy_images(tmp_path):
 
     fingerprints = {Strips.read_raw(tmp_path, None).fingerprint}
     for file in (strip, table):
-        file.touch()
+        file.write_bytes(file.read_bytes() + b"0")
         fingerprints.add(Strips.read_raw(tmp_path, None).fingerprint)
     assert len(fingerprints) == 3
 
