@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def _write_results(
         workdir.evaluation / "scores.csv",
         ["path", "label", "defect", "score", "reason"],
         [
-            (example.path, example.label, example.defect, score, reason)
+            (PurePosixPath(example.path), example.label, example.defect, score, reason)
             for example, score, reason in zip(
                 dataset.test_examples, test.scores, test.reasons, strict=True
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import io
@@ -26,7 +25,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.runtime.io import encode_json, read_json, write_bytes
+from devnet_jax.runtime.io import encode_json, read_csv, read_json, write_bytes
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 
@@ -159,6 +158,5 @@ def _evaluation(detector: TrainedDetector, workdir: Workdir) -> dict[str, Any]:
     if results.get("step") != detector.step:
         logger.warning("%s: no results of step %d; the card has none", metrics, detector.step)
         return {"metrics": None, "tested_classes": None}
-    table = (workdir.evaluation / "scores.csv").read_bytes().decode("utf-8", "surrogateescape")
-    classes = Counter(row["defect"] for row in csv.DictReader(io.StringIO(table, newline="")))
+    classes = Counter(row["defect"] for row in read_csv(workdir.evaluation / "scores.csv"))
     return {"metrics": results, "tested_classes": dict(sorted(classes.items()))}

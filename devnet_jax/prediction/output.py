@@ -14,7 +14,7 @@ from etils import epath
 from devnet_jax.data.paths import output_name
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import FileResult
-from devnet_jax.runtime.io import atomic_write
+from devnet_jax.runtime.io import as_cell, atomic_write
 
 COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "error")
 
@@ -77,7 +77,7 @@ class Output:
 def write_table(
     path: Path, results: Iterable[tuple[Path, FileResult]], threshold: Threshold | None
 ) -> None:
-    """Writes predictions.csv atomically, row by row.
+    """Writes predictions.csv atomically, row by row, without formulas; see `as_cell`.
 
     The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
     """
@@ -88,7 +88,8 @@ def write_table(
         # Quoted, because a file name may contain any character that ends a line.
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(COLUMNS)
-        table.writerows(_row(image, result, threshold) for image, result in results)
+        for image, result in results:
+            table.writerow(map(as_cell, _row(image, result, threshold)))
 
 
 def _row(path: Path, result: FileResult, threshold: Threshold | None) -> tuple[Any, ...]:

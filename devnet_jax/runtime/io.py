@@ -1,12 +1,16 @@
-"""Atomic writing of files, and reading of JSON."""
+"""Atomic writing of files, tables without formulas, and reading of JSON and tables."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,12 @@ from etils import epath
 from PIL import Image
 
 from devnet_jax.errors import UserError
+
+# Spreadsheets run a cell that begins so as a formula, which may start programs or send data (OWASP,
+# CSV injection). Some take the full-width signs for the others.
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+# A text that looks as if `as_cell` had marked it is marked, too, so that `from_cell` is exact.
+_MARKED = re.compile(rf"'+{_FORMULA.pattern}")
 
 
 def write_text(path: epath.Path, text: str) -> None:
@@ -29,7 +39,11 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: epath.Path) -> Iterator[epath.Path]:
-    """Yields a temporary path, which replaces the file unless an exception is raised."""
+    """Yields a temporary path, which replaces the file unless an exception is raised.
+
+    Raises:
+      OSError: if the file cannot be written; it names the file, also where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = (
         path.parent / f".{path.name}.tmp"
@@ -37,8 +51,10 @@ def atomic_write(path: epath.Path) -> Iterator[epath.Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, f"{temporary}"):
+            raise OSError(error.errno, error.strerror, f"{path}") from error
         raise
 
 
@@ -69,7 +85,7 @@ def encode_json(value: Mapping[str, Any]) -> bytes:
 
 
 def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file atomically.
+    """Writes a CSV file atomically, without formulas; see `as_cell`.
 
     The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
     """
@@ -83,8 +99,47 @@ def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[A
         quoting=csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL,
     )
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows(map(as_cell, row) for row in rows)
     write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_csv(path: epath.Path) -> list[dict[str, str]]:
+    """Returns the rows of a file written by `write_csv`, by column; paths keep their "./"."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [{name: from_cell(cell) for name, cell in row.items()} for row in rows]
+
+
+def full_disk_message(error: BaseException | None) -> str | None:
+    """Returns the system's message if a full disk, quota or file limit caused an error, or `None`.
+
+    Libraries in C++ have the message in the text of errors of other types.
+    """
+    while error is not None:
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def as_cell(value: Any) -> Any:
+    """Returns the cell of a value in a CSV file; no spreadsheet takes it for a formula.
+
+    A path that begins like a formula is written as the same path with "./" before it, other text
+    with an apostrophe before it. Numbers stay numbers.
+    """
+    if isinstance(value, PurePath):
+        text = str(value)
+        return f"./{text}" if _FORMULA.match(text) else text
+    if isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value)):
+        return f"'{value}"
+    return value
+
+
+def from_cell(cell: str) -> str:
+    """Returns the text that `as_cell` has written; a path keeps its "./"."""
+    return cell[1:] if _MARKED.match(cell) else cell
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -272,6 +272,21 @@ def test_unusual_file_names(detector: Detector, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in report
 
 
+def test_no_cell_is_a_formula(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("=1+1.png", "+a.png", "-b.png", "@c.png", "\td.png", "\re.png", "=cmd|'x'!A0.png")
+    write_images(tmp_path, names)
+    monkeypatch.chdir(tmp_path)
+    predict(detector, ["."], str(tmp_path / "out"))
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert {row["path"] for row in rows} == {f"./{name}" for name in names}
+    for row in rows:
+        assert Path(row["path"]).is_file()
+        float(row["score"])
+        assert not row["reason"].startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
 def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     readable = write_images(folder, ["a.png", "z.png"])
