@@ -19,7 +19,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,20 @@ _ALLOWED_CUSTOM_CALLS = ("shape_assertion",)
 
 
 @dataclasses.dataclass(frozen=True)
+class _Program:
+    """A compiled program of a file. It is pickled as its bytes, since compiled code cannot be."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.exported = export.deserialize(bytearray(content))
+        self.compiled = jax.jit(self.exported.call)
+
+    def __reduce__(self) -> tuple[type[_Program], tuple[bytes]]:
+        return _Program, (self._content,)
+
+
 class ExportedDetector(ImageScorer):
-    """A detector loaded from an exported file.
+    """A detector loaded from an exported file; it can be copied and sent to other processes.
 
     Attributes:
       card: content of card.json: data set, training, preprocessing, thresholds and versions.
@@ -57,7 +69,7 @@ class ExportedDetector(ImageScorer):
 
     card: dict[str, Any]
     _weights: dict[str, jax.Array]
-    _programs: dict[str, Callable[..., Any]]
+    _programs: dict[str, _Program]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExportedDetector:
@@ -108,18 +120,17 @@ class ExportedDetector(ImageScorer):
                 "use the version of devnet_jax that wrote it, or export it again"
             )
         size = int(card["image_size"])
-        programs: dict[str, Callable[..., Any]] = {}
         score = _read_program(archive.read(SCORE), size, f"{path}: {SCORE}")
-        weights = _read_weights(archive, score)
-        programs[SCORE] = jax.jit(score.call)
+        weights = _read_weights(archive, score.exported)
+        programs = {SCORE: score}
         if EXPLAIN in archive.namelist():
             explain = _read_program(archive.read(EXPLAIN), size, f"{path}: {EXPLAIN}")
             # Compared as text, because each program has its own symbol for the number of images.
-            if str(_arguments(explain)) != str(_arguments(score)):
+            if str(_arguments(explain.exported)) != str(_arguments(score.exported)):
                 raise UserError(
                     f"{path}: {EXPLAIN} and {SCORE} belong to different detectors; {_HINT}"
                 )
-            programs[EXPLAIN] = jax.jit(explain.call)
+            programs[EXPLAIN] = explain
         detector = cls(card, weights, programs)
         # Reads them now, so that an incomplete card fails here and not at the first use.
         _ = (
@@ -187,7 +198,7 @@ class ExportedDetector(ImageScorer):
             n = len(batch)
             padded_length = 1 << (n - 1).bit_length()
             padded = np.pad(batch, ((0, padded_length - n), *[(0, 0)] * 3))
-            result = self._programs[program](self._weights, padded)
+            result = self._programs[program].compiled(self._weights, padded)
             yield jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], result)
 
 
@@ -221,7 +232,7 @@ def _verify_checksum(content: bytes, path: str | os.PathLike[str]) -> None:
         raise UserError(f"{path}: was changed or damaged since it was written; {_HINT}")
 
 
-def _read_program(content: bytes, size: int, name: str) -> export.Exported:
+def _read_program(content: bytes, size: int, name: str) -> _Program:
     """Deserialises a program; raises `UserError` if it does more than compute.
 
     Args:
@@ -229,11 +240,11 @@ def _read_program(content: bytes, size: int, name: str) -> export.Exported:
       size: height and width of the images that it must accept.
       name: name of the file and the program, for errors.
     """
-    program = export.deserialize(bytearray(content))
-    if program.ordered_effects or program.unordered_effects:
+    program = _Program(content)
+    if program.exported.ordered_effects or program.exported.unordered_effects:
         raise UserError(f"{name} has side effects; it is not trusted")
-    _require_pure(program.mlir_module(), name)
-    _, images = _arguments(program)
+    _require_pure(program.exported.mlir_module(), name)
+    _, images = _arguments(program.exported)
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
         raise UserError(f"{name} does not take uint8 images [N, {size}, {size}, 3]")
     return program

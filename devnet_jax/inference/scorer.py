@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -78,6 +78,10 @@ class Explanation:
     def overlays(self) -> list[Image.Image]:
         """The images with their maps drawn over them, S×S."""
         return self._draw()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With its overlays, because to draw them later takes the detector.
+        return Explanation, (self.maps, functools.partial(list, self.overlays))
 
     @property
     def overlay(self) -> Image.Image:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
 import json
+import multiprocessing
+import pickle
 import subprocess
 import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +95,24 @@ def column(table: Path, name: str, parts: Path) -> dict[str, float]:
         return {
             str(parts / row["path"]): float(row[name]) for row in csv.DictReader(file) if row[name]
         }
+
+
+def test_copies_score_alike_in_other_processes(run: Run, parts: Path) -> None:
+    detector, paths = ExportedDetector.load(run.file), images_of(parts)
+    expected, maps = detector.score(paths).scores, detector.explain(paths[:2]).maps
+    for again in (
+        pickle.loads(pickle.dumps(detector)), copy.copy(detector), copy.deepcopy(detector)
+    ):  # fmt: skip
+        np.testing.assert_array_equal(again.score(paths).scores, expected)
+        np.testing.assert_array_equal(again.explain(paths[:2]).maps, maps)
+        assert (again.card, again.threshold) == (detector.card, detector.threshold)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        scored = pool.submit(ExportedDetector.score, detector, paths).result()
+        explained = pool.submit(ExportedDetector.explain, detector, paths[:2]).result()
+    np.testing.assert_allclose(scored.scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(explained.maps, maps, atol=1e-5)
+    assert len(explained.overlays) == 2
 
 
 @pytest.mark.parametrize("trained_by", ["trained", "trained_core"])
@@ -181,7 +203,7 @@ def test_any_number_of_images_with_few_compilations(run: Run) -> None:
     all_of_them = detector.score(images).scores
     for n in (1, 7, 64):
         np.testing.assert_allclose(detector.score(images[:n]).scores, all_of_them[:n], rtol=1e-5)
-    assert detector._programs[SCORE]._cache_size() == 3  # for batches of 1, 8 and 32
+    assert detector._programs[SCORE].compiled._cache_size() == 3  # for batches of 1, 8 and 32
 
 
 @pytest.mark.parametrize("method", ["gradient", "smoothgrad", "score_map", "none"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from devnet_jax.config import Config
 from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
 from devnet_jax.inference.overlay import lay_over
@@ -102,6 +105,20 @@ def test_result() -> None:
     assert explanation.overlay.size == (16, 16)
     with pytest.raises(ValueError, match="unpack"):
         _ = scorer.explain([dark, bright]).overlay
+
+
+def test_results_can_be_sent_to_other_processes() -> None:
+    scorer = Brightness()
+    images = np.stack([np.full((16, 16, 3), v, np.uint8) for v in (3, 150)])
+    explanation = scorer.explain(images)
+    for again in (pickle.loads(pickle.dumps(explanation)), copy.deepcopy(explanation)):
+        np.testing.assert_array_equal(again.maps, explanation.maps)
+        for ours, theirs in zip(again.overlays, explanation.overlays, strict=True):
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    scores = scorer.score(images)
+    for value in (scores, scorer.threshold, scorer.prior):
+        assert str(pickle.loads(pickle.dumps(value))) == str(copy.deepcopy(value)) == str(value)
+    assert pickle.loads(pickle.dumps(Config())) == copy.deepcopy(Config()) == Config()
 
 
 def test_colours_are_those_of_yellow_to_red() -> None:
