@@ -41,6 +41,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 from devnet_jax.runtime.io import write_csv, write_jpeg, write_json, write_npy, write_text
+from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.learned import read_learned
 from devnet_jax.training.resume import open_dataset
@@ -71,6 +72,7 @@ class TestScores:
     pictures: Sequence[Picture]
 
 
+@standard_numerics()
 def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Evaluates the detector of a run, and writes the results and the report.
 
@@ -262,6 +264,7 @@ def _make_pictures(
     return list(map_in_threads(make_picture, range(len(examples)), None))
 
 
+@standard_numerics()
 def explain(config: Config, workdir: Workdir) -> None:
     """Writes the explanation maps of the test images and their overlays to explain/.
 

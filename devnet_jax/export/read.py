@@ -33,6 +33,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, RawScores
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
+from devnet_jax.runtime.numerics import standard_numerics
 
 FORMAT = 1
 CARD, SCORE, EXPLAIN, WEIGHTS = "card.json", "score", "explain", "weights/"
@@ -47,7 +48,6 @@ _FORBIDDEN_OPERATIONS = ("infeed", "outfeed", "send", "recv")
 _ALLOWED_CUSTOM_CALLS = ("shape_assertion",)
 
 
-@dataclasses.dataclass(frozen=True)
 class _Program:
     """A compiled program of a file. It is pickled as its bytes, since compiled code cannot be."""
 
@@ -60,6 +60,7 @@ class _Program:
         return _Program, (self._content,)
 
 
+@dataclasses.dataclass(frozen=True)
 class ExportedDetector(ImageScorer):
     """A detector loaded from an exported file; it can be copied and sent to other processes.
 
@@ -72,6 +73,7 @@ class ExportedDetector(ImageScorer):
     _programs: dict[str, _Program]
 
     @classmethod
+    @standard_numerics()
     def load(cls, path: str | os.PathLike[str]) -> ExportedDetector:
         """Loads a file written by `--mode=export`.
 
@@ -177,10 +179,12 @@ class ExportedDetector(ImageScorer):
         """Names of the labelled kinds that an image can be like; empty for devnet."""
         return tuple(map(str, self.card.get("kinds", ())))
 
+    @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:
         parts = list(self._apply(SCORE, images))
         return RawScores(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
+    @standard_numerics()
     def _explain(
         self, images: np.ndarray, method: str | None, maps: np.ndarray | None
     ) -> np.ndarray:

@@ -26,6 +26,7 @@ from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
 from devnet_jax.models.backbones import get_backbone
 from devnet_jax.runtime.io import encode_json, read_csv, read_json, write_bytes
+from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.versions import software_versions
 from devnet_jax.runtime.workdir import Workdir
 
@@ -43,6 +44,7 @@ _PREPROCESSING = (
 )
 
 
+@standard_numerics()
 def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.PathLike) -> None:
     """Writes a detector to one file, atomically.
 

@@ -33,6 +33,7 @@ from devnet_jax.models import fold_batch_norm
 from devnet_jax.models.build import Model, abstract_variables, make_model
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.io import write_json
+from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.learned import read_learned
 
@@ -71,6 +72,7 @@ class TrainedDetector(ImageScorer):
         return cls.restore(path)
 
     @classmethod
+    @standard_numerics()
     def restore(
         cls, workdir: epath.PathLike, config: Config | None = None, *, calibrated: bool = True
     ) -> Self:
@@ -158,6 +160,7 @@ class TrainedDetector(ImageScorer):
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
+    @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:
         result = RawScores(*self._apply(score_images, images))
         if not np.isfinite(result.scores).all():
@@ -170,6 +173,7 @@ class TrainedDetector(ImageScorer):
             )
         return result
 
+    @standard_numerics()
     def _explain(
         self, images: np.ndarray, method: str | None, maps: np.ndarray | None
     ) -> np.ndarray:

@@ -41,6 +41,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageLike, as_batch, as_written
 from devnet_jax.runtime.io import write_json
+from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.log import TrainingLog
@@ -142,6 +143,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         tags.target_tags.required = True
         return tags
 
+    @standard_numerics()
     def fit(self, X: Any, y: Any) -> DevNet:
         """Trains on labelled images; leaves no files behind.
 

@@ -22,6 +22,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.models import check_n_scales
 from devnet_jax.models.build import first_variables
 from devnet_jax.runtime.io import write_json
+from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.devcore import fit_devcore, require_fittable
 from devnet_jax.training.learned import Learned, write_learned
@@ -33,6 +34,7 @@ from devnet_jax.training.step import TrainState, initial_state
 logger = logging.getLogger(__name__)
 
 
+@standard_numerics()
 def train(config: Config, workdir: Workdir) -> None:
     """Trains the run of a workdir, or resumes it.
 
