@@ -371,7 +371,8 @@ def for_folder(folder: str | os.PathLike[str]) -> Config:
         Config(),
         {
             "dataset.name": "image_folder",
-            "dataset.manual_dir": str(Path(folder).expanduser().absolute()),
+            # Path.expanduser would raise an error for ~ if the home folder is not known.
+            "dataset.manual_dir": str(Path(os.path.expanduser(folder)).absolute()),  # noqa: PTH111
             "model.detector": "devcore",
             "dataset.calibration": FOLDER_CALIBRATION,
         },

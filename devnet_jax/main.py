@@ -20,7 +20,7 @@ from devnet_jax.config import Config
 from devnet_jax.distributed.job import n_announced_processes
 from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER
 from devnet_jax.errors import UserError
-from devnet_jax.runtime.startup import prepare
+from devnet_jax.runtime.startup import import_jax, prepare
 from devnet_jax.runtime.workdir import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -89,6 +89,7 @@ def main() -> None:
     prepare(config.train.batch_size // n_processes)
 
     # JAX is imported only now, so that mistakes in the flags are reported at once.
+    import_jax()
     from devnet_jax.distributed.cluster import ClusterSettings, join_cluster
 
     cluster = ClusterSettings(

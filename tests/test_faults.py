@@ -1,4 +1,4 @@
-"""Tests that runs resume correctly after a kill, a stop signal or a full disk."""
+"""Tests of runs that are killed or stopped, of full disks, and of unusual environments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +148,120 @@ def test_a_disk_without_room_costs_no_checkpoint(
     assert "File too large" in errors[0]
     assert f"that of step {last} is intact" in errors[0]
     assert newest_whole(workdir) == last
+
+
+def start_in(
+    variables: Mapping[str, str | None], shell: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own; in `shell`, "$@" stands for the command."""
+    changed = {**environment(), **variables}
+    return subprocess.run(
+        ["bash", "-c", shell, "bash", sys.executable, "-m", "devnet_jax.main", *arguments],
+        cwd=REPOSITORY,
+        env={name: value for name, value in changed.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> dict[str, str | None]:
+    """Variables of a process whose user has no account and no home, and with odd settings."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_ACCOUNTS)
+    return {
+        "HOME": None,
+        "JAX_COMPILATION_CACHE_DIR": None,
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_ENABLE_X64": "1",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_THREEFRY_PARTITIONABLE": "0",
+        "JAX_TRANSFER_GUARD": "disallow",
+        "LC_ALL": "POSIX",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}",
+        "PYTHONUTF8": "0",
+        "TMPDIR": "/absent",
+        "TZ": "Nowhere/At all",
+    }
+
+
+NO_ACCOUNTS = """
+import grp, pwd
+
+def look_up(key):
+    raise KeyError(f"not found: {key}")
+
+pwd.getpwuid = pwd.getpwnam = grp.getgrgid = grp.getgrnam = look_up
+"""
+# Without standard streams, and with few open files.
+BARE = 'umask 077; ulimit -n 64; exec "$@" <&- >&- 2>&-'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["devnet", "devcore"])
+def test_a_strange_environment_changes_nothing(
+    detector: str, strange: dict[str, str | None], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    suffix = "_core" if detector == "devcore" else ""
+    flags = request.getfixturevalue(f"tiny{suffix}")
+    expected = request.getfixturevalue(f"trained{suffix}")
+    workdir = tmp_path / "run"
+    data = f"--config.dataset.data_dir={tmp_path / 'data'}"
+    ran = start_in(strange, BARE, *flags, data, f"--workdir={workdir}")
+    assert ran.returncode == 0
+    scores = Path("eval", "scores.csv")
+    assert (workdir / scores).read_text() == (expected / scores).read_text()
+    model = tmp_path / "model.devnet"
+    for mode, *more in (
+        ("explain",),
+        ("export", f"--output={model}"),
+        ("predict", f"--input={request.getfixturevalue('parts')}", f"--output={tmp_path / 'out'}"),
+    ):
+        ran = start_in(strange, BARE, f"--mode={mode}", f"--workdir={workdir}", *more)
+        assert ran.returncode == 0, mode
+    assert model.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"XLA_FLAGS": "nonsense"}, "XLA_FLAGS=nonsense: neither flags"),
+        ({"JAX_ENABLE_X64": "maybe"}, "invalid truth value 'maybe'"),
+        ({"JAX_NUM_CPU_DEVICES": "many"}, 'Invalid value "many"'),
+        ({"JAX_PLATFORMS": "abacus"}, "Unable to initialize backend 'abacus'"),
+        ({"HOME": None}, "~/run: the home folder is not known"),
+    ],
+)
+def test_a_wrong_environment_is_refused_in_one_line(
+    variables: dict[str, str | None],
+    words: str,
+    strange: dict[str, str | None],
+    trained: Path,
+    tmp_path: Path,
+) -> None:
+    workdir = trained
+    if "HOME" in variables:
+        variables = {**variables, "PYTHONPATH": strange["PYTHONPATH"]}
+        workdir = Path("~/run")
+    flags = ("--mode=predict", f"--workdir={workdir}", f"--input={tmp_path}")
+    ran = start_in(variables, 'exec "$@"', *flags, f"--output={tmp_path / 'out'}")
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_closed_streams_are_replaced(trained: Path, tmp_path: Path) -> None:
+    flags = ("--mode=predict", f"--workdir={trained}", f"--input={tmp_path}/absent")
+    ran = start_in({}, 'exec "$@" >&-', *flags, f"--output={tmp_path / 'out'}")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "no such file or folder" in ran.stderr
+    ran = start_in({}, 'exec "$@" >/dev/full', "--helpshort")
+    assert "Traceback" not in ran.stderr

@@ -32,6 +32,7 @@ from devnet_jax.config import Config
 from devnet_jax.data.paths import require_utf8
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.accounts import do_without_accounts
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Checkpoints:
         self._keep = keep
         self._keep_best = keep_best
         self._faults: dict[int, str | None] = {}  # by step, for the checkpoints verified so far
+        do_without_accounts()  # before the first checksum
         self._files = CheckpointFiles()
         self._background = concurrent.futures.ThreadPoolExecutor(1, "save_checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -21,15 +20,26 @@ from devnet_jax.config import Config, require_setting
 from devnet_jax.distributed.exit_status import ERROR, INTERRUPTED, RESUME
 from devnet_jax.distributed.stopping import Stopped, stop_on_sigterm
 from devnet_jax.errors import UserError, printable
+from devnet_jax.runtime.accounts import expand_home
 
-_FULL_OR_DENIED = (
+_SYSTEM_FAULTS = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
     errno.ENAMETOOLONG,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
 )
+_TOO_MANY_FILES = "raise the limit of open files (ulimit -n)"
+_HINTS = {
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.EMFILE: _TOO_MANY_FILES,
+    errno.ENFILE: _TOO_MANY_FILES,
+}
 
 
 def flag_names(argv: Sequence[str]) -> list[str]:
@@ -46,6 +56,7 @@ def run_program(main: Callable[[], Any]) -> None:
     Args:
       main: function of the program, which must define the flag `config`: a config file, or `None`.
     """
+    _prepare_standard_streams()
     stop_on_sigterm()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that are not valid UTF-8
@@ -64,6 +75,28 @@ def run_program(main: Callable[[], Any]) -> None:
         app.run(check_and_run, flags_parser=_parse_flags)
 
 
+def _prepare_standard_streams() -> None:
+    """Makes the standard streams take all that is written to them.
+
+    Opens the null device in place of a stream that the caller has closed. Otherwise Python has no
+    `sys.stdout`, and the next file opened takes the number of the stream, so that a library's
+    messages on standard error end up in it. Characters that the encoding of standard output lacks,
+    as in the locale C, are written as \\u escapes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def _report_errors() -> Iterator[None]:
     try:
@@ -73,10 +106,11 @@ def _report_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os._exit(ERROR)
     except OSError as error:
-        if error.errno not in _FULL_OR_DENIED:
+        if error.errno not in _SYSTEM_FAULTS:
             raise
-        path = error.filename or "writing the results"
-        _exit_with_error(f"{path}: {error.strerror}; free disk space, or change the permissions")
+        path = error.filename or "standard output, or a file of the results"
+        hint = _HINTS.get(error.errno, "free disk space, or change the permissions")
+        _exit_with_error(f"{path}: {error.strerror}; {hint}")
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to resume", file=sys.stderr)
         sys.stderr.flush()
@@ -114,7 +148,7 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str | None) -> str | None:
         if path is None or "://" in path:
             return path
-        return str(Path(path).expanduser().absolute())
+        return str(expand_home(path).absolute())
 
     dataset = dataclasses.replace(
         config.dataset,

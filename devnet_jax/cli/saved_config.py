@@ -6,12 +6,14 @@ without `--config`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from devnet_jax.cli.flags import flag_names
 from devnet_jax.config import get_config as default_config
+from devnet_jax.errors import UserError
 from devnet_jax.runtime.workdir import Workdir, read_config
 
 
@@ -30,6 +32,7 @@ def with_saved_config(argv: Sequence[str]) -> list[str]:
         return argv
     i = names.index("workdir")
     value = argv[i].split("=", 1)[1:] or argv[i + 1 : i + 2]
-    if value and value[0] and Workdir(value[0]).config.exists():
-        argv.insert(1, f"--config={__file__}:{value[0]}")
+    with contextlib.suppress(UserError):  # raised again, and reported, when the program runs
+        if value and value[0] and Workdir(value[0]).config.exists():
+            argv.insert(1, f"--config={__file__}:{value[0]}")
     return argv

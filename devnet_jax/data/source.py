@@ -21,6 +21,8 @@ from devnet_jax.data.download import fetch
 from devnet_jax.data.lock import exclusive_lock
 from devnet_jax.data.paths import log_left_out, require_utf8
 from devnet_jax.errors import UserError, nearest
+from devnet_jax.runtime.accounts import do_without_accounts, expand_home
+from devnet_jax.runtime.io import full_disk_message
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +136,8 @@ def open_source(
                 f"config.dataset.{setting} = {value!r}: data is read from local disks only;"
                 " copy it to a local disk"
             )
-    folder = Path(manual_dir).expanduser().absolute() if manual_dir else None
+    do_without_accounts()  # before TFDS uses etils
+    folder = expand_home(manual_dir).absolute() if manual_dir else None
     root = _data_root(data_dir)
     require_utf8(root, "config.dataset.data_dir")
     prepared = _PreparedData(builder_class, root, builder_class.config_name(folder, category))
@@ -193,7 +196,10 @@ def is_available(name: str, category: str | None, data_dir: str | None) -> bool:
 
 def _data_root(data_dir: str | None) -> Path:
     """Returns the folder of all prepared data."""
-    return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    try:
+        return expand_home(data_dir or tfds.core.constants.DATA_DIR).absolute()
+    except UserError as error:
+        raise UserError(f"{error}; or set config.dataset.data_dir or TFDS_DATA_DIR") from None
 
 
 def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | None) -> None:
@@ -298,6 +304,14 @@ class _PreparedData:
                 self.target.rename(self.retired)
             Path(builder.data_dir).rename(self.target)
             shutil.rmtree(self.retired, ignore_errors=True)
+        except Exception as error:  # TFDS and ArrayRecord raise a RuntimeError on a full disk
+            reason = full_disk_message(error)
+            if reason is None:
+                raise
+            raise UserError(
+                f"cannot prepare the data in '{staging.parent}' ({reason}): free disk space there,"
+                " or set config.dataset.data_dir to another folder"
+            ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         normal = sum(e.label == 0 for e in examples)

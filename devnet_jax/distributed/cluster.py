@@ -29,6 +29,7 @@ from devnet_jax.distributed.job import PROCESS_COUNT, n_announced_processes
 from devnet_jax.distributed.stopping import Stopped, defer_sigterm, stop_on_sigterm
 from devnet_jax.distributed.watchdog import PEER_TIMEOUT, STUCK_AFTER, Watchdog
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.startup import jax_variables
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +120,12 @@ def join_cluster(settings: ClusterSettings) -> Iterator[None]:
     reason, and end, too.
 
     Raises:
-      UserError: if the other processes cannot be found.
+      UserError: if the other processes cannot be found, or JAX cannot initialise its devices.
     """
     global _watchdog
     if settings.is_single_process:
         _warn_if_one_of_several()
+        _require_devices()
         yield
         return
     _initialise(settings)
@@ -165,6 +167,17 @@ def join_cluster(settings: ClusterSettings) -> Iterator[None]:
         os._exit(ERROR)
     jax.distributed.shutdown()
     _watchdog = None
+
+
+def _require_devices() -> None:
+    """Raises `UserError` if JAX finds no devices, or fails to initialise them."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0] or "it has no support for them"
+        raise UserError(
+            f"JAX cannot initialise its devices: {reason}; {jax_variables()}"
+        ) from error
 
 
 def _initialise(settings: ClusterSettings) -> None:

@@ -35,13 +35,13 @@ def log_evaluation(
     if not workdir.is_local:
         return
     # Imported here: it imports PyTorch if that is installed, and most commands log nothing.
-    from tensorboardX import SummaryWriter
+    from devnet_jax.runtime.events import EventWriter
 
     step, folder = results["step"], workdir.tensorboard / "eval"
     suffix = f".step{step}"
     for earlier in folder.glob(f"*{suffix}"):
         earlier.unlink()
-    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+    with EventWriter(folder, filename_suffix=suffix) as writer:
         for name, value in results.items():
             if name != "step" and value is not None:
                 writer.add_scalar(f"eval/{name}", value, step)

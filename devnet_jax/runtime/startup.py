@@ -9,6 +9,7 @@ import os
 import platform
 from pathlib import Path
 
+from devnet_jax.errors import UserError
 from devnet_jax.runtime.host_devices import n_cores
 
 # XLA's flags for CPUs.
@@ -38,12 +39,21 @@ def prepare(batch_size: int) -> None:
 
     Args:
       batch_size: training batch size per process; the number of CPU devices divides it.
+
+    Raises:
+      UserError: if XLA_FLAGS holds no flags.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "devnet_jax" / "compiled"))
+    set_compilation_cache()
     # By default JAX caches only programs that took a second to compile; many of ours take less.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     user_flags = os.environ.get("XLA_FLAGS", "")
+    if user_flags.strip() and not user_flags.strip().startswith("-"):
+        # XLA takes it for the name of a file of flags, and aborts the process if there is none.
+        if not Path(user_flags).is_file():
+            raise UserError(
+                f"XLA_FLAGS={user_flags}: neither flags, which begin with --, nor a file of flags"
+            )
+        user_flags = " ".join(Path(user_flags).read_text().split())
     if "xla_force_host_platform_device_count" not in user_flags:
         # Data parallelism keeps the cores busier than parallelism within one image.
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(n_cpu_devices(batch_size, n_cores())))
@@ -53,8 +63,40 @@ def prepare(batch_size: int) -> None:
         device_per_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
         os.environ["XLA_FLAGS"] = merge_flags(user_flags, device_per_core)
     # With an empty cache so much is compiled that the shared arena costs more than it gains.
-    if _has_entries(os.environ["JAX_COMPILATION_CACHE_DIR"]):
+    if _has_entries(os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
         keep_freed_memory()
+
+
+def import_jax() -> None:
+    """Imports JAX; raises `UserError` if one of its environment variables has a wrong value."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise UserError(f"JAX does not start: {error}; {jax_variables()}") from error
+
+
+def jax_variables() -> str:
+    """Returns advice on the environment variables of JAX, for error messages."""
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("JAX_"))
+    return f"correct or unset the variable that is wrong: {', '.join(settings)}"
+
+
+def set_compilation_cache() -> None:
+    """Sets JAX's compilation cache to a folder in the user's, unless the environment names one.
+
+    Without a home folder that can be written there is no cache: JAX would warn of each program that
+    it cannot store.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = cache / "devnet_jax" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError):  # no home folder is known, or it cannot be written
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
 def keep_freed_memory() -> None:
@@ -74,7 +116,10 @@ def keep_freed_memory() -> None:
 
 def _has_entries(folder: str) -> bool:
     path = Path(folder)
-    return path.is_dir() and any(path.iterdir())
+    try:
+        return bool(folder) and any(path.iterdir())
+    except OSError:  # missing, or not readable
+        return False
 
 
 def n_cpu_devices(batch_size: int, cores: int) -> int:

@@ -12,6 +12,7 @@ from etils import epath
 
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.accounts import expand_home
 from devnet_jax.runtime.io import read_json
 
 
@@ -29,7 +30,7 @@ class Workdir:
         # Orbax requires absolute paths; that of a bucket (gs://…) already is one.
         self.is_local = "://" not in text
         self._flag = flag
-        self.path = epath.Path(Path(text).expanduser().resolve() if self.is_local else text)
+        self.path = epath.Path(expand_home(text).resolve() if self.is_local else text)
         self.config = self.path / "config.json"
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from devnet_jax.config import Config
+from devnet_jax.runtime.events import EventWriter
 from devnet_jax.runtime.io import write_json, write_text
 from devnet_jax.runtime.workdir import Workdir
 
@@ -38,17 +38,19 @@ class TrainingLog:
         self._history: dict[str, list[float]] = {}  # metrics of each step of this epoch
         self._seconds: list[tuple[int, float]] = []  # steps and duration of this epoch's calls
         self._compiled: set[int] = set()
-        self._tensorboard: SummaryWriter | None = None
+        self._tensorboard: EventWriter | None = None
         self._steps = config.last_step
         self._bar = tqdm(disable=True)  # replaced when the run starts
 
     def __enter__(self) -> TrainingLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._bar.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            # After another error, such as one of a full disk, that one is reported.
+            with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
+                self._tensorboard.close()
 
     def resume(self, step: int) -> None:
         """Starts at a step; drops later records, which a killed run has left behind."""
@@ -66,8 +68,8 @@ class TrainingLog:
         if self._workdir.is_local:  # tensorboardX cannot append to files in a bucket
             if not step:  # events of a run that was killed before its first checkpoint
                 self._workdir.tensorboard.rmtree(missing_ok=True)
-            self._tensorboard = SummaryWriter(
-                str(self._workdir.tensorboard), purge_step=step + 1 if step else None
+            self._tensorboard = EventWriter(
+                self._workdir.tensorboard, purge_step=step + 1 if step else None
             )
 
     def log_call(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:

@@ -216,6 +216,25 @@ def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
     assert open_parts(parts, data_dir).fingerprint == before.fingerprint
 
 
+def test_a_full_disk_is_named(parts, data_dir, monkeypatch):
+    def fail(self, fingerprint):
+        self.data_dir_root.mkdir(parents=True)
+        raise RuntimeError(f"write() failed: No space left on device; writing {self.data_dir}")
+
+    monkeypatch.setattr(dataset_builder.AnomalyDatasetBuilder, "write", fail)
+    with pytest.raises(UserError, match=r"in '.*' \(No space left on device\).*data_dir") as raised:
+        open_parts(parts, data_dir)
+    assert f"'{data_dir}" in str(raised.value)
+    assert not [p for p in all_paths(data_dir) if (data_dir / p).is_file()]
+
+
+def test_without_a_home_the_data_dir_must_be_given(parts, data_dir, monkeypatch):
+    monkeypatch.setattr(source_module.tfds.core.constants, "DATA_DIR", "~nobody-at-all/data")
+    with pytest.raises(UserError, match=r"home folder is not known.*config\.dataset\.data_dir"):
+        source_module.open_source("image_folder", manual_dir=str(parts))
+    assert open_parts(parts, data_dir)
+
+
 def test_files_that_change_while_they_are_read_are_an_error(parts, data_dir, monkeypatch):
     def verify(raw):
         examples = dataset_builder.verify(raw)
