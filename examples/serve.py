@@ -17,6 +17,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import re
 import signal
 import socket
 import sys
@@ -40,10 +41,15 @@ from devnet_jax.data.decode import load_image
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, as_written
 from devnet_jax.runtime.host_devices import n_cores
-from devnet_jax.runtime.startup import prepare
+from devnet_jax.runtime.startup import import_jax, prepare
 
 MIB = 2**20
 LINGER_SECONDS = 2.0
+_BASE64 = re.compile(rb"([A-Za-z0-9+/_-]{40,}[=\r\n]*)+[A-Za-z0-9+/_=-]*")
+_SEND = (
+    "POST the bytes of the image file itself, as does curl --data-binary @part.png, with the @ and "
+    "not with -d, -F or -T"
+)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "file written by --mode=export", required=True)
@@ -93,7 +99,9 @@ class Service:
             Route("/score", self._score, methods=["POST"]),
         ]
         handlers = {HTTPException: _http_error, Exception: _internal_error}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        application = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        application.router.redirect_slashes = False  # curl would show nothing
+        return application
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -111,9 +119,9 @@ class Service:
 
     async def _score(self, request: Request) -> Response:
         if request.headers.get("content-type", "").startswith("multipart/"):
-            raise HTTPException(
-                415, "a form was sent: send the image file itself, as curl's --data-binary does"
-            )
+            raise HTTPException(415, f"a form was sent: {_SEND}")
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise HTTPException(415, f"a compressed body was sent: {_SEND}")
         with_map = request.query_params.get("maps", "false").lower() in ("true", "1")
         if with_map and not self._has_maps:
             raise HTTPException(400, "this detector was exported without maps")
@@ -131,6 +139,8 @@ class Service:
         loop, size = asyncio.get_running_loop(), self._detector.image_size
         async with contextlib.AsyncExitStack() as until_answered:
             async with self._upload(request) as upload:
+                if mistake := _mistake(upload):
+                    raise HTTPException(400, f"{mistake}: {_SEND}")
                 await until_answered.enter_async_context(self._room)
                 decoding = loop.run_in_executor(self._decoders, load_image, upload, "upload", size)
                 try:
@@ -190,6 +200,24 @@ class Service:
                     job.answer.set_result(answer)
 
 
+def _mistake(body: bytes) -> str | None:
+    """Describes a body that cannot be an image file; `None` if it may be one."""
+    start = body[:200].strip()
+    if not start:
+        return "the body is empty"
+    if start[:1] in (b"{", b"["):
+        return "JSON was sent"
+    if start.startswith(b"data:") or _BASE64.fullmatch(start):
+        return "base64 text was sent"
+    # Every image file has some of these bytes. The header Content-Type does not tell: curl names a
+    # form with --data-binary, too.
+    if not any(byte in body for byte in b"\0\r\n"):
+        if body.isascii():
+            return "text was sent"
+        return "line ends and zero bytes are missing, as curl's -d removes them"
+    return None
+
+
 def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Returns the JSON response of each image."""
     images = np.stack([job.image for job in jobs])
@@ -238,10 +266,17 @@ def _busy(reason: str) -> HTTPException:
     return HTTPException(503, f"{reason}: try again later", {"Retry-After": "1"})
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _Refusal if error.status_code in (408, 413, 415, 503) else JSONResponse
-    return response({"error": error.detail}, error.status_code, error.headers)
+    response = _Refusal if error.status_code in (405, 408, 413, 415, 503) else JSONResponse
+    detail = error.detail
+    path = request.url.path
+    if error.status_code == 404:
+        detail = f"{path}: no such path; there are POST /score, GET /card and GET /health"
+    elif error.status_code == 405:
+        detail = f"{path} takes no {request.method}: "
+        detail += _SEND if path == "/score" else "send a GET request"
+    return response({"error": detail}, error.status_code, error.headers)
 
 
 async def _internal_error(_: Request, __: Exception) -> Response:
@@ -266,11 +301,12 @@ def main(_: Sequence[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.set_verbosity(logging.WARNING)
-    prepare(batch_size=1)
-    from devnet_jax.export.read import ExportedDetector  # imports JAX: after prepare
-
     print(f"preparing {FLAGS.model}: up to a minute the first time, to compile", file=sys.stderr)
     try:
+        prepare(batch_size=1)
+        import_jax()
+        from devnet_jax.export.read import ExportedDetector  # imports JAX: after prepare
+
         listener = _listen(FLAGS.host, FLAGS.port)
         detector = ExportedDetector.load(FLAGS.model)
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import http.client
 import io
 import json
@@ -118,8 +119,8 @@ def bomb() -> bytes:
     ("body", "words"),
     [
         (lambda: b"", "empty"),
-        (lambda: b"words, words" * 100, "not an image"),
-        (lambda: b"\x89PNG and no more", "damaged"),
+        (lambda: b"words,\nwords" * 100, "not an image"),
+        (lambda: b"\x89PNG\r\nand no more", "damaged"),
         (bomb, "pixels"),
     ],
     ids=["nothing", "words", "damaged", "bomb"],
@@ -132,12 +133,74 @@ def test_junk_is_refused(service: Service, body: Callable[[], bytes], words: str
 
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
-    [("GET", "/absent", 404), ("GET", "/score", 405), ("POST", "/card", 405)],
+    [
+        ("GET", "/absent", 404),
+        ("POST", "/", 404),
+        ("POST", "/score/", 404),
+        ("GET", "/score", 405),
+        ("PUT", "/score", 405),  # curl -T
+        ("DELETE", "/score", 405),
+        ("POST", "/card", 405),
+    ],
 )
-def test_unknown_paths_and_methods(service: Service, method: str, path: str, expected: int) -> None:
-    status, answer = service.ask(method, path)
+def test_unknown_paths_and_methods(
+    service: Service, pictures: list[bytes], method: str, path: str, expected: int
+) -> None:
+    status, answer = service.ask(method, path, None if method == "GET" else pictures[0])
     assert status == expected
     assert list(answer) == ["error"]
+    words = {404: "POST /score", 405: "GET request" if path == "/card" else "POST the bytes"}
+    assert words[expected] in answer["error"]
+    assert path in answer["error"]
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}  # curl sends it with -d and without
+
+
+def stripped(picture: bytes) -> bytes:
+    """Returns what curl's -d sends of a file."""
+    return picture.translate(None, b"\r\n\0")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (stripped, "curl's -d"),
+        (lambda picture: b"", "empty"),
+        (lambda picture: b" \r\n", "empty"),
+        (lambda picture: json.dumps({"image": list(picture[:9])}).encode(), "JSON"),
+        (lambda picture: json.dumps([list(picture[:9])], indent=1).encode(), "JSON"),
+        (base64.b64encode, "base64"),
+        (base64.encodebytes, "base64"),
+        (lambda picture: b"data:image/png;base64," + base64.b64encode(picture), "base64"),
+        (lambda picture: b"part.png", "text"),  # curl --data-binary part.png
+        (lambda picture: b"http://host/part.png", "text"),
+    ],
+    ids=["-d", "empty", "blank", "json", "lines", "base64", "wrapped", "data", "name", "address"],
+)
+def test_other_bodies_are_told_what_to_send(
+    service: Service, pictures: list[bytes], body: Callable[[bytes], bytes], words: str
+) -> None:
+    for picture in pictures[:4]:  # PNG, JPEG, BMP and TIFF
+        status, answer = service.ask("POST", "/score", body(picture), **FORM)
+        assert status == 400
+        assert words in answer["error"]
+        assert "--data-binary @" in answer["error"]
+
+
+def test_the_documented_command_is_taken_for_no_form(
+    service: Service, pictures: list[bytes]
+) -> None:
+    for picture in pictures:
+        assert service.ask("POST", "/score", picture, **FORM)[0] == 200
+
+
+def test_a_compressed_body_is_told_what_to_send(service: Service, pictures: list[bytes]) -> None:
+    kind = {"Content-Encoding": "gzip"}
+    status, answer = service.ask("POST", "/score", gzip.compress(pictures[0]), **kind)
+    assert status == 415
+    assert "compressed" in answer["error"]
+    assert "--data-binary" in answer["error"]
 
 
 def test_a_form_is_told_what_to_send(service: Service, pictures: list[bytes]) -> None:
