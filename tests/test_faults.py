@@ -185,6 +185,7 @@ def strange(tmp_path: Path) -> dict[str, str | None]:
         "PYTHONOPTIMIZE": "2",
         "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}",
         "PYTHONUTF8": "0",
+        "PYTHONWARNINGS": "error",
         "TMPDIR": "/absent",
         "TZ": "Nowhere/At all",
     }
@@ -255,6 +256,16 @@ def test_a_wrong_environment_is_refused_in_one_line(
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_current_folder_that_is_gone(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    shell = f'cd {tmp_path / "gone"} && rmdir {tmp_path / "gone"} && exec "$@"'
+    flags = ("--mode=eval", "--workdir=run")
+    ran = start_in({"PYTHONPATH": str(REPOSITORY)}, shell, *flags)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("error: the current folder does not exist")
+    assert "Traceback" not in ran.stderr
 
 
 def test_closed_streams_are_replaced(trained: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -57,6 +58,7 @@ def run_program(main: Callable[[], Any]) -> None:
       main: function of the program, which must define the flag `config`: a config file, or `None`.
     """
     _prepare_standard_streams()
+    _show_warnings()
     stop_on_sigterm()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that are not valid UTF-8
@@ -97,6 +99,14 @@ def _prepare_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _show_warnings() -> None:
+    """Lets PYTHONWARNINGS=error raise no error: the libraries warn when they are imported."""
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("default")
+        for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):
+            warnings.simplefilter("ignore", ignored)
+
+
 @contextlib.contextmanager
 def _report_errors() -> Iterator[None]:
     try:
@@ -106,6 +116,8 @@ def _report_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os._exit(ERROR)
     except OSError as error:
+        if error.errno == errno.ENOENT and error.filename is None:  # raised by os.getcwd
+            _exit_with_error("the current folder does not exist any more; change to another one")
         if error.errno not in _SYSTEM_FAULTS:
             raise
         path = error.filename or "standard output, or a file of the results"

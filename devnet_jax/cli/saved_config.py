@@ -32,7 +32,7 @@ def with_saved_config(argv: Sequence[str]) -> list[str]:
         return argv
     i = names.index("workdir")
     value = argv[i].split("=", 1)[1:] or argv[i + 1 : i + 2]
-    with contextlib.suppress(UserError):  # raised again, and reported, when the program runs
+    with contextlib.suppress(UserError, OSError):  # raised again, and reported, later
         if value and value[0] and Workdir(value[0]).config.exists():
             argv.insert(1, f"--config={__file__}:{value[0]}")
     return argv
