@@ -31,7 +31,8 @@ from results_page import command_line, page_parser, provenance, spread, table
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.decode_cache import DecodeCache
-from devnet_jax.data.store import image_nbytes, make_store, padded_length
+from devnet_jax.data.preprocessing import Preprocessing
+from devnet_jax.data.store import make_store, padded_length
 from devnet_jax.runtime.host_devices import n_cores
 from devnet_jax.runtime.startup import n_cpu_devices, prepare
 
@@ -66,9 +67,14 @@ class Work:
     memory_gib: float = 0.0
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of the row's images."""
+        return Preprocessing(self.image_size, self.image_size)
+
+    @property
     def pixels_mib(self) -> float:
         """Size of all decoded training images in MiB."""
-        return self.n_images * image_nbytes(RandomImages(self, None)) / MIB
+        return self.n_images * self.preprocessing.n_bytes / MIB
 
     @property
     def program(self) -> Work:
@@ -127,14 +133,14 @@ class RandomImages:
     is_cached: bool = True
 
     @property
-    def image_size(self) -> int:
-        return self.work.image_size
+    def preprocessing(self) -> Preprocessing:
+        return self.work.preprocessing
 
     def __len__(self) -> int:
         return self.work.n_images
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        return load_images(self, list(indices), self.image_size, description, self.cache)
+        return load_images(self, list(indices), self.preprocessing, description, self.cache)
 
     def image_name(self, i: int) -> str:
         return f"image {i}"
@@ -143,12 +149,12 @@ class RandomImages:
         raise LookupError(f"{self.image_name(i)} is not in the cache")
 
 
-def write_images(file: Path, image_size: int, n_images: int) -> None:
+def write_images(file: Path, preprocessing: Preprocessing, n_images: int) -> None:
     """Writes random pixels as a cache of decoded images."""
-    cache = DecodeCache(file, image_size, writable=True)
+    cache = DecodeCache(file, preprocessing.n_bytes, writable=True)
     rng = np.random.default_rng(0)
     for i in range(n_images):
-        cache.write(i, rng.integers(0, 256, (image_size, image_size, 3), dtype=np.uint8))
+        cache.write(i, rng.integers(0, 256, preprocessing.shape, dtype=np.uint8))
 
 
 def peak_mib() -> float:
@@ -173,7 +179,7 @@ def measure(work: Work, images: Path, seconds: float) -> Cost:
     config = work.config
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
     started = time.perf_counter()
-    cache = DecodeCache(images, work.image_size, writable=False)
+    cache = DecodeCache(images, work.preprocessing.n_bytes, writable=False)
     store = make_store(RandomImages(work, cache), config.dataset, replicated())
     store_seconds = time.perf_counter() - started
     train_call = make_train_call(config, store, scan=not unrolls_steps())
@@ -249,7 +255,7 @@ def measure_all(rows: Sequence[Work], n_rounds: int, seconds: float) -> dict[Wor
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for size, n in n_images.items():
-            write_images(folder / str(size), size, n)
+            write_images(folder / str(size), Preprocessing(size, size), n)
         for row in list(costs) * n_rounds:
             arguments = (row, folder / str(row.image_size), folder / "compiled")
             if row.program not in compiled:

@@ -36,7 +36,7 @@ def read_all(settings: DatasetConfig) -> dict[str, float]:
     dataset = FewShotDataset.draw(settings, seed=0)
     marks.append((time.perf_counter(), time.process_time()))
     paths = {*dataset.split.train, *dataset.split.test}
-    dataset.images(sorted(paths), settings.image_size)
+    dataset.images(sorted(paths))
     marks.append((time.perf_counter(), time.process_time()))
     figures: dict[str, float] = {"images": len(paths)}
     for what, start, end in zip(("preparing", "reading"), marks, marks[1:], strict=False):

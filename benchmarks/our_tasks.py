@@ -25,6 +25,7 @@ from devnet_jax.config import (
 )
 from devnet_jax.data.decode import load_image, map_in_threads
 from devnet_jax.data.prefetch import prefetch
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.runtime.startup import prepare
 
 # JAX is imported only in the tasks, after `prepare` has set its environment variables.
@@ -57,7 +58,7 @@ def decode(paths: list[Path], size: int) -> np.ndarray:
     """Decodes image files to uint8 [N, S, S, 3]."""
 
     def load(path: Path) -> np.ndarray:
-        return load_image(path.read_bytes(), str(path), size)
+        return load_image(path.read_bytes(), str(path), Preprocessing(size, size))
 
     return np.stack(list(map_in_threads(load, paths, None)))
 
@@ -85,7 +86,7 @@ def make(materials: Materials, side: str) -> None:
     np.save(materials.decoded, decode(materials.paths, config.dataset.image_size))
     if materials.settings.platform == "gpu":  # training is measured with a filled cache of images
         dataset = FewShotDataset.draw(config.dataset, config.seed)
-        images = dataset.train_images(config.dataset.image_size)
+        images = dataset.train_images()
         images.read(np.arange(len(images)))
 
 
@@ -108,8 +109,8 @@ class DecodedImages:
     is_cached: bool = True
 
     @property
-    def image_size(self) -> int:
-        return self.images.shape[1]
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(*self.images.shape[1:3])
 
     def __len__(self) -> int:
         return len(self.images)

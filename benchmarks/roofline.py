@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from devnet_jax.config import Config, with_settings
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.runtime.host_devices import describe_devices
 from devnet_jax.runtime.startup import prepare
 
@@ -52,14 +53,14 @@ class Ceilings:
 class RandomImages:
     """An `ImageReader` of random pixels."""
 
-    image_size: int
+    preprocessing: Preprocessing
     is_cached: bool = True
 
     def __len__(self) -> int:
         return N_IMAGES
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        shape = (len(indices), self.image_size, self.image_size, 3)
+        shape = (len(indices), *self.preprocessing.shape)
         return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -109,7 +110,7 @@ def measure(config: Config) -> dict[str, Any]:
     from devnet_jax.training.step import initial_state, make_train_call
 
     state = jax.device_put(initial_state(config, make_variables(config)), replicated())
-    store = DeviceStore(RandomImages(config.dataset.image_size), replicated())
+    store = DeviceStore(RandomImages(Preprocessing.from_settings(config.dataset)), replicated())
     batches, labels = next(call_inputs(config, store, N_IMAGES - N_ANOMALY, done=0))
     n_steps = len(labels)
 

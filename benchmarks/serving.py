@@ -46,9 +46,9 @@ def offline_rate(model: str, files: list[bytes], seconds: float) -> tuple[float,
     with ThreadPoolExecutor(n_cores()) as pool:
 
         def decode() -> list:
-            size = detector.image_size
+            settings = detector.preprocessing
             return [
-                pool.submit(load_image, next(endless), "image", size) for _ in range(BATCH)
+                pool.submit(load_image, next(endless), "image", settings) for _ in range(BATCH)
             ]  # fmt: skip
 
         def score(decoding: list) -> None:

@@ -38,11 +38,36 @@ class DatasetConfig:
         "folder of the prepared data; none means $TFDS_DATA_DIR or ~/tensorflow_datasets",
         may_change=True,
     )
-    image_size: int = setting(
+    image_size: int | str = setting(
         0,
-        "height and width in pixels that images are resized to, at least 8; 0 means the detector's "
-        "own: 448 for devnet (the paper's), 224 for devcore",
+        "size in pixels of the network's input: one number, or HEIGHTxWIDTH, such as 256x1024; 0 "
+        "means the detector's own: 448 for devnet (the paper's), 224 for devcore",
         minimum=0,
+    )
+    fit: Literal["stretch", "letterbox", "crop"] = setting(
+        "stretch",
+        "fitting of images of another shape: stretch changes their aspect ratio; letterbox keeps "
+        "it and adds padding, which is never scored; crop keeps it and cuts off what does not fit",
+    )
+    region: str = setting(
+        "",
+        "part of each image that is used, as left,top,right,bottom in pixels or per cent of the "
+        "image (10%,0%,90%,100%); empty means all",
+    )
+    tiles: str = setting(
+        "1x1",
+        "tiles that a large image is divided into, as ROWSxCOLUMNS; each has the size image_size, "
+        "and together they are one bag of positions",
+    )
+    overlap: float = setting(
+        0.1, "share of a tile that the next one overlaps", minimum=0, maximum=0.5
+    )
+    white_level: int = setting(
+        0,
+        "value that is white in images of 16 bits, such as 1023 for a camera of 10 bits; 0 takes "
+        "it from the data set",
+        minimum=0,
+        maximum=65535,
     )
     n_anomaly: int = setting(
         10,
@@ -276,6 +301,12 @@ class EvaluationConfig:
         "standard deviation of smoothgrad's noise, as a share of the image's range of values",
         minimum=0,
         maximum=1,
+        may_change=True,
+    )
+    map_size: Literal["input", "original"] = setting(
+        "input",
+        "size of maps and overlays, and of the masks they are compared with: that of the network's "
+        "input, or the image's own (original)",
         may_change=True,
     )
     overlays: Literal["all", "anomalous", "none"] = setting(

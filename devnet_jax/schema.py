@@ -68,6 +68,8 @@ def to_config_dict(section: type) -> ConfigDict:
             result[field.name] = to_config_dict(typing.cast(type, hint))
         elif field.default is None:  # typed, so that overrides are parsed as that type
             result[field.name] = config_dict.placeholder(_allowed_types(hint)[0])
+        elif len(_allowed_types(hint)) > 1:  # a number or a text, whichever an override is
+            result[field.name] = config_dict.FieldReference(field.default, field_type=object)
         else:
             result[field.name] = field.default
     return result
@@ -118,6 +120,8 @@ def _check_value(value: Any, hint: Any, metadata: Mapping[str, Any], name: str) 
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} = {value!r}: must be finite")
     low, high = metadata["minimum"], metadata["maximum"]
+    if isinstance(value, str):
+        return value
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise UserError(f"{name} = {value!r}: must be {bounds}")

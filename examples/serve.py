@@ -37,7 +37,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from devnet_jax.data.decode import load_image
+from devnet_jax.data.decode import Batch
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, as_written
 from devnet_jax.runtime.host_devices import n_cores
@@ -64,9 +64,9 @@ flags.DEFINE_float("upload_seconds", 10, "maximum duration of an upload; then 40
 
 
 class Job(NamedTuple):
-    """A decoded image, uint8 [S, S, 3], with a future for its result."""
+    """A decoded image, as a batch of one, with a future for its result."""
 
-    image: np.ndarray
+    image: Batch
     with_map: bool
     answer: asyncio.Future[dict[str, Any]]
 
@@ -84,9 +84,9 @@ class Service:
         self._n_uploaded = 0  # bytes of all uploads that are not decoded yet
         self._has_maps = detector.explanation != "none"
         for exponent in range(FLAGS.max_batch.bit_length()):  # compiles every batch size
-            images = np.zeros(
-                (1 << exponent, detector.image_size, detector.image_size, 3), np.uint8
-            )
+            settings = detector.preprocessing
+            pixels = np.zeros((1 << exponent, *settings.shape), np.uint8)
+            images = Batch.of_pixels(pixels, settings)
             detector.score(images)
             if self._has_maps:
                 detector.explain(images)
@@ -136,13 +136,13 @@ class Service:
             self._n_waiting -= 1
 
     async def _answer(self, request: Request, with_map: bool) -> dict[str, Any]:
-        loop, size = asyncio.get_running_loop(), self._detector.image_size
+        loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as until_answered:
             async with self._upload(request) as upload:
                 if mistake := _mistake(upload):
                     raise HTTPException(400, f"{mistake}: {_SEND}")
                 await until_answered.enter_async_context(self._room)
-                decoding = loop.run_in_executor(self._decoders, load_image, upload, "upload", size)
+                decoding = loop.run_in_executor(self._decoders, self._detector.prepare, upload)
                 try:
                     job = Job(await decoding, with_map, loop.create_future())
                 except UserError as error:
@@ -220,8 +220,7 @@ def _mistake(body: bytes) -> str | None:
 
 def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Returns the JSON response of each image."""
-    images = np.stack([job.image for job in jobs])
-    found = detector.score(images)
+    found = detector.score(Batch.join([job.image for job in jobs]))
     threshold = detector.threshold
     columns = {
         "score": as_written(found.scores),
@@ -236,8 +235,9 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
     ]
     mapped = [i for i, job in enumerate(jobs) if job.with_map]
     if mapped:
-        maps = detector.heat(detector.explain(images[mapped]).maps)
-        for i, heat in zip(mapped, maps, strict=True):
+        explained = detector.explain(Batch.join([jobs[i].image for i in mapped]))
+        for i, values in zip(mapped, explained.maps, strict=True):
+            heat = detector.heat(values)
             file = io.BytesIO()
             Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(file, "PNG")
             answers[i]["map"] = base64.b64encode(file.getvalue()).decode()

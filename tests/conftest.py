@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +200,13 @@ def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
 def trained_core(main: Main, tiny_core: tuple[str, ...], shared_tmp: Path) -> Path:
     """The workdir of a finished run with the flags `tiny_core`; read-only; see `train_once`."""
     return train_once(main, tiny_core, shared_tmp / "trained_core")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escapes file names that are not UTF-8 in captured output, which xdist cannot send."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

@@ -19,12 +19,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from devnet_jax import Detector
 from devnet_jax.data.decode import load_image
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
 from tests.conftest import IMAGE_SIZE, Main, environment, make_parts
 from tests.saved_runs import parameters
+
+SQUARE = Preprocessing(IMAGE_SIZE, IMAGE_SIZE)
 
 
 @pytest.fixture
@@ -116,9 +119,7 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     metrics = json.loads((copy / "eval" / "metrics.json").read_text())
     held_out = json.loads((copy / "split.json").read_text())["calibration"]
     detector = Detector.restore(copy)
-    images = np.stack(
-        [load_image((parts / path).read_bytes(), path, IMAGE_SIZE) for path in held_out]
-    )
+    images = np.stack([load_image((parts / path).read_bytes(), path, SQUARE) for path in held_out])
     expected = detector.score(images).scores
     np.testing.assert_allclose(detector.calibration_scores, expected, rtol=1e-4, atol=1e-5)
     # ⌊0.4 · (2 + 1)⌋ = 1: the threshold lies just above the larger score.
@@ -172,7 +173,7 @@ def test_the_detector_scores_as_the_command_line_does(trained: Path, parts: Path
     detector = Detector.restore(trained)
     rows = read_scores(trained)
     paths = [row["path"] for row in rows]
-    images = np.stack([load_image((parts / path).read_bytes(), path, IMAGE_SIZE) for path in paths])
+    images = np.stack([load_image((parts / path).read_bytes(), path, SQUARE) for path in paths])
     scores, maps = detector.score(images)[:2]
     np.testing.assert_allclose(scores, [float(row["score"]) for row in rows], rtol=1e-4, atol=1e-5)
     assert maps.shape == (10, 1, 1)

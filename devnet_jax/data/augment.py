@@ -37,14 +37,14 @@ def random_rotations(
     """Rotates each image by its own random angle, uniform in ±max_degrees.
 
     Args:
-      images: [B, H, W, C].
+      images: [B, H, W, C] or, with tiles, [B, T, H, W, C]; tiles of an image turn alike.
       key: random key of the training step.
       positions: int [B], index of each image in the global batch. An angle depends on the key and
         this index only, not on how the batch is divided among devices.
       max_degrees: largest angle; 0 returns the images unchanged.
 
     Returns:
-      [B, H, W, C], of the images' dtype.
+      Images of the same shape and dtype.
     """
     if max_degrees == 0:
         return images
@@ -52,4 +52,5 @@ def random_rotations(
     angles = jax.vmap(lambda k: jax.random.uniform(k, minval=-max_degrees, maxval=max_degrees))(
         keys
     )
-    return jax.vmap(rotate)(images, angles)
+    rotate_all = rotate if images.ndim == 4 else jax.vmap(rotate, in_axes=(0, None))
+    return jax.vmap(rotate_all)(images, angles)

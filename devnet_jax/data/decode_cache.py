@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 import shutil
@@ -17,7 +16,8 @@ import numpy as np
 import PIL
 from PIL import features
 
-from devnet_jax.data import decode
+from devnet_jax.data import decode, preprocessing
+from devnet_jax.data.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class DecodeCache:
     wrong checksum and counts as not cached. All writers of a slot write the same bytes.
     """
 
-    def __init__(self, file: Path, image_size: int, *, writable: bool) -> None:
+    def __init__(self, file: Path, n_bytes: int, *, writable: bool) -> None:
         """Opens the cache.
 
         Args:
           file: the cache's file; created if it does not exist and `writable` is True.
-          image_size: S, of images uint8 [S, S, 3].
+          n_bytes: number of bytes of the network's input of one image.
           writable: if False, `write` does nothing.
 
         Raises:
@@ -50,12 +50,12 @@ class DecodeCache:
         self._file = file
         self._descriptor = os.open(file, flags | os.O_CLOEXEC, 0o666)
         weakref.finalize(self, os.close, self._descriptor)
-        self._slot_bytes = slot_bytes(image_size)
+        self._slot_bytes = slot_bytes(n_bytes)
         self._writable = writable
         self._lock = threading.Lock()
 
     def read(self, i: int, pixels: np.ndarray) -> bool:
-        """Reads image i into `pixels`, uint8 [S, S, 3].
+        """Reads image i into `pixels`, uint8, contiguous.
 
         Returns False if the image is not cached; the content of `pixels` is then undefined.
         """
@@ -67,7 +67,7 @@ class DecodeCache:
         return count == self._slot_bytes and checksum == _checksum(pixels)
 
     def write(self, i: int, pixels: np.ndarray) -> None:
-        """Stores image i, uint8 [S, S, 3]; after the first failure, does nothing."""
+        """Stores image i, uint8, contiguous; after the first failure, does nothing."""
         if not self._writable:
             return
         try:
@@ -80,35 +80,36 @@ class DecodeCache:
 
 
 def open_cache(
-    folder: Path, fingerprint: str, n_images: int, image_size: int
+    folder: Path, fingerprint: str, n_images: int, settings: Preprocessing
 ) -> DecodeCache | None:
-    """Opens the cache of a data set at one image size; None if images cannot be cached.
+    """Opens the cache of a data set for one preprocessing; None if images cannot be cached.
 
     The file is in the subfolder `decoded` of the prepared data, which is replaced as a whole when
-    raw files change. Its name contains the image size and a hash of the fingerprint and of the
-    decoders' versions; other files of the same image size are deleted.
+    raw files change. Its name contains a hash of the preprocessing, and one of the fingerprint and
+    of the decoders' versions; other files of the same preprocessing are deleted.
 
     Args:
       folder: folder of the prepared data.
       fingerprint: fingerprint of the data set.
       n_images: number of images in the data set.
-      image_size: S, of images uint8 [S, S, 3].
+      settings: settings of the way to the network's input.
     """
     try:
-        file = folder / "decoded" / f"{image_size}-{_key(fingerprint)}"
+        name = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+        file = folder / "decoded" / f"{name}-{_key(fingerprint)}"
         # Parents are not created: another process may be replacing the folder.
         file.parent.mkdir(exist_ok=True)
-        writable = _prepare_file(file, n_images * slot_bytes(image_size))
+        writable = _prepare_file(file, n_images * slot_bytes(settings.n_bytes))
         if writable or file.exists():
-            return DecodeCache(file, image_size, writable=writable)
+            return DecodeCache(file, settings.n_bytes, writable=writable)
     except OSError as error:
         _log_not_cached(folder / "decoded", str(error.strerror or error))
     return None
 
 
-def slot_bytes(image_size: int) -> int:
-    """Returns the number of bytes that an image takes on disk."""
-    return image_size * image_size * 3 + _CHECKSUM.size
+def slot_bytes(n_bytes: int) -> int:
+    """Returns the number of bytes that an image takes on disk, for pixels of `n_bytes`."""
+    return n_bytes + _CHECKSUM.size
 
 
 def _checksum(pixels: np.ndarray) -> bytes:
@@ -118,12 +119,14 @@ def _checksum(pixels: np.ndarray) -> bytes:
 def _key(fingerprint: str) -> str:
     """Returns a hash of all that determines the pixels: the data, the decoders, our code."""
     decoders = [str(features.version(name)) for name in _CODECS]
-    parts = [fingerprint, PIL.__version__, *decoders, inspect.getsource(decode)]
+    modules = [*Path(decode.__file__).parent.glob("*.py"), Path(preprocessing.__file__)]
+    code = [file.read_text("utf-8") for file in sorted(modules)]
+    parts = [fingerprint, PIL.__version__, *decoders, *code]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _prepare_file(file: Path, size: int) -> bool:
-    """Deletes outdated files of the same image size; returns True if `file` may be written to."""
+    """Deletes outdated files of the same name; returns True if `file` may be written to."""
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         _log_not_cached(file, "it is read-only")
         return False

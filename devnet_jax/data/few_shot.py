@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from PIL import Image
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data.decode import load_images, load_mask
+from devnet_jax.data.decode import Batch, load_images, load_mask, to_pillow
+from devnet_jax.data.decode.opening import open_image
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.source import Example, Source, open_source
 from devnet_jax.data.split import Split, few_shot_split, grown_split
 from devnet_jax.errors import UserError
@@ -26,12 +29,14 @@ class FewShotDataset:
     Attributes:
       source: the data set.
       split: its training, calibration and test images.
+      preprocessing: settings of the way to the network's input.
       use_cache: if True, decoded images are cached on disk.
       has_grown: if True, the split has images that an earlier one of the run lacks.
     """
 
     source: Source
     split: Split
+    preprocessing: Preprocessing
     use_cache: bool = False
     has_grown: bool = False
 
@@ -64,8 +69,19 @@ class FewShotDataset:
             calibration=settings.calibration,
             seed=seed,
         )
-        split = dataclasses.replace(split, fingerprint=source.fingerprint)
-        return cls(source, split, settings.cache)
+        split = dataclasses.replace(
+            split,
+            fingerprint=source.fingerprint,
+            white_level=settings.white_level or source.white_level,
+        )
+        return cls._with_split(source, split, settings)
+
+    @classmethod
+    def _with_split(cls, source: Source, split: Split, settings: DatasetConfig) -> FewShotDataset:
+        preprocessing = Preprocessing.from_settings(settings)
+        # That of the run, also when the data set has grown.
+        preprocessing = dataclasses.replace(preprocessing, white_level=split.white_level)
+        return cls(source, split, preprocessing, settings.cache)
 
     @classmethod
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
@@ -77,7 +93,7 @@ class FewShotDataset:
           UserError: if the data set cannot be opened, images of the split are missing, or labels
             of training or calibration images have changed.
         """
-        dataset = cls(_open(settings), split, settings.cache)
+        dataset = cls._with_split(_open(settings), split, settings)
         dataset._require_images()
         if dataset.source.fingerprint != split.fingerprint:
             logger.warning(
@@ -94,7 +110,7 @@ class FewShotDataset:
         Raises:
           UserError: as `reopen` and `grown_split`.
         """
-        dataset = cls(_open(settings), split, settings.cache)
+        dataset = cls._with_split(_open(settings), split, settings)
         dataset._require_images()
         grown = grown_split(split, dataset.source.examples, settings.n_anomaly)
         if grown == split:
@@ -102,7 +118,7 @@ class FewShotDataset:
         grown = dataclasses.replace(grown, fingerprint=dataset.source.fingerprint)
         old, new = len(split.paths), len(grown.paths)
         logger.info("data set %s has grown from %d to %d images", dataset.source.name, old, new)
-        return cls(dataset.source, grown, settings.cache, has_grown=True)
+        return dataclasses.replace(dataset, split=grown, has_grown=True)
 
     def _require_images(self) -> None:
         """Raises `UserError` unless all images of the split exist and have the same label."""
@@ -161,54 +177,49 @@ class FewShotDataset:
     def _digest(self, path: str) -> str:
         return self.source.examples[self._index[path]].digest
 
-    def train_images(self, image_size: int) -> TrainImages:
+    def train_images(self) -> TrainImages:
         """Returns the training images, `split.train`; nothing is read yet."""
         indices = np.array([self._index[path] for path in self.split.train])
-        return TrainImages(self.source, indices, image_size, self.decode_cache(image_size))
+        return TrainImages(self.source, indices, self.preprocessing, self.decode_cache)
 
-    def images(
-        self, paths: Sequence[str], image_size: int, description: str | None = None
-    ) -> np.ndarray:
-        """Loads images of the data set by path: uint8 [N, S, S, 3], in the given order.
+    def images(self, paths: Sequence[str], description: str | None = None) -> Batch:
+        """Loads images of the data set by path, in that order.
 
         Args:
           paths: paths of the images.
-          image_size: S.
           description: label of the progress bar; None shows no bar.
 
         Raises:
           UserError: if an image cannot be decoded.
         """
         indices = [self._index[path] for path in paths]
-        cache = self.decode_cache(image_size)
-        return load_images(self.source, indices, image_size, description, cache)
-
-    def decode_cache(self, image_size: int) -> DecodeCache | None:
-        """Returns the cache of decoded images of one size; None if there is none."""
-        if not self.use_cache:
-            return None
-        if image_size not in self._decode_caches:
-            source = self.source
-            self._decode_caches[image_size] = open_cache(
-                source.folder, source.fingerprint, len(source.examples), image_size
-            )
-        return self._decode_caches[image_size]
+        pixels = load_images(
+            self.source, indices, self.preprocessing, description, self.decode_cache
+        )
+        examples = [self.source.examples[i] for i in indices]
+        sizes = [(example.height, example.width) for example in examples]
+        return Batch(pixels, sizes, lambda i: self.picture(paths[i]))
 
     @cached_property
-    def _decode_caches(self) -> dict[int, DecodeCache | None]:
-        """The caches opened so far, by image size."""
-        return {}
+    def decode_cache(self) -> DecodeCache | None:
+        """The cache of decoded images; None if there is none."""
+        if not self.use_cache:
+            return None
+        source = self.source
+        return open_cache(
+            source.folder, source.fingerprint, len(source.examples), self.preprocessing
+        )
 
-    def mask(self, path: str, image_size: int) -> np.ndarray | None:
-        """Loads a defect mask: bool [S, S], True on the defect.
-
-        The mask of a normal image is all False. Returns `None` for an anomaly without a mask.
-        """
+    def picture(self, path: str) -> Image.Image:
+        """Decodes an image of the data set at its own size."""
         i = self._index[path]
-        if self.source.examples[i].label == 0:
-            return np.zeros((image_size, image_size), bool)
-        data = self.source.mask_bytes(i)
-        return load_mask(data, f"{path} (mask)", image_size) if data else None
+        data, name = self.source.image_bytes(i), self.source.image_name(i)
+        return to_pillow(open_image(data, name).content, name, self.split.white_level)
+
+    def mask(self, path: str, original: bool = False) -> np.ndarray | None:
+        """Loads a defect mask with `load_mask`: bool [h, w]; `None` if the image has none."""
+        data = self.source.mask_bytes(self._index[path])
+        return load_mask(data, f"{path} (mask)", self.preprocessing, original) if data else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,13 +229,13 @@ class TrainImages:
     Attributes:
       source: source of the encoded images.
       indices: index in the source of each training image.
-      image_size: S, of images uint8 [S, S, 3].
+      preprocessing: settings of the way to the network's input.
       cache: cache of decoded images; None if there is none.
     """
 
     source: Source
     indices: np.ndarray
-    image_size: int
+    preprocessing: Preprocessing
     cache: DecodeCache | None
 
     def __len__(self) -> int:
@@ -236,7 +247,7 @@ class TrainImages:
         return self.cache is not None
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """Reads images: uint8 [n, S, S, 3].
+        """Reads images: uint8 [n, *preprocessing.shape].
 
         Args:
           indices: integers [n], positions in `split.train`.
@@ -246,7 +257,7 @@ class TrainImages:
           UserError: if an image cannot be decoded.
         """
         chosen = self.indices[indices]
-        return load_images(self.source, chosen, self.image_size, description, self.cache)
+        return load_images(self.source, chosen, self.preprocessing, description, self.cache)
 
 
 def _open(settings: DatasetConfig) -> Source:

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from devnet_jax.data.datasets import DATASETS
-from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset, verify
+from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset
+from devnet_jax.data.datasets.verify import verify, white_level
 from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import fetch
 from devnet_jax.data.lock import exclusive_lock
@@ -39,6 +40,8 @@ class Example:
       label: 0 for a normal image, 1 for an anomaly.
       defect: defect class; "good" for a normal image.
       digest: hash of the decoded pixels.
+      height: height of the upright image in pixels.
+      width: its width.
     """
 
     path: str
@@ -46,6 +49,8 @@ class Example:
     label: int
     defect: str
     digest: str
+    height: int = 0
+    width: int = 0
 
 
 class Source:
@@ -56,6 +61,7 @@ class Source:
       examples: all of train, then all of test, each sorted by path.
       fingerprint: hash that changes when the raw files change.
       folder: folder of the prepared data; it is replaced when the raw files change.
+      white_level: value that is white in images of 16 bits; 0 if they use all.
     """
 
     def __init__(self, builder: AnomalyDatasetBuilder) -> None:
@@ -64,6 +70,7 @@ class Source:
         index = _read_index(self.folder)
         self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
         self.fingerprint: str = index["fingerprint"]
+        self.white_level: int = index["white_level"]
         self.examples: Sequence[Example] = [Example(*fields) for fields in index["examples"]]
         self._records: list[Sequence[dict[str, bytes]]] = [
             builder.as_data_source(split) if split in builder.info.splits else []
@@ -291,12 +298,13 @@ class _PreparedData:
           UserError: if the raw data cannot be used, or changed while it was read.
         """
         examples = verify(raw)
+        level = white_level(examples)
         staging = self.target.parent / ".preparing"
         shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
         try:
             with _quiet_tfds():
                 builder = self.builder(staging, examples=examples)
-                builder.write(raw.fingerprint)
+                builder.write(raw.fingerprint, level)
             if read_again().fingerprint != raw.fingerprint:
                 raise UserError(f"{raw.name}: files changed while they were read: run again")
             shutil.rmtree(self.retired, ignore_errors=True)
@@ -314,6 +322,12 @@ class _PreparedData:
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        if level:
+            logger.info(
+                "%s: images of 16 bits use values up to %d at most: that is taken as white",
+                raw.name,
+                level,
+            )
         normal = sum(e.label == 0 for e in examples)
         logger.info(
             "%s: prepared %d normal and %d anomalous images in '%s'",

@@ -28,6 +28,7 @@ class Split:
       trained_classes: number of labelled anomalies of each defect class.
       protocol: the arguments of `few_shot_split`.
       fingerprint: fingerprint of the data set (`Source.fingerprint`).
+      white_level: value that is white in images of 16 bits; 0 means 65535.
     """
 
     train_normal: tuple[str, ...]
@@ -38,6 +39,7 @@ class Split:
     trained_classes: Mapping[str, int]
     protocol: Mapping[str, Any]
     fingerprint: str = ""
+    white_level: int = 0
 
     @property
     def train_unlabelled(self) -> tuple[str, ...]:
@@ -71,6 +73,7 @@ class Split:
                 trained_classes=dict(values["trained_classes"]),
                 protocol=dict(values["protocol"]),
                 fingerprint=values["fingerprint"],
+                white_level=int(values.get("white_level", 0)),
             )
         except (KeyError, TypeError, ValueError):
             raise UserError("split.json: not a split; restore the file or train again") from None

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from devnet_jax.config import DatasetConfig
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.distributed.cluster import n_local_processes, require_agreement
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ class ImageReader(Protocol):
     """The interface of the images that a store is made from; they are read on demand."""
 
     @property
-    def image_size(self) -> int:
-        """S, of images uint8 [S, S, 3]."""
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the way to the network's input."""
 
     @property
     def is_cached(self) -> bool:
@@ -46,7 +47,7 @@ class ImageReader(Protocol):
         """Returns the number of images."""
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """Reads images into a new array, uint8 [n, S, S, 3].
+        """Reads images into a new array, uint8 [n, *preprocessing.shape].
 
         Args:
           indices: integers [n].
@@ -55,7 +56,7 @@ class ImageReader(Protocol):
 
 
 class ImageStore(Protocol):
-    """The interface of all stores: decoded training images, uint8 [N, S, S, 3].
+    """The interface of all stores: decoded training images, uint8 [N, *preprocessing.shape].
 
     Attributes:
       resident: the array that every train call is given, replicated over the
@@ -74,11 +75,12 @@ class ImageStore(Protocol):
           indices: int32 [steps, B], indices of the images of this process's batches.
 
         Returns:
-          The indices, or the images, uint8 [steps, B, S, S, 3].
+          The indices, or the images, uint8 [steps, B, *preprocessing.shape].
         """
 
     def gather(self, resident: jax.Array | None, batch: jax.Array) -> jax.Array:
-        """Returns the images of one step on one device, uint8 [b, S, S, 3]; traced by JAX.
+        """Returns the images of one step on one device, uint8 [b, *preprocessing.shape]; traced by
+        JAX.
 
         Args:
           resident: `resident`.
@@ -135,7 +137,7 @@ class StreamedStore:
         return batch
 
     def max_steps_per_call(self, batch_size: int) -> int:
-        return max(1, MAX_CALL_BYTES // (batch_size * image_nbytes(self._reader)))
+        return max(1, MAX_CALL_BYTES // (batch_size * self._reader.preprocessing.n_bytes))
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self._reader.read(indices)
@@ -154,11 +156,6 @@ class HostStore(StreamedStore):
 
 def _read_all(reader: ImageReader) -> np.ndarray:
     return reader.read(np.arange(len(reader)), "decoding training images")
-
-
-def image_nbytes(reader: ImageReader) -> int:
-    """Returns the number of bytes of one decoded image."""
-    return reader.image_size * reader.image_size * 3
 
 
 def padded_length(n: int) -> int:
@@ -180,7 +177,7 @@ def make_store(
     Raises:
       UserError: if an image cannot be decoded.
     """
-    size = len(reader) * image_nbytes(reader)
+    size = len(reader) * reader.preprocessing.n_bytes
     location, reason = settings.store, ""
     if location == "auto":
         location, reason = _choose_location(size, settings, host_memory() // n_local_processes())

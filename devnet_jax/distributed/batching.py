@@ -12,14 +12,15 @@ from devnet_jax.distributed.sharding import batch_sharded
 
 
 def apply_in_batches(
-    function: Callable[[jax.Array], Any], images: np.ndarray, batch_size: int
+    function: Callable[..., Any], arrays: np.ndarray | tuple[np.ndarray, ...], batch_size: int
 ) -> Any:
     """Applies a function batch by batch and concatenates the results.
 
     Args:
-      function: maps an array [B, …], sharded over the local devices, to a tree of arrays [B, …]. B
+      function: maps arrays [B, …], sharded over the local devices, to a tree of arrays [B, …]. B
         is always the same, so that it compiles once.
-      images: array [N, …] with N ≥ 1, such as images uint8 [N, S, S, 3].
+      arrays: array [N, …] with N ≥ 1, such as images uint8 [N, H, W, 3], or several of them, one
+        for each argument of the function.
       batch_size: batch size, rounded up to a multiple of the devices. The last batch is padded with
         zeros, whose results are dropped.
 
@@ -28,11 +29,16 @@ def apply_in_batches(
     """
     n_devices = jax.local_device_count()
     batch_size = -(-batch_size // n_devices) * n_devices
+    arrays = arrays if isinstance(arrays, tuple) else (arrays,)
+    n = len(arrays[0])
+
+    def fill(part: np.ndarray) -> jax.Array:
+        padding = batch_size - len(part)
+        padded = np.pad(part, ((0, padding), *[(0, 0)] * (part.ndim - 1)))
+        return jax.device_put(padded, batch_sharded())
+
     parts = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        padding = batch_size - len(batch)
-        filled = np.pad(batch, ((0, padding), *[(0, 0)] * (batch.ndim - 1)))
-        result = function(jax.device_put(filled, batch_sharded()))
+    for start in range(0, n, batch_size):
+        result = function(*(fill(array[start : start + batch_size]) for array in arrays))
         parts.append(jax.tree.map(np.asarray, result))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)

@@ -15,7 +15,7 @@ from etils import epath
 from tqdm import tqdm
 
 from devnet_jax.config import Config
-from devnet_jax.data.decode import map_in_threads
+from devnet_jax.data.decode import Batch, map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.paths import output_name
 from devnet_jax.data.prefetch import prefetch
@@ -176,7 +176,6 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
     Returns:
       The results of all processes in process 0; `None` in the others.
     """
-    size = detector.config.dataset.image_size
     examples = local_share(dataset.test_examples)
     side = side_for(len(dataset.test_examples))
     pixel_metrics = PixelMetrics()
@@ -192,18 +191,20 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
         scores.append(as_written(scored.scores))
         reasons += scored.reasons
         maps = None
-        if detector.config.evaluation.explanation != "none":
-            maps = detector.explain(images, maps=scored.maps).maps
-        load_mask = functools.partial(dataset.mask, image_size=size)
+        load_mask = functools.partial(dataset.mask, original=detector.original_maps)
         masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
-        for i, mask in enumerate(masks):
-            if mask is None or maps is None:
-                continue
-            if chunk[i].label == 1 and not mask.any():  # the defect is lost in resizing
-                n_vanished += 1
-                continue
-            auroc = pixel_metrics.update(maps[i], mask)
-            pixel_aurocs[start + i] = np.nan if auroc is None else auroc
+        if detector.config.evaluation.explanation != "none":
+            maps = detector.input_maps(images, maps=scored.maps)
+            for i, (example, mask) in enumerate(zip(chunk, masks, strict=True)):
+                # What the network does not see is not measured.
+                seen = detector.lay(maps[i], images.sizes[i])[detector.seen(images.sizes[i])]
+                if example.label == 0:
+                    pixel_metrics.update(seen, np.zeros(seen.shape, bool))
+                elif mask is not None and not mask.any():  # lost in resizing, or not seen
+                    n_vanished += 1
+                elif mask is not None:
+                    auroc = pixel_metrics.update(seen, mask)
+                    pixel_aurocs[start + i] = np.nan if auroc is None else auroc
         pictures += _make_pictures(detector, chunk, images, scored, maps, masks, side)
     local_results = {
         "scores": np.concatenate(scores),
@@ -236,7 +237,7 @@ def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
 def _make_pictures(
     detector: TrainedDetector,
     examples: Sequence[Example],
-    images: np.ndarray,
+    images: Batch,
     scored: Scores,
     maps: np.ndarray | None,
     masks: Sequence[np.ndarray | None],
@@ -247,14 +248,20 @@ def _make_pictures(
 
     def make_picture(i: int) -> Picture:
         mask, overlay = masks[i], None
+        image = detector.picture(images, i)
         if maps is not None:
-            overlay = thumbnail(detector.overlay(images[i], scores[i], maps[i]), side)
+            laid = detector.lay(maps[i], images.sizes[i])
+            overlay = thumbnail(detector.overlay(image, scores[i], laid), side)
+        if mask is not None and mask.any():
+            framed = np.zeros(image.shape[:2], bool)
+            framed[detector.seen(images.sizes[i])] = mask
+            mask = framed
         return Picture(
             path=examples[i].path,
             score=float(scores[i]),
             label=examples[i].label,
             defect=examples[i].defect,
-            image=thumbnail(images[i], side),
+            image=thumbnail(image, side),
             overlay=overlay,
             mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
             p_value=None if p_values is None else float(p_values[i]),
@@ -268,7 +275,7 @@ def _make_pictures(
 def explain(config: Config, workdir: Workdir) -> None:
     """Writes the explanation maps of the test images and their overlays to explain/.
 
-    maps/<path>.npy is float32 [S, S]; overlays/<path>.jpg is the image with its map drawn over it.
+    maps/<path>.npy is float32 [h, w]; overlays/<path>.jpg is the image with its map drawn over it.
     Names too long for a file system are replaced by their hashes (`output_name`).
 
     Args:
@@ -295,24 +302,25 @@ def explain(config: Config, workdir: Workdir) -> None:
 
 
 def _write_explanations(
-    detector: TrainedDetector, folder: epath.Path, paths: Sequence[str], images: np.ndarray
+    detector: TrainedDetector, folder: epath.Path, paths: Sequence[str], images: Batch
 ) -> None:
     scored = detector.score(images)
-    scores, maps = as_written(scored.scores), detector.explain(images, maps=scored.maps).maps
+    scores, maps = as_written(scored.scores), detector.input_maps(images, maps=scored.maps)
 
     def write(i: int) -> None:
-        write_npy(folder / "maps" / output_name(paths[i], ".npy"), maps[i])
-        overlay = detector.overlay(images[i], scores[i], maps[i])
+        laid = detector.lay(maps[i], images.sizes[i])
+        write_npy(folder / "maps" / output_name(paths[i], ".npy"), laid)
+        overlay = detector.overlay(detector.picture(images, i), scores[i], laid)
         write_jpeg(folder / "overlays" / output_name(paths[i], ".jpg"), overlay)
 
-    for _ in map_in_threads(write, range(len(images)), None):
+    for _ in map_in_threads(write, range(len(paths)), None):
         pass
 
 
 def image_chunks(
     dataset: FewShotDataset, paths: Sequence[str], config: Config, description: str
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields images in chunks: the chunk's first index, and its images uint8 [n, S, S, 3].
+) -> Iterator[tuple[int, Batch]]:
+    """Yields images in chunks: the chunk's first index, and its images.
 
     Args:
       dataset: data set of the images.
@@ -320,11 +328,12 @@ def image_chunks(
       config: settings of the run.
       description: label of the progress bar.
     """
-    chunk_size = CHUNK_BATCHES * config.evaluation.batch_size
+    n_tiles = dataset.preprocessing.n_tiles
+    chunk_size = max(CHUNK_BATCHES * config.evaluation.batch_size // n_tiles, 1)
     # disable=None: shown on a terminal, silent in a log file.
     bar = tqdm(total=len(paths), unit="image", desc=description, disable=None)
     chunks = prefetch(
-        (start, dataset.images(paths[start : start + chunk_size], config.dataset.image_size))
+        (start, dataset.images(paths[start : start + chunk_size]))
         for start in range(0, len(paths), chunk_size)
     )
     with bar, contextlib.closing(chunks):

@@ -29,6 +29,7 @@ from jax import export
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, RawScores
 from devnet_jax.inference.thresholds import Threshold
@@ -121,12 +122,12 @@ class ExportedDetector(ImageScorer):
                 f"{path}: has format {card['format']}, and this version reads format {FORMAT}; "
                 "use the version of devnet_jax that wrote it, or export it again"
             )
-        size = int(card["image_size"])
-        score = _read_program(archive.read(SCORE), size, f"{path}: {SCORE}")
+        shape = _preprocessing(card).shape
+        score = _read_program(archive.read(SCORE), shape, f"{path}: {SCORE}")
         weights = _read_weights(archive, score.exported)
         programs = {SCORE: score}
         if EXPLAIN in archive.namelist():
-            explain = _read_program(archive.read(EXPLAIN), size, f"{path}: {EXPLAIN}")
+            explain = _read_program(archive.read(EXPLAIN), shape, f"{path}: {EXPLAIN}")
             # Compared as text, because each program has its own symbol for the number of images.
             if str(_arguments(explain.exported)) != str(_arguments(score.exported)):
                 raise UserError(
@@ -144,10 +145,15 @@ class ExportedDetector(ImageScorer):
         )
         return detector
 
+    @functools.cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the way from an image to the network's input, and back."""
+        return _preprocessing(self.card)
+
     @property
-    def image_size(self) -> int:
-        """S: height and width in pixels that images are resized to."""
-        return int(self.card["image_size"])
+    def original_maps(self) -> bool:
+        """True if maps have the images' own size, False for that of the network's input."""
+        return bool(self.card.get("map_size") == "original")
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
@@ -197,11 +203,12 @@ class ExportedDetector(ImageScorer):
 
     def _apply(self, program: str, images: np.ndarray) -> Iterator[Any]:
         """Yields the results of a program for each batch of images, without padding."""
-        for start in range(0, len(images), MAX_BATCH_SIZE):
-            batch = images[start : start + MAX_BATCH_SIZE]
+        size = max(MAX_BATCH_SIZE // self.preprocessing.n_tiles, 1)
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
             n = len(batch)
             padded_length = 1 << (n - 1).bit_length()
-            padded = np.pad(batch, ((0, padded_length - n), *[(0, 0)] * 3))
+            padded = np.pad(batch, ((0, padded_length - n), *[(0, 0)] * (batch.ndim - 1)))
             result = self._programs[program].compiled(self._weights, padded)
             yield jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], result)
 
@@ -236,12 +243,20 @@ def _verify_checksum(content: bytes, path: str | os.PathLike[str]) -> None:
         raise UserError(f"{path}: was changed or damaged since it was written; {_HINT}")
 
 
-def _read_program(content: bytes, size: int, name: str) -> _Program:
+def _preprocessing(card: dict[str, Any]) -> Preprocessing:
+    """Returns the preprocessing that a card describes."""
+    if "preprocessing_settings" in card:
+        return Preprocessing(**card["preprocessing_settings"])
+    size = int(card["image_size"])  # older files stretch images to a square
+    return Preprocessing(size, size)
+
+
+def _read_program(content: bytes, shape: tuple[int, ...], name: str) -> _Program:
     """Deserialises a program; raises `UserError` if it does more than compute.
 
     Args:
       content: `jax.export` artefact.
-      size: height and width of the images that it must accept.
+      shape: shape of the images that it must accept, uint8.
       name: name of the file and the program, for errors.
     """
     program = _Program(content)
@@ -249,8 +264,8 @@ def _read_program(content: bytes, size: int, name: str) -> _Program:
         raise UserError(f"{name} has side effects; it is not trusted")
     _require_pure(program.exported.mlir_module(), name)
     _, images = _arguments(program.exported)
-    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-        raise UserError(f"{name} does not take uint8 images [N, {size}, {size}, 3]")
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise UserError(f"{name} does not take uint8 images {['N', *shape]}")
     return program
 
 

@@ -34,13 +34,14 @@ logger = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _OUTPUTS = {
-    SCORE: "scores [N]; score maps [N, h, w] of the finest level",
-    EXPLAIN: "maps [N, image_size, image_size]",
+    SCORE: "scores [N]; score maps [N, h, w], or with tiles [N, T, h, w], of the finest level",
+    EXPLAIN: "maps [N, H, W], or with tiles [N, T, H, W]",
 }
 _PREPROCESSING = (
-    "RGB as a viewer shows it (EXIF orientation applied, transparency over white), resized to "
-    "image_size × image_size bilinearly with antialiasing, whatever the aspect ratio; uint8. "
-    "Scaling by ImageNet's means and deviations is part of the programs."
+    "RGB as a viewer shows it (EXIF orientation applied, transparency over white), cut to the "
+    "region, resized bilinearly with antialiasing to the size of all tiles together, as `fit` "
+    "says, and cut into tiles; uint8. With letterbox, a fourth channel is 255 in the image and 0 "
+    "in the padding. Scaling by ImageNet's means and deviations is part of the programs."
 )
 
 
@@ -65,7 +66,7 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
         raise UserError(f"--output={output}: is a folder; give the name of a file, model.devnet")
     model, variables = detector.folded
     weights = traverse_util.flatten_dict(variables, sep="/")
-    image_size, method = detector.config.dataset.image_size, detector.config.evaluation.explanation
+    shape, method = detector.preprocessing.shape, detector.config.evaluation.explanation
     programs: dict[str, Callable[..., Any]] = {SCORE: score_images}
     if method != "none":
         programs[EXPLAIN] = EXPLAINERS[method](detector.config)
@@ -74,7 +75,7 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, CARD, encode_json(_card(detector, workdir, programs)))
         for name, function in programs.items():
-            _add(archive, name, _serialise(functools.partial(function, model), weights, image_size))
+            _add(archive, name, _serialise(functools.partial(function, model), weights, shape))
         for name, values in weights.items():
             array = np.asarray(values)
             _add(archive, WEIGHTS + name, array.astype(array.dtype.newbyteorder("<")).tobytes())
@@ -82,7 +83,7 @@ def export_detector(detector: TrainedDetector, workdir: Workdir, output: epath.P
 
 
 def _serialise(
-    function: Callable[..., Any], weights: dict[str, jax.Array], image_size: int
+    function: Callable[..., Any], weights: dict[str, jax.Array], shape: tuple[int, ...]
 ) -> bytes:
     """Serialises function(variables, images) for any number of images and all platforms.
 
@@ -94,7 +95,7 @@ def _serialise(
 
     (n,) = export.symbolic_shape("n")
     shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
-    images = jax.ShapeDtypeStruct((n, image_size, image_size, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((n, *shape), jnp.uint8)
     return bytes(export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images).serialize())
 
 
@@ -110,6 +111,8 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
         "format": FORMAT,
         "image_size": config.dataset.image_size,
         "preprocessing": _PREPROCESSING,
+        "preprocessing_settings": dataclasses.asdict(detector.preprocessing),
+        "map_size": config.evaluation.map_size,
         "outputs": {name: _OUTPUTS[name] for name in programs},
         "explanation": config.evaluation.explanation,
         "loss": {

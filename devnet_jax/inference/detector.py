@@ -15,6 +15,8 @@ from etils import epath
 
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.data.preprocessing import Preprocessing
+from devnet_jax.data.split import Split
 from devnet_jax.distributed.batching import apply_in_batches
 from devnet_jax.distributed.sharding import abstract_replicated
 from devnet_jax.errors import UserError, nearest
@@ -32,7 +34,7 @@ from devnet_jax.losses import prior_of
 from devnet_jax.models import fold_batch_norm
 from devnet_jax.models.build import Model, abstract_variables, make_model
 from devnet_jax.prior import Prior
-from devnet_jax.runtime.io import write_json
+from devnet_jax.runtime.io import read_json, write_json
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.learned import read_learned
@@ -50,6 +52,8 @@ class TrainedDetector(ImageScorer):
       step: number of training steps done.
       calibration_scores: float32 [n], scores of held-out normal images; empty without calibration.
       kinds: names of the labelled kinds that an image can be like; empty for devnet.
+      white_level: value that is white in images of 16 bits, as in the data set; 0 for the
+        settings'.
     """
 
     config: Config
@@ -59,6 +63,7 @@ class TrainedDetector(ImageScorer):
         default_factory=lambda: np.empty(0, np.float32)
     )
     kinds: tuple[str, ...] = ()
+    white_level: int = 0
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -110,7 +115,13 @@ class TrainedDetector(ImageScorer):
                 "train again to write it",
                 folder.learned,
             )
-        detector = cls(config, variables, step, kinds=tuple(learned.kinds) if learned else ())
+        detector = cls(
+            config,
+            variables,
+            step,
+            kinds=tuple(learned.kinds) if learned else (),
+            white_level=read_white_level(folder),
+        )
         if not calibrated or not config.dataset.calibration:
             return detector
         scores = read_calibration(folder, step)
@@ -133,10 +144,16 @@ class TrainedDetector(ImageScorer):
         )
         return [threshold for threshold in candidates if threshold is not None]
 
+    @functools.cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the way from an image to the network's input, and back."""
+        settings = Preprocessing.from_settings(self.config.dataset)
+        return dataclasses.replace(settings, white_level=self.white_level or settings.white_level)
+
     @property
-    def image_size(self) -> int:
-        """S: height and width in pixels that images are resized to."""
-        return self.config.dataset.image_size
+    def original_maps(self) -> bool:
+        """True if maps have the images' own size, False for that of the network's input."""
+        return self.config.evaluation.map_size == "original"
 
     @property
     def prior(self) -> Prior | None:
@@ -183,9 +200,8 @@ class TrainedDetector(ImageScorer):
                 f"explanation {method!r}: no such method; {nearest(method, EXPLAINERS)}"
             )
         if method == "score_map" and maps is not None:
-            function = functools.partial(enlarge, self.folded[0], size=self.image_size)
-            enlarged = apply_in_batches(function, maps, self.config.evaluation.batch_size)
-            return np.asarray(enlarged, np.float32)
+            function = functools.partial(enlarge, self.folded[0])
+            return np.asarray(apply_in_batches(function, (maps, images), self._batch_size))
         maps = np.asarray(self._apply(EXPLAINERS[method](self.config), images), np.float32)
         if not np.isfinite(maps).all():
             raise UserError(
@@ -208,8 +224,20 @@ class TrainedDetector(ImageScorer):
         return apply_in_batches(
             functools.partial(function, *self.folded),
             images,
-            self.config.evaluation.batch_size,
+            self._batch_size,
         )
+
+    @property
+    def _batch_size(self) -> int:
+        """Number of images scored at once, whose tiles are computed one after the other."""
+        return max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
+
+
+def read_white_level(workdir: Workdir) -> int:
+    """Reads the white level of a run's data set from split.json; 0 if there is none."""
+    if not workdir.split.exists():
+        return 0
+    return Split.from_dict(read_json(workdir.split)).white_level
 
 
 def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from devnet_jax.config import Config
-from devnet_jax.data.preprocessing import normalise
+from devnet_jax.data.preprocessing import network_input
 from devnet_jax.inference.forward import score_images
-from devnet_jax.models.build import Model
+from devnet_jax.models.bags import Model, score_bags
+from devnet_jax.models.heads import inside_positions
 from devnet_jax.rng import key
 
 SATURATION = 99  # percentile of an image's gradients at which its map reaches 1
@@ -29,14 +30,14 @@ def gradient_maps(model: Model, variables: dict[str, Any], images: jax.Array) ->
     Args:
       model: network.
       variables: variables of the network.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, *preprocessing.shape].
 
     Returns:
-      Floating [B, S, S] in [0, 1]: |∂score/∂input| summed over channels, scaled for each image so
-      that its minimum is 0 and its 99th percentile is 1, then smoothed. Values of different images
-      are not comparable.
+      Floating [B, H, W], or with tiles [B, T, H, W], in [0, 1]: |∂score/∂input| summed over
+      channels, scaled for each image so that its minimum is 0 and its 99th percentile is 1, then
+      smoothed. Values of different images are not comparable.
     """
-    return saliency(input_gradients(model, variables, normalise(images)))
+    return saliency(input_gradients(model, variables, *network_input(images)))
 
 
 def smoothgrad_maps(
@@ -52,13 +53,13 @@ def smoothgrad_maps(
     Args:
       model: network.
       variables: variables of the network.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, *preprocessing.shape].
       noise_key: key of the noise. All images of a batch get the same noise, so that a map does not
         depend on the other images of its batch.
       n_samples: number of noisy copies of each image; time grows with it.
       noise: standard deviation of the noise, as a share of the image's range of values.
     """
-    total = jnp.zeros(images.shape)
+    total = jnp.zeros((*images.shape[:-1], 3))
     for i in range(n_samples):  # one compiled program for any n_samples
         total += _noisy_gradients(model, variables, images, jax.random.fold_in(noise_key, i), noise)
     return saliency(total / n_samples)
@@ -74,46 +75,62 @@ def upsampled_score_maps(model: Model, variables: dict[str, Any], images: jax.Ar
     Args:
       model: network.
       variables: variables of the network.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, *preprocessing.shape].
 
     Returns:
       `enlarge` of the position scores.
     """
-    return enlarge(model, score_images(model, variables, images)[1], images.shape[1])
-
-
-@functools.partial(jax.jit, static_argnames=("model", "size"))
-def enlarge(model: Model, maps: jax.Array, size: int) -> jax.Array:
-    """Enlarges position scores to the image's size.
-
-    Args:
-      model: network.
-      maps: floating [B, h, w], position scores of the finest scale.
-      size: S.
-
-    Returns:
-      Floating [B, S, S] in units of the score, interpolated linearly between the centres of the
-      positions (see `Head.contributions`), and smoothed by a Gaussian filter for devcore.
-    """
-    enlarged = jax.image.resize(model.contributions(maps), (maps.shape[0], size, size), "linear")
-    return blur(enlarged) if model.smooths_maps else enlarged
+    return enlarge(model, score_images(model, variables, images)[1], images)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def input_gradients(model: Model, variables: dict[str, Any], inputs: jax.Array) -> jax.Array:
+def enlarge(model: Model, maps: jax.Array, images: jax.Array) -> jax.Array:
+    """Enlarges position scores to the size of the network's input.
+
+    Args:
+      model: network.
+      maps: floating [B, h, w] or [B, T, h, w], position scores of the finest scale.
+      images: uint8 [B, *preprocessing.shape], of which size and padding are used.
+
+    Returns:
+      Floating [B, H, W] or [B, T, H, W] in units of the score, interpolated linearly between the
+      centres of the positions inside the image (see `Head.contributions`), and smoothed by a
+      Gaussian filter for devcore.
+    """
+    tiles = images.reshape(-1, *images.shape[-3:])
+    positions = model.contributions(maps).reshape(-1, *maps.shape[-2:])
+
+    def resize(values: jax.Array) -> jax.Array:
+        return jax.image.resize(values, tiles.shape[:3], "linear")
+
+    if tiles.shape[-1] == 3:
+        enlarged = resize(positions)
+    else:  # positions in the padding must not shine into the image
+        inside = inside_positions(tiles[..., 3] / 255.0, *positions.shape[1:])
+        enlarged = resize(jnp.where(inside, positions, 0)) / jnp.maximum(resize(1.0 * inside), 1e-6)
+    if model.smooths_maps:
+        enlarged = blur(enlarged)
+    return enlarged.reshape(images.shape[:-1])
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def input_gradients(
+    model: Model, variables: dict[str, Any], inputs: jax.Array, inside: jax.Array | None = None
+) -> jax.Array:
     """Returns ∂score/∂input of each image, without computing gradients of parameters.
 
     Args:
       model: network.
       variables: variables of the network.
-      inputs: floating [B, S, S, 3], normalised.
+      inputs: floating [B, H, W, 3] or [B, T, H, W, 3], normalised.
+      inside: floating, 1 inside the image and 0 in its padding; `None` without padding.
 
     Returns:
-      Floating [B, S, S, 3].
+      Floating, of the shape of `inputs`.
     """
 
     def total_score(inputs: jax.Array) -> jax.Array:
-        scores = model.apply(variables, inputs, train=False)[0]
+        (scores, *_), _ = score_bags(model, variables, inputs, inside)
         return scores.sum()  # in evaluation mode, images are independent
 
     return jax.grad(total_score)(inputs)
@@ -121,17 +138,19 @@ def input_gradients(model: Model, variables: dict[str, Any], inputs: jax.Array) 
 
 @jax.jit
 def saliency(gradients: jax.Array) -> jax.Array:
-    """Returns maps [B, H, W] of input gradients [B, H, W, 3]; see `gradient_maps`."""
+    """Returns maps [B, …, H, W] of input gradients [B, …, H, W, 3]; see `gradient_maps`."""
     maps = jnp.abs(gradients).sum(axis=-1)
-    low = maps.min(axis=(1, 2), keepdims=True)
-    high = _percentile(maps.reshape(maps.shape[0], -1), SATURATION)[:, None, None]
+    values = maps.reshape(maps.shape[0], -1)
+    low = values.min(axis=1, keepdims=True)
+    high = _percentile(values, SATURATION)[:, None]
     span = jnp.where(high > low, high - low, 1)  # equal gradients give a map of zeros
-    return blur(jnp.clip((maps - low) / span, 0, 1))
+    scaled = jnp.clip((values - low) / span, 0, 1)
+    return blur(scaled.reshape(maps.shape))
 
 
 def blur(maps: jax.Array) -> jax.Array:
-    """Returns maps [B, H, W] smoothed by a Gaussian filter of `BLUR` pixels."""
-    rows, columns = (jnp.asarray(_blur_matrix(n), maps.dtype) for n in maps.shape[1:])
+    """Returns maps [..., H, W] smoothed by a Gaussian filter of `BLUR` pixels."""
+    rows, columns = (jnp.asarray(_blur_matrix(n), maps.dtype) for n in maps.shape[-2:])
     with jax.default_matmul_precision("highest"):
         return rows @ maps @ columns.T
 
@@ -159,10 +178,10 @@ def _noisy_gradients(
     key: jax.Array,
     noise: float,
 ) -> jax.Array:
-    inputs = normalise(images)
-    span = jnp.ptp(inputs, axis=(1, 2, 3), keepdims=True)
+    inputs, inside = network_input(images)
+    span = jnp.ptp(inputs, axis=tuple(range(1, inputs.ndim)), keepdims=True)
     draw = jax.random.normal(key, inputs.shape[1:], inputs.dtype)
-    return input_gradients(model, variables, inputs + noise * span * draw)
+    return input_gradients(model, variables, inputs + noise * span * draw, inside)
 
 
 def _percentile(values: jax.Array, percent: float) -> jax.Array:

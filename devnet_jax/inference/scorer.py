@@ -5,26 +5,19 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import os
-import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from devnet_jax.data.decode import load_image, map_in_threads, resize_image
+from devnet_jax.data.decode import Batch
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
+from devnet_jax.inference.images import ImagesLike, as_batch
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
-
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
-ImagesLike = ImageLike | Sequence[ImageLike]
-
-# A Pillow image reads its file lazily, and the same one may be given twice to two threads.
-_pillow_lock = threading.Lock()
 
 
 class RawScores(NamedTuple):
@@ -32,7 +25,7 @@ class RawScores(NamedTuple):
 
     Attributes:
       scores: float32 [N], anomaly scores.
-      maps: float32 [N, h, w], position scores of the finest scale.
+      maps: float32 [N, h, w], or with tiles [N, T, h, w], position scores of the finest scale.
       kinds: int32 [N], index of the labelled kind of defect that each image is like, or -1; `None`
         for the deviation network.
     """
@@ -48,7 +41,8 @@ class Scores(NamedTuple):
     Attributes:
       scores: float32 [N], anomaly scores. The deviation loss pulls normal images to the prior's
         mean; with the standard prior, scores read as standard deviations from normal.
-      maps: float32 [N, h, w], signed position scores of the finest scale.
+      maps: float32 [N, h, w], or with tiles [N, T, h, w], signed position scores of the finest
+        scale.
       p_values: float64 [N], upper-tail p-values under the prior; `None` without a prior.
       is_anomaly: bool [N], True at or above the threshold in force; `None` without a threshold.
       reasons: for each alarm "like the labelled KIND" or "unlike the good parts", and "" for the
@@ -67,16 +61,17 @@ class Explanation:
     """Result of `ImageScorer.explain` for N images.
 
     Attributes:
-      maps: float32 [N, S, S]. Maps by "gradient" and "smoothgrad" are in [0, 1], relative to their
-        own image; maps by "score_map" are in units of the score.
+      maps: float32 [N, h, w], or N arrays [h, w] if the images differ in shape. They cover the
+        images: maps of part of an image are 0 elsewhere. Maps by "gradient" and "smoothgrad" are in
+        [0, 1], relative to their own image; maps by "score_map" are in units of the score.
     """
 
-    maps: np.ndarray
+    maps: np.ndarray | list[np.ndarray]
     _draw: Callable[[], list[Image.Image]]
 
     @functools.cached_property
     def overlays(self) -> list[Image.Image]:
-        """The images with their maps drawn over them, S×S."""
+        """The images with their maps drawn over them, of the size of the maps."""
         return self._draw()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,8 +90,19 @@ class ImageScorer(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def image_size(self) -> int:
-        """S: height and width in pixels that images are resized to."""
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the way from an image to the network's input, and back."""
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Height and width in pixels of the network's input; one number if they are equal."""
+        height, width = self.preprocessing.size
+        return height if height == width else (height, width)
+
+    @property
+    @abc.abstractmethod
+    def original_maps(self) -> bool:
+        """True if maps have the images' own size, False for that of the network's input."""
 
     @property
     @abc.abstractmethod
@@ -125,13 +131,19 @@ class ImageScorer(abc.ABC):
 
     @abc.abstractmethod
     def _score(self, images: np.ndarray) -> RawScores:
-        """Scores images uint8 [N, S, S, 3]."""
+        """Scores images uint8 [N, *preprocessing.shape]."""
 
     @abc.abstractmethod
     def _explain(
         self, images: np.ndarray, method: str | None, maps: np.ndarray | None
     ) -> np.ndarray:
-        """Returns `Explanation.maps` of images uint8 [N, S, S, 3]; see `explain`."""
+        """Returns maps of the network's input, float32 [N, H, W] or [N, T, H, W]; see `explain`.
+
+        Args:
+          images: uint8 [N, *preprocessing.shape].
+          method: explanation method; the default is `explanation`.
+          maps: `RawScores.maps`, if they are known.
+        """
 
     @property
     def threshold(self) -> Threshold | None:
@@ -142,16 +154,27 @@ class ImageScorer(abc.ABC):
         """Returns upper-tail p-values float64 [N] under the prior, or `None` without a prior."""
         return None if self.prior is None else self.prior.p_values(scores)
 
+    def prepare(self, images: ImagesLike) -> Batch:
+        """Decodes images and fits them to the network's input, for several calls of the methods.
+
+        Args:
+          images: one image or a sequence of images, as `as_batch` accepts them.
+
+        Raises:
+          UserError: if an image cannot be read.
+        """
+        return as_batch(images, self.preprocessing)
+
     def score(self, images: ImagesLike) -> Scores:
         """Scores images.
 
         Args:
-          images: paths, Pillow images or arrays, as `as_batch` accepts them.
+          images: images as `as_batch` accepts them, or a `Batch` of `prepare`.
 
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        scores, maps, kinds = self._score(as_batch(images, self.image_size))
+        scores, maps, kinds = self._score(self.prepare(images).pixels)
         written = as_written(scores)
         alarms = None if self.threshold is None else self.threshold.alarms(written)
         reasons = self._reasons(kinds, np.ones(len(scores), bool) if alarms is None else alarms)
@@ -204,15 +227,57 @@ class ImageScorer(abc.ABC):
           UserError: if the method is unknown or unavailable, an image cannot be read, or a
             gradient is not finite.
         """
-        batch = as_batch(images, self.image_size)
-        explained = self._explain(batch, method, maps)
+        batch = self.prepare(images)
+        explained = self.input_maps(batch, method, maps=maps)
+        laid = [self.lay(values, size) for values, size in zip(explained, batch.sizes, strict=True)]
+        same = len({values.shape for values in laid}) == 1
 
         def draw() -> list[Image.Image]:
-            scores = as_written(self._score(batch).scores)
-            triples = zip(batch, scores, explained, strict=True)
+            scores = as_written(self._score(batch.pixels).scores)
+            pictures = [self.picture(batch, i) for i in range(len(laid))]
+            triples = zip(pictures, scores, laid, strict=True)
             return [Image.fromarray(self.overlay(*triple, method=method)) for triple in triples]
 
-        return Explanation(explained, draw)
+        return Explanation(np.stack(laid) if same else laid, draw)
+
+    def input_maps(
+        self, images: Batch, method: str | None = None, *, maps: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns maps of the network's input, float32 [N, H, W] or, with tiles, [N, T, H, W].
+
+        For many large images: `lay` makes one of them as large as its image when it is needed.
+        Arguments and errors are those of `explain`.
+        """
+        return self._explain(images.pixels, method, maps)
+
+    def lay(self, maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Lays a map of `input_maps` on its image: float32 [h, w], as in `Explanation`.
+
+        Args:
+          maps: float32 [H, W] or [T, H, W].
+          size: height and width of the image.
+        """
+        return self.preprocessing.unfit(maps, size, self.original_maps)
+
+    def seen(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Returns rows and columns of a map of `lay` that the network sees."""
+        return self.preprocessing.frame_box(size, self.original_maps).slices
+
+    def picture(self, batch: Batch, i: int) -> np.ndarray:
+        """Returns image i of a batch as its map covers it: uint8 [h, w, 3].
+
+        That is the network's input if it shows the whole image, else the image itself, reduced.
+        """
+        size, settings = batch.sizes[i], self.preprocessing
+        height, width = settings.frame_size(size, self.original_maps)
+        if settings.shows_all and not self.original_maps:
+            if settings.shape == (height, width, 3):
+                return batch.pixels[i]
+            tiles = batch.pixels[i].reshape(-1, *settings.shape[-3:])
+            channels = [settings.unfit(tiles[..., c].astype(np.float32), size) for c in range(3)]
+            return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+        original = batch.original(i).convert("RGB")
+        return np.asarray(original.resize((width, height), Image.Resampling.BILINEAR))
 
     def heat(self, maps: np.ndarray, method: str | None = None) -> np.ndarray:
         """Returns maps of `explain` scaled to [0, 1] for drawing.
@@ -221,7 +286,7 @@ class ImageScorer(abc.ABC):
         core of a strong defect stands out. The other maps are in [0, 1] already.
 
         Args:
-          maps: float [..., S, S].
+          maps: float [..., h, w].
           method: explanation method of the maps; the default is `explanation`.
         """
         if (method or self.explanation) == "score_map":
@@ -232,67 +297,20 @@ class ImageScorer(abc.ABC):
     def overlay(
         self, image: np.ndarray, score: float, heat: np.ndarray, method: str | None = None
     ) -> np.ndarray:
-        """Draws a map over its image: uint8 [S, S, 3].
+        """Draws a map over its image: uint8 [h, w, 3].
 
         Below the threshold the map is drawn faintly, because a map that is relative to its image
         has a maximum on a good part, too.
 
         Args:
-          image: uint8 [S, S, 3].
+          image: uint8 [h, w, 3].
           score: score of the image.
-          heat: float [S, S], map of the image from `explain`.
+          heat: float [h, w], map of the image from `explain`.
           method: explanation method of the map; the default is `explanation`.
         """
         heat = self.heat(heat, method)
         alarm = self.threshold is None or self.threshold.alarms(score)
         return lay_over(image, heat, 0.8 if alarm else 0.25)
-
-
-def as_batch(images: ImagesLike, image_size: int) -> np.ndarray:
-    """Returns images of any kind as a batch uint8 [N, S, S, 3] with S = image_size.
-
-    Args:
-      images: one image or a sequence of images. An image is a path, a Pillow image, or an array
-        [H, W], [H, W, 1] or [H, W, C] of uint8, uint16, bool, or floats in [0, 1]. An array
-        [N, H, W, C] is a sequence. All are decoded and resized in the same way; uint8
-        [N, S, S, 3] is returned unchanged.
-      image_size: S.
-
-    Raises:
-      UserError: if there is no image, or one cannot be read.
-    """
-    if isinstance(images, np.ndarray) and images.ndim == 4 and len(images):
-        if images.dtype == np.uint8 and images.shape[1:] == (image_size, image_size, 3):
-            return images
-    elif isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-        images = [images] if not isinstance(images, np.ndarray) or images.size else []
-    if not len(images):
-        raise UserError("no image is given; give one, or a sequence of them")
-    fitted = functools.partial(_pixels, image_size=image_size)
-    return np.stack(list(map_in_threads(fitted, enumerate(images), None)))
-
-
-def _pixels(numbered: tuple[int, ImageLike], image_size: int) -> np.ndarray:
-    i, image = numbered
-    name = f"number {i}"
-    if isinstance(image, np.ndarray):
-        return resize_image(image, name, image_size)
-    if isinstance(image, Image.Image):
-        try:
-            with _pillow_lock:
-                image.load()
-        except OSError as error:
-            raise UserError(f"image {name} cannot be read: {error}") from None
-        return resize_image(ImageOps.exif_transpose(image), name, image_size)
-    if not isinstance(image, (str, os.PathLike)):
-        raise UserError(
-            f"image {name} is a {type(image).__name__}; give a path, a Pillow image or an array"
-        )
-    try:
-        content = Path(image).read_bytes()
-    except OSError as error:
-        raise UserError(f"image '{image}' cannot be read: {error.strerror or error}") from None
-    return load_image(content, str(image), image_size)
 
 
 def as_written(scores: np.ndarray) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import numbers
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,8 +29,8 @@ from devnet_jax.config import (
     full_name,
     with_settings,
 )
-from devnet_jax.data.decode import map_in_threads
-from devnet_jax.data.prefetch import prefetch
+from devnet_jax.data.decode import Batch
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.split import hold_out
 from devnet_jax.data.store import make_store
 from devnet_jax.distributed.cluster import is_rank_zero
@@ -39,7 +38,9 @@ from devnet_jax.distributed.sharding import replicated
 from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.inference.scorer import ImageLike, as_batch, as_written
+from devnet_jax.inference.image_list import ImageListReader, batches, digest
+from devnet_jax.inference.images import ImageLike
+from devnet_jax.inference.scorer import as_written
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
@@ -62,7 +63,15 @@ _PARAMETERS = (
     "evaluation.false_alarm_rate",
 )
 # Settings of the data set that do not choose its images.
-_STORE_SETTINGS = ("dataset.store", "dataset.memory_gib")
+_IMAGE_SETTINGS = (
+    "dataset.fit",
+    "dataset.region",
+    "dataset.tiles",
+    "dataset.overlap",
+    "dataset.white_level",
+    "dataset.store",
+    "dataset.memory_gib",
+)
 
 
 class DevNet(OutlierMixin, BaseEstimator):
@@ -86,8 +95,8 @@ class DevNet(OutlierMixin, BaseEstimator):
         of the deviation network's training, `epochs`, `steps_per_epoch` and `batch_size`.
       backbone: feature extractor: resnet18, resnet34, resnet50 or alexnet.
       pretrained: initial weights of the feature extractor: imagenet, none, or a file.
-      image_size: height and width in pixels that images are resized to; 0 means the detector's
-        own: 448 for devnet, 224 for devcore.
+      image_size: size in pixels of the network's input: one number, or a text such as "256x1024",
+        height first; 0 means the detector's own: 448 for devnet, 224 for devcore.
       n_scales: number of levels of the image pyramid.
       epochs: number of epochs.
       steps_per_epoch: number of steps in an epoch.
@@ -112,7 +121,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         detector: str = ModelConfig.detector,
         backbone: str = ModelConfig.backbone,
         pretrained: str = ModelConfig.pretrained,
-        image_size: int = DatasetConfig.image_size,
+        image_size: int | str = DatasetConfig.image_size,
         n_scales: int = ModelConfig.n_scales,
         epochs: int = TrainConfig.epochs,
         steps_per_epoch: int = TrainConfig.steps_per_epoch,
@@ -169,9 +178,9 @@ class DevNet(OutlierMixin, BaseEstimator):
         normal, held_out = _hold_out(np.flatnonzero(~anomalous), config)
         trained = [*normal, *np.flatnonzero(anomalous)]
 
-        size = config.dataset.image_size
-        reader = ImageListReader([images[i] for i in trained], size, trained)
-        held_out_reader = ImageListReader([images[i] for i in held_out], size, held_out)
+        settings = Preprocessing.from_settings(config.dataset)
+        reader = ImageListReader([images[i] for i in trained], settings, trained)
+        held_out_reader = ImageListReader([images[i] for i in held_out], settings, held_out)
         train = _train_devcore if config.model.detector == "devcore" else _train_devnet
         detector, self.loss_curve_ = train(config, reader, len(normal))
         self.detector_ = _calibrate(detector, held_out_reader, reader.digests)
@@ -218,14 +227,14 @@ class DevNet(OutlierMixin, BaseEstimator):
         return float(roc_auc_score(anomalous, -self.score_samples(X)))
 
     def _map_batches(
-        self, function: Callable[[TrainedDetector, np.ndarray], np.ndarray], X: Any
+        self, function: Callable[[TrainedDetector, Batch], np.ndarray], X: Any
     ) -> np.ndarray:
         """Applies a function of detector and images to X batch by batch, in bounded memory."""
         check_is_fitted(self)
         detector = self.detector_
-        reader = ImageListReader(_as_list(X), detector.image_size)
-        batches = _batches(reader, detector.config.evaluation.batch_size)
-        return np.concatenate([function(detector, batch) for batch in batches])
+        reader = ImageListReader(_as_list(X), detector.preprocessing)
+        read = batches(reader, detector.config.evaluation.batch_size)
+        return np.concatenate([function(detector, batch) for batch in read])
 
     def _config(self, n_anomaly: int) -> Config:
         """Returns all settings, checked."""
@@ -236,7 +245,7 @@ class DevNet(OutlierMixin, BaseEstimator):
                 raise UserError(f"settings: {name} is the parameter {last}; give it there")
             if name == "seed":
                 raise UserError("settings: seed is the parameter random_state; give it there")
-            if name.startswith("dataset.") and name not in _STORE_SETTINGS:
+            if name.startswith("dataset.") and name not in _IMAGE_SETTINGS:
                 raise UserError(
                     f"settings: {name} chooses images, which X and y do here; leave it out"
                 )
@@ -247,67 +256,6 @@ class DevNet(OutlierMixin, BaseEstimator):
         # Parameter searches pass NumPy scalars.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         return with_settings(Config(), plain)
-
-
-class ImageListReader:
-    """An `ImageReader` of given images, which are decoded on all cores when they are read.
-
-    Attributes:
-      image_size: S, height and width of the decoded images.
-      digests: digests of the decoded images read so far.
-    """
-
-    is_cached = False
-
-    def __init__(
-        self,
-        images: Sequence[ImageLike],
-        image_size: int,
-        positions: Sequence[int] | np.ndarray | None = None,
-    ) -> None:
-        """Creates a reader; nothing is read yet.
-
-        Args:
-          images: images of any kind that `as_batch` accepts.
-          image_size: S.
-          positions: positions of the images in X, for messages; the default is 0, 1, 2, …
-        """
-        self.image_size = image_size
-        self.digests: set[bytes] = set()
-        self._images = images
-        self._positions = range(len(images)) if positions is None else positions
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
-        """Reads images into a new array, uint8 [n, S, S, 3].
-
-        Args:
-          indices: integers [n].
-          description: label of the progress bar; `None` shows no bar.
-
-        Raises:
-          UserError: if an image cannot be read.
-        """
-        batch = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
-
-        def load(n: int) -> None:
-            i = int(indices[n])
-            try:
-                batch[n] = as_batch([self._images[i]], self.image_size)[0]
-            except UserError as error:
-                raise UserError(f"X[{self._positions[i]}]: {error}") from None
-            self.digests.add(digest(batch[n]))
-
-        for _ in map_in_threads(load, range(len(indices)), description):
-            pass
-        return batch
-
-
-def digest(pixels: np.ndarray) -> bytes:
-    """Returns the BLAKE2 digest of an image's pixels, to find duplicates."""
-    return hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
 def _as_list(X: Any) -> list[ImageLike]:
@@ -437,13 +385,7 @@ def _calibrate(
       trained: digests of the training images.
     """
     scores = [np.empty(0, np.float32)]
-    for batch in _batches(held_out, detector.config.evaluation.batch_size):
-        new = np.array([digest(pixels) not in trained for pixels in batch])
+    for batch in batches(held_out, detector.config.evaluation.batch_size):
+        new = np.array([digest(pixels) not in trained for pixels in batch.pixels])
         scores.append(detector.score(batch).scores[new])
     return dataclasses.replace(detector, calibration_scores=np.concatenate(scores))
-
-
-def _batches(reader: ImageListReader, size: int) -> Iterator[np.ndarray]:
-    """Yields all images in order, in batches of `size`, with prefetching."""
-    starts = range(0, len(reader), size)
-    return prefetch(reader.read(np.arange(s, min(s + size, len(reader)))) for s in starts)

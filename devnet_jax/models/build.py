@@ -11,16 +11,16 @@ import numpy as np
 from flax import traverse_util
 
 from devnet_jax.config import Config
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.models import (
     DevCore,
     DeviationNetwork,
     from_torch_state_dict,
     load_pretrained,
 )
+from devnet_jax.models.bags import Model
 from devnet_jax.models.devcore import LABELLED_PER_IMAGE
 from devnet_jax.rng import key
-
-Model = DeviationNetwork | DevCore
 
 
 def make_model(config: Config, axis_name: str | None = None) -> Model:
@@ -91,8 +91,8 @@ def _key(config: Config) -> jax.Array:
 
 
 def _draw(config: Config, seed: jax.Array) -> dict[str, Any]:
-    size = config.dataset.image_size
-    variables = make_model(config).init(seed, jnp.zeros((1, size, size, 3)), train=False)
+    height, width = Preprocessing.from_settings(config.dataset).shape[-3:-1]
+    variables = make_model(config).init(seed, jnp.zeros((1, height, width, 3)), train=False)
     return {"batch_stats": {}, **variables}  # AlexNet has no running statistics
 
 

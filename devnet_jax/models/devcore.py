@@ -18,31 +18,76 @@ from jax.typing import DTypeLike
 
 from devnet_jax.errors import UserError
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.models.memory import residuals
+from devnet_jax.models.heads import inside_positions, n_top, top_mean
+from devnet_jax.models.memory import nearest, residuals
 
-# Components of an image's score, in the order of `MemoryHead`'s weights.
+# Components of an image's score, in the order of `ImageHead`'s mixture.
 COMPONENTS = ("local", "fine_distance", "coarse_distance", "fine_direction", "coarse_direction")
 LABELLED_PER_IMAGE = 8  # feature vectors kept of each labelled anomaly
 UNLIKE = -1  # kind of an image that is like no labelled anomaly
 _EPSILON = 1e-6
 
 
+class Sum(NamedTuple):
+    """The sum of feature vectors over positions, and their number; tiles are added to a mean.
+
+    Attributes:
+      total: float32 [..., C].
+      n: float32 [...].
+    """
+
+    total: Array
+    n: Array
+
+    @classmethod
+    def over(cls, maps: Array, inside: Array | None = None) -> Sum:
+        """Sums feature maps [B, h, w, C] over their positions, or those inside the image."""
+        if inside is None:
+            count = jnp.full(maps.shape[:1], maps.shape[1] * maps.shape[2], jnp.float32)
+            return cls(maps.sum(axis=(1, 2)), count)
+        return cls(
+            maps.sum(axis=(1, 2), where=inside[..., None]),
+            inside.sum(axis=(1, 2), dtype=jnp.float32),
+        )
+
+    def mean(self) -> Array:
+        """Returns the mean over the tiles of each image: [B, C] of sums over B × T tiles."""
+        return self.total.sum(axis=1) / self.n.sum(axis=1)[:, None]
+
+
 class Features(NamedTuple):
-    """Frozen features of B images.
+    """Frozen features of B images, or tiles.
 
     Attributes:
       patches: float32 [B, h, w, C], features of the positions: the two stages before the last,
         each smoothed by a 3×3 mean that is zero-padded, the coarser one enlarged, concatenated.
-      coarse: float32 [B, D], mean of the last stage over its positions.
+      inside: bool [B, h, w], False in the padding; `None` without padding.
+      fine: the patches, summed over the positions.
+      coarse: the last stage, summed over its positions.
     """
 
     patches: Array
-    coarse: Array
+    inside: Array | None
+    fine: Sum
+    coarse: Sum
 
-    @property
-    def fine(self) -> Array:
-        """float32 [B, C], mean of the patches over the positions."""
-        return self.patches.mean(axis=(1, 2))
+
+class Positions(NamedTuple):
+    """Scores of the positions of B images, or of B × T tiles, and of these as a whole.
+
+    Attributes:
+      scores: float32 [B, h, w] or [B, T, h, w], not standardised.
+      kinds: int32 of the same shape, labelled kind that a position is like, or `UNLIKE`.
+      inside: bool of the same shape, False in the padding; `None` without padding.
+      fine: sum of the patches.
+      coarse: sum of the last stage.
+    """
+
+    scores: Array
+    kinds: Array
+    inside: Array | None
+    fine: Sum
+    coarse: Sum
 
 
 def position_scores(residual: Array, weight: Array, direction: Array) -> Array:
@@ -63,16 +108,6 @@ def position_scores(residual: Array, weight: Array, direction: Array) -> Array:
     square = (jnp.exp(weight) * residual**2).mean(axis=-1)
     along = (residual @ direction) / (2 * np.sqrt(n_channels))
     return jnp.sqrt(jnp.maximum(square + along, _EPSILON))
-
-
-def top_mean(maps: Array, k: int) -> Array:
-    """Returns the mean of the k largest of position scores [..., P]."""
-    return lax.top_k(maps, k)[0].mean(axis=-1)
-
-
-def n_top(n_positions: int, share: float) -> int:
-    """Returns K = max(⌊share·P⌋, 1), the number of positions that make up the local score."""
-    return max(int(share * n_positions), 1)
 
 
 class Whole(nn.Module):
@@ -105,64 +140,83 @@ def whole_scores(
         return distances, z @ direction
 
 
-class MemoryHead(nn.Module):
-    """Scores frozen features; its parameters are fitted by `devnet_jax.training.devcore`.
+class PositionHead(nn.Module):
+    """Scores positions by the memory; its parameters are fitted by `devnet_jax.training.devcore`.
 
     Attributes:
       memory_size: M, number of memory vectors.
       n_labelled: L, number of feature vectors of labelled anomalies.
-      top_positions: share of the positions that make up the local score.
     """
 
     memory_size: int
     n_labelled: int
-    top_positions: float
 
     @nn.compact
-    def __call__(self, features: Features) -> tuple[Array, Array, Array]:
-        """Returns scores [B], position scores [B, h, w] and kinds [B]; see `DevCore`."""
+    def __call__(self, patches: Array) -> tuple[Array, Array]:
+        """Returns position scores [B, h, w] and kinds [B, h, w] of patches [B, h, w, C].
+
+        A position is of the kind of the nearest labelled vector if that is nearer than the memory,
+        else `UNLIKE`.
+        """
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        batch_size, height, width, n_channels = features.patches.shape
+        n_channels = patches.shape[-1]
         memory = self.param("memory", zeros, (self.memory_size, n_channels))
         scale = self.param("scale", ones, ())
         weight = self.param("weight", zeros, (n_channels,))
         direction = self.param("direction", zeros, (n_channels,))
-        centre = self.param("centre", zeros, ())
-        spread = self.param("spread", ones, ())
         labelled = self.param("labelled", zeros, (self.n_labelled, n_channels))
         labelled_kinds = self.param("labelled_kinds", _unlike, (self.n_labelled,))
+
+        residual = residuals(patches, memory)
+        scores = position_scores(residual / scale, weight, direction)
+        nearest_labelled = nearest(patches, labelled, labelled_kinds == UNLIKE)
+        to_labelled = jnp.sum((patches - labelled[nearest_labelled]) ** 2, axis=-1)
+        is_like = to_labelled < jnp.sum(residual**2, axis=-1)
+        return scores, jnp.where(is_like, labelled_kinds[nearest_labelled], UNLIKE)
+
+
+class ImageHead(nn.Module):
+    """Combines the positions of an image, and the image as a whole, into its score.
+
+    Its parameters are fitted by `devnet_jax.training.devcore`.
+
+    Attributes:
+      top_positions: share of the positions that make up the local score.
+    """
+
+    top_positions: float
+
+    @nn.compact
+    def __call__(self, positions: Positions) -> tuple[Array, Array, Array]:
+        """Returns scores [B], position scores [B, T, h, w] and kinds [B]; see `DevCore`."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        centre = self.param("centre", zeros, ())
+        spread = self.param("spread", ones, ())
         mixture = self.param("mixture", zeros, (len(COMPONENTS),))
         bias = self.param("bias", zeros, ())
 
-        flat = (batch_size, height * width, n_channels)
-        residual = residuals(features.patches, memory).reshape(flat)
-        patches = features.patches.reshape(flat)
-        positions = position_scores(residual / scale, weight, direction)
-        fine_distance, fine_direction = Whole(name="fine")(features.fine)
-        coarse_distance, coarse_direction = Whole(name="coarse")(features.coarse)
-        local = top_mean(positions, n_top(height * width, self.top_positions))
+        flat = (positions.scores.shape[0], -1)
+        scores, kinds = positions.scores.reshape(flat), positions.kinds.reshape(flat)
+        inside = None if positions.inside is None else positions.inside.reshape(flat)
+        fine_distance, fine_direction = Whole(name="fine")(positions.fine.mean())
+        coarse_distance, coarse_direction = Whole(name="coarse")(positions.coarse.mean())
+        local = top_mean(scores, self.top_positions, inside)
         components = (local, fine_distance, coarse_distance, fine_direction, coarse_direction)
-        scores = jnp.stack(components, axis=-1) @ mixture + bias
-        maps = ((positions - centre) / spread).reshape(batch_size, height, width)
-        kinds = self._kinds(patches, residual, positions, labelled, labelled_kinds)
-        return scores, maps, kinds
+        maps = (positions.scores - centre) / spread
+        image_scores = jnp.stack(components, axis=-1) @ mixture + bias
+        return image_scores, maps, self._kinds(scores, kinds, inside)
 
-    def _kinds(
-        self, patches: Array, residual: Array, positions: Array, labelled: Array, kinds: Array
-    ) -> Array:
+    def _kinds(self, scores: Array, kinds: Array, inside: Array | None) -> Array:
         """Returns the kind of labelled anomaly that each image is like, or `UNLIKE`: int32 [B].
 
-        A top position is like a labelled anomaly if it is nearer to one of its vectors than to the
-        memory. An image is like the commonest kind of these positions, if they are at least half of
-        its top positions.
+        An image is like the commonest kind of its top positions, if at least half of them are like
+        a labelled anomaly.
         """
-        _, top = lax.top_k(positions, n_top(positions.shape[-1], self.top_positions))
-        vectors = jnp.take_along_axis(patches, top[..., None], axis=1)
-        to_good = jnp.take_along_axis(jnp.sum(residual**2, axis=-1), top, axis=1)
-        to_labelled = jnp.sum((vectors[:, :, None] - labelled) ** 2, axis=-1)
-        to_labelled = jnp.where(kinds == UNLIKE, jnp.inf, to_labelled)
-        is_like = to_labelled.min(axis=-1) < to_good
-        kind = jnp.where(is_like, kinds[to_labelled.argmin(axis=-1)], UNLIKE)
+        if inside is not None:
+            scores = jnp.where(inside, scores, -jnp.inf)
+        _, top = lax.top_k(scores, n_top(scores.shape[-1], self.top_positions))
+        kind = jnp.take_along_axis(kinds, top, axis=1)
+        is_like = kind != UNLIKE
         votes = ((kind[:, :, None] == kind[:, None, :]) & is_like[:, :, None]).sum(axis=-1)
         commonest = jnp.take_along_axis(kind, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
         return jnp.where(is_like.mean(axis=1) >= 0.5, commonest, UNLIKE).astype(jnp.int32)
@@ -195,33 +249,62 @@ class DevCore(nn.Module):
         self.feature_extractor = get_backbone(self.backbone).build(
             dtype=self.dtype, axis_name=self.axis_name, folded=self.folded
         )
-        self.head = MemoryHead(self.memory_size, self.n_labelled, self.top_positions)
+        self.position_head = PositionHead(self.memory_size, self.n_labelled)
+        self.image_head = ImageHead(self.top_positions)
 
-    def __call__(self, images: Array, train: bool = False) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, images: Array, train: bool = False, inside: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         """Scores images.
 
         Args:
           images: [B, H, W, 3], floating, normalised as the backbone expects.
           train: unused, as the backbone is frozen.
+          inside: floating [B, H, W], 1 inside the image and 0 in its padding; `None` without
+            padding.
 
         Returns:
           Scores [B]; position scores [B, h, w], of which 0 is the median of the local scores of
           normal training images and 1 their deviation; and for each image the index of the labelled
           kind that it is like, int32 [B], or `UNLIKE`.
         """
-        del train
-        scores, maps, kinds = self.head(self.features(images))
-        return scores, maps, kinds
+        tiles = jax.tree.map(lambda leaf: leaf[:, None], self.positions(images, train, inside))
+        scores, maps, kinds = self.image_scores(tiles)
+        return scores, maps[:, 0], kinds
 
-    def features(self, images: Array) -> Features:
+    def positions(
+        self, images: Array, train: bool = False, inside: Array | None = None
+    ) -> Positions:
+        """Scores the positions of images, or of tiles; arguments as for `__call__`."""
+        del train
+        features = self.features(images, inside)
+        scores, kinds = self.position_head(features.patches)
+        return Positions(scores, kinds, features.inside, features.fine, features.coarse)
+
+    def image_scores(self, positions: Positions) -> tuple[Array, Array, Array]:
+        """Combines the positions of all tiles of an image.
+
+        Args:
+          positions: scores of the positions of B × T tiles.
+
+        Returns:
+          As `__call__`, but the position scores are [B, T, h, w].
+        """
+        return self.image_head(positions)
+
+    def features(self, images: Array, inside: Array | None = None) -> Features:
         """Returns the frozen features, to be called as `apply(…, method="features")`."""
         entry = get_backbone(self.backbone)
         stages = self.feature_extractor(images, False, (*entry.patch_stages, entry.last_stage))
         smooth = [_smooth(stages[name].astype(jnp.float32)) for name in entry.patch_stages]
         size = smooth[0].shape[:3]
         enlarged = [jax.image.resize(x, (*size, x.shape[-1]), "linear") for x in smooth]
-        coarse = stages[entry.last_stage].astype(jnp.float32).mean(axis=(1, 2))
-        return Features(jnp.concatenate(enlarged, axis=-1), coarse)
+        patches = jnp.concatenate(enlarged, axis=-1)
+        last = stages[entry.last_stage].astype(jnp.float32)
+        if inside is None:
+            return Features(patches, None, Sum.over(patches), Sum.over(last))
+        fine, coarse = (inside_positions(inside, *maps.shape[1:3]) for maps in (patches, last))
+        return Features(patches, fine, Sum.over(patches, fine), Sum.over(last, coarse))
 
     @nn.nowrap
     def contributions(self, maps: Array) -> Array:

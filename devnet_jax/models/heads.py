@@ -11,11 +11,62 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
 from devnet_jax.errors import UserError, lookup
+
+
+def n_top(n_positions: int, share: float) -> int:
+    """Returns K = max(⌊share·P⌋, 1), the number of positions that make up the image's score."""
+    return max(int(share * n_positions), 1)
+
+
+def top_mean(scores: Array, share: float, inside: Array | None = None) -> Array:
+    """Returns the mean of the K largest scores of each bag, K = `n_top` of its positions: [B].
+
+    Args:
+      scores: floating [B, P].
+      share: share of the positions.
+      inside: bool [B, P], False for positions in the padding of an image, which do not count;
+        `None` if there is no padding.
+    """
+    k = n_top(scores.shape[-1], share)
+    if inside is None:
+        return lax.top_k(scores, k)[0].mean(axis=-1)
+    # 1e-6: a product that is a whole number must not be rounded down.
+    counts = jnp.maximum(jnp.floor(inside.sum(axis=-1) * share * (1 + 1e-6)), 1)
+    return mean_of_largest(jnp.where(inside, scores, -jnp.inf), counts, k)
+
+
+def mean_of_largest(scores: Array, counts: Array, most: int) -> Array:
+    """Returns the mean of the largest scores of each bag: [B].
+
+    Args:
+      scores: floating [B, P].
+      counts: [B], number of scores to average, at least 1.
+      most: largest of these numbers.
+    """
+    largest, _ = lax.top_k(scores, most)
+    counted = jnp.arange(most) < counts[:, None]
+    return jnp.where(counted, largest, 0).sum(axis=-1) / counts
+
+
+def inside_positions(inside: Array, height: int, width: int) -> Array:
+    """Returns the positions of a feature map that lie inside the image: bool [B, height, width].
+
+    A position is inside if at least half of its pixels are; if there is none, as in a thin strip,
+    those with the most.
+
+    Args:
+      inside: floating [B, H, W], 1 inside the image and 0 in its padding.
+      height: height of the feature map.
+      width: its width.
+    """
+    share = jax.image.resize(inside, (inside.shape[0], height, width), "linear")
+    return share >= jnp.minimum(0.5, share.max(axis=(1, 2), keepdims=True) - 1e-6)
 
 
 class Head(Protocol):
@@ -26,11 +77,16 @@ class Head(Protocol):
     def position_scorer(self) -> nn.Module:
         """Returns the module from features [B, h, w, C] to position scores [B, h, w, 1]."""
 
-    def image_scores(self, maps: Array) -> Array:
-        """Returns image scores [B] of position scores [B, h, w]."""
+    def image_scores(self, maps: Array, inside: Array | None = None) -> Array:
+        """Returns image scores [B] of position scores [B, …].
+
+        Args:
+          maps: position scores.
+          inside: bool [B, …], False for positions in padding, which do not count.
+        """
 
     def contributions(self, maps: Array) -> Array:
-        """Returns maps [B, h, w] in units of the score, larger where it is more anomalous."""
+        """Returns maps [B, …] in units of the score, larger where it is more anomalous."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +112,14 @@ class TopKHead:
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         return nn.Conv(features=1, kernel_size=(1, 1), kernel_init=init)
 
-    def image_scores(self, maps: Array) -> Array:
+    def image_scores(self, maps: Array, inside: Array | None = None) -> Array:
         """Returns the mean of the K largest absolute scores, or of all with topk = 0."""
         positions = maps.reshape(maps.shape[0], -1)
+        if inside is not None:
+            inside = inside.reshape(positions.shape)
         if self.topk == 0:
-            return positions.mean(axis=1)
-        k = max(int(self.topk * positions.shape[1]), 1)
-        largest, _ = lax.top_k(jnp.abs(positions), k)
-        return largest.mean(axis=1)
+            return positions.mean(axis=1, where=inside)
+        return top_mean(jnp.abs(positions), self.topk, inside)
 
     def contributions(self, maps: Array) -> Array:
         """Returns absolute scores, or signed ones with topk = 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,20 @@ from jax.typing import DTypeLike
 
 from devnet_jax.errors import UserError
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.models.heads import get_head
+from devnet_jax.models.heads import get_head, inside_positions
+
+
+class PositionScores(NamedTuple):
+    """Scores of the positions of B images, or of B × T tiles.
+
+    Attributes:
+      maps: for each scale, finest first, signed scores [B, h, w] or [B, T, h, w], in float32 at
+        least.
+      inside: for each scale bool of the same shape, False in the padding; `None` without padding.
+    """
+
+    maps: tuple[Array, ...]
+    inside: tuple[Array, ...] | None
 
 
 class DeviationNetwork(nn.Module):
@@ -61,20 +75,30 @@ class DeviationNetwork(nn.Module):
         )
         self.score = get_head(self.head, self.topk).position_scorer()
 
-    def __call__(self, images: Array, train: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, images: Array, train: bool = False, inside: Array | None = None
+    ) -> tuple[Array, Array]:
         """Scores images. In training mode BatchNorm updates `batch_stats`, finest scale first.
 
         Args:
           images: [B, H, W, 3], floating, normalised as the backbone expects.
           train: True to normalise by batch statistics.
+          inside: floating [B, H, W], 1 inside the image and 0 in its padding; `None` without
+            padding.
 
         Returns:
           Scores [B], and signed position scores [B, h, w] of the finest scale; both in float32 at
           least.
         """
+        return self.image_scores(self.positions(images, train, inside))
+
+    def positions(
+        self, images: Array, train: bool = False, inside: Array | None = None
+    ) -> PositionScores:
+        """Scores the positions of images, or of tiles; arguments as for `__call__`."""
         check_n_scales(self.backbone, self.n_scales, min(images.shape[1:3]))
         stage = get_backbone(self.backbone).last_stage
-        maps = []
+        maps, all_inside = [], []
         for level in range(self.n_scales):
             features = self.features(downscale(images, 2**level), (stage,), train)[stage]
             features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -82,9 +106,23 @@ class DeviationNetwork(nn.Module):
             if scores.shape != (*features.shape[:3], 1):
                 raise ValueError(f"head {self.head!r} scores {features.shape} as {scores.shape}")
             maps.append(scores[..., 0])
+            if inside is not None:
+                all_inside.append(inside_positions(inside, *features.shape[1:3]))
+        return PositionScores(tuple(maps), None if inside is None else tuple(all_inside))
+
+    @nn.nowrap
+    def image_scores(self, positions: PositionScores) -> tuple[Array, Array]:
+        """Combines the scores of all positions of an image, or of all its tiles.
+
+        Returns:
+          Scores [B], and `positions.maps` of the finest scale.
+        """
         head = get_head(self.head, self.topk)
-        image_scores = jnp.stack([head.image_scores(m) for m in maps])
-        return image_scores.mean(axis=0), maps[0]
+        all_inside = positions.inside or (None,) * self.n_scales
+        scores = [
+            head.image_scores(*level) for level in zip(positions.maps, all_inside, strict=True)
+        ]
+        return jnp.stack(scores).mean(axis=0), positions.maps[0]
 
     def features(
         self, images: Array, stages: Sequence[str], train: bool = False

@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.decode.file_types import is_named_as_image
+from devnet_jax.data.pages import page_paths
 from devnet_jax.data.paths import (
     UnreadableFileError,
     file_state,
@@ -31,7 +33,8 @@ class Inputs:
     """The input images and their common folder.
 
     Attributes:
-      paths: sorted paths, each file once; relative where the user's argument was relative.
+      paths: sorted paths, each file once, or each of its pages (`page_paths`); relative where the
+        user's argument was relative.
       folder: absolute path of the folder that contains all of them.
     """
 
@@ -44,7 +47,7 @@ class Inputs:
 
 
 def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
-    """Lists the images of `--input` without opening them.
+    """Lists the images of `--input`; opens TIFF files alone, to count their pages.
 
     An argument is one of:
 
@@ -105,7 +108,9 @@ def _find_inputs(arguments: Sequence[str], written: Output) -> Inputs:
     if overlays:
         logger.info("overlays of other predictions ignored: %d", len(overlays))
     folder = os.path.commonpath([_containing_folder(argument) for argument in arguments])
-    return Inputs(sorted(images.values(), key=Path.as_posix), Path(folder))
+    files = sorted(images.values(), key=Path.as_posix)
+    pages = [page for file_pages in map_in_threads(page_paths, files, None) for page in file_pages]
+    return Inputs(pages, Path(folder))
 
 
 def _is_overlays_folder(folder: Path, top: Path) -> bool:

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from devnet_jax.data.decode import map_in_threads
+from devnet_jax.data.decode import decode_image, map_in_threads
+from devnet_jax.data.paths import read_file
 from devnet_jax.distributed.cluster import (
     barrier,
     broadcast,
@@ -34,7 +35,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import FileResult, Progress
-from devnet_jax.prediction.score_files import read_image, score_files
+from devnet_jax.prediction.score_files import as_batch, read_image, score_files
 from devnet_jax.report.build import as_sentence, date_and_devices, detector_fields
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
@@ -271,21 +272,21 @@ def _make_pictures(
     progress: Progress,
 ) -> list[Picture]:
     """Reads images again and makes their thumbnails; skips files that no longer exist."""
-    size = detector.config.dataset.image_size
     side = side_for(len(paths))
 
     def make_picture(path_and_result: tuple[Path, FileResult]) -> Picture | None:
         path, result = path_and_result
-        image = read_image(path, size).image
-        if image is None or result.score is None:
+        read = read_image(path, detector.preprocessing)
+        if read.image is None or result.score is None:
             return None
-        overlay = read_image(output.overlay(result.name), size).image
+        batch = as_batch([read], detector.preprocessing.white_level)
+        overlay = _read_overlay(output.overlay(result.name))
         return Picture(
             path=str(path),
             score=result.score,
             label=None,
             defect="",
-            image=thumbnail(image, side),
+            image=thumbnail(detector.picture(batch, 0), side),
             overlay=None if overlay is None else thumbnail(overlay, side),
             p_value=result.p_value,
             reason=result.reason,
@@ -294,6 +295,14 @@ def _make_pictures(
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
     pictures = map_in_threads(make_picture, results, "report")
     return [picture for picture in pictures if picture is not None]
+
+
+def _read_overlay(path: Path) -> np.ndarray | None:
+    """Reads an overlay that was written: uint8 [h, w, 3]; `None` if there is none."""
+    try:
+        return decode_image(read_file(path), str(path))
+    except UserError:
+        return None
 
 
 def _make_report(

@@ -11,15 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from PIL import Image
 from tqdm import tqdm
 
-from devnet_jax.data.decode import load_image, map_in_threads
-from devnet_jax.data.paths import FileState, file_state, read_file
+from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
+from devnet_jax.data.decode.opening import open_image
+from devnet_jax.data.pages import read_picture, split_page
+from devnet_jax.data.paths import FileState, file_state
 from devnet_jax.data.prefetch import prefetch
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
 from devnet_jax.prediction.progress import FileResult, Progress
@@ -37,13 +41,15 @@ class ReadImage(NamedTuple):
     Attributes:
       path: path of the file.
       state: `FileState` of the file as text; "" if it could not be read.
-      image: uint8 [S, S, 3]; `None` if the file could not be read.
+      image: network's input, uint8 [*preprocessing.shape]; `None` if the file could not be read.
+      shape: height and width of the image itself.
       error: error message if the file could not be read, else "".
     """
 
     path: Path
     state: str
     image: np.ndarray | None
+    shape: tuple[int, int]
     error: str
 
 
@@ -76,11 +82,9 @@ def score_files(
         logger.info("%d of %d images already have a score", n_done, len(paths))
     # disable=None: no progress bar unless stderr is a terminal.
     bar = tqdm(total=len(paths), initial=n_done, unit="image", desc="predicting", disable=None)
-    chunks = _read_in_chunks(
-        todo,
-        BATCHES_PER_CHUNK * detector.config.evaluation.batch_size,
-        detector.config.dataset.image_size,
-    )
+    settings = detector.preprocessing
+    n_batches = BATCHES_PER_CHUNK * detector.config.evaluation.batch_size
+    chunks = _read_in_chunks(todo, max(n_batches // settings.n_tiles, 1), settings)
     with bar, contextlib.closing(chunks):
         for chunk in chunks:
             errors = [read.error for read in chunk if read.image is None]
@@ -91,24 +95,36 @@ def score_files(
             report_progress()
 
 
-def read_image(path: Path, image_size: int) -> ReadImage:
-    """Reads a file and decodes it to image_size × image_size pixels."""
+def read_image(path: Path, preprocessing: Preprocessing) -> ReadImage:
+    """Reads an image file, and fits the image to the network's input."""
+
+    def fail(error: str) -> ReadImage:
+        return ReadImage(path, "", None, (0, 0), error)
+
     try:
-        state = file_state(path)  # before reading: a file that changes meanwhile is scored again
+        state = file_state(
+            split_page(path)[0]
+        )  # before reading: a file that changes meanwhile is scored again
         if state.size > MAX_FILE_SIZE:
-            error = (
+            return fail(
                 f"image '{path}' has {state.size:,} bytes, more than the maximum of "
                 f"{MAX_FILE_SIZE:,}: make it smaller or crop it"
             )
-            return ReadImage(path, "", None, error)
-        image = load_image(read_file(path), str(path), image_size)
+        image = _decode(path, preprocessing.white_level)
+        pixels = fit_image(image, str(path), preprocessing)
     except UserError as error:
-        return ReadImage(path, "", None, str(error))
-    return ReadImage(path, _as_text(state), image, "")
+        return fail(str(error))
+    return ReadImage(path, _as_text(state), pixels, (image.height, image.width), "")
 
 
 def _as_text(state: FileState) -> str:
     return " ".join(map(str, state))
+
+
+def _decode(path: Path, white_level: int) -> Image.Image:
+    """Returns the image of a file, upright, in mode L or RGB."""
+    data, page = read_picture(path)
+    return to_pillow(open_image(data, str(path), page).content, str(path), white_level)
 
 
 def _is_scored(path: Path, result: FileResult | None) -> bool:
@@ -116,15 +132,15 @@ def _is_scored(path: Path, result: FileResult | None) -> bool:
     if result is None or result.score is None:
         return False
     with contextlib.suppress(UserError):
-        return _as_text(file_state(path)) == result.state
+        return _as_text(file_state(split_page(path)[0])) == result.state
     return False
 
 
 def _read_in_chunks(
-    paths: Sequence[Path], chunk_size: int, image_size: int
+    paths: Sequence[Path], chunk_size: int, preprocessing: Preprocessing
 ) -> Generator[list[ReadImage], None, None]:
     """Yields the files in chunks; a thread reads the next chunk in advance."""
-    read = functools.partial(read_image, image_size=image_size)
+    read = functools.partial(read_image, preprocessing=preprocessing)
     return prefetch(
         list(map_in_threads(read, paths[start : start + chunk_size], None))
         for start in range(0, len(paths), chunk_size)
@@ -140,12 +156,12 @@ def _score_chunk(
         name: FileResult(name, read.state, None, None, "", read.error)
         for name, read in zip(names, chunk, strict=True)
     }
-    images = [read.image for read in chunk if read.image is not None]
-    readable = [name for name, read in zip(names, chunk, strict=True) if read.image is not None]
+    named = [(name, read) for name, read in zip(names, chunk, strict=True) if not read.error]
+    readable = [name for name, _ in named]
     overlaid = []
     if readable:
-        stacked = np.stack(images)
-        scored = detector.score(stacked)
+        batch = as_batch([read for _, read in named], detector.preprocessing.white_level)
+        scored = detector.score(batch)
         scores, p_values = as_written(scored.scores), scored.p_values
         for i, name in enumerate(readable):
             results[name] = results[name]._replace(
@@ -156,12 +172,19 @@ def _score_chunk(
         chosen = _overlay_indices(detector, scores)
         overlaid = [readable[i] for i in chosen]
         overlay_paths = [output.overlay(name) for name in overlaid]
-        _write_overlays(
-            detector, stacked[chosen], scores[chosen], scored.maps[chosen], overlay_paths
-        )
+        _write_overlays(detector, batch, scored, scores, chosen, overlay_paths)
     for name in set(names) - set(overlaid):
         output.overlay(name).unlink(missing_ok=True)  # an earlier prediction may have written it
     return list(results.values())
+
+
+def as_batch(images: Sequence[ReadImage], white_level: int) -> Batch:
+    """Returns readable images as a batch."""
+    return Batch(
+        np.stack([read.image for read in images if read.image is not None]),
+        [read.shape for read in images],
+        lambda i: _decode(images[i].path, white_level),
+    )
 
 
 def _overlay_indices(detector: TrainedDetector, scores: np.ndarray) -> np.ndarray:
@@ -177,17 +200,34 @@ def _overlay_indices(detector: TrainedDetector, scores: np.ndarray) -> np.ndarra
 
 def _write_overlays(
     detector: TrainedDetector,
-    images: np.ndarray,
+    images: Batch,
+    scored: Scores,
     scores: np.ndarray,
-    score_maps: np.ndarray,
+    chosen: np.ndarray,
     paths: Sequence[Path],
 ) -> None:
+    """Writes the overlays of the chosen images.
+
+    Args:
+      detector: detector that explains.
+      images: all images of the chunk.
+      scored: result of `detector.score`.
+      scores: scores, as written.
+      chosen: int [n], indices of the images to write.
+      paths: file of each of them.
+    """
     if not paths:
         return
-    maps = detector.explain(images, maps=score_maps).maps
+    some = Batch(
+        images.pixels[chosen],
+        [images.sizes[i] for i in chosen],
+        lambda i: images.original(int(chosen[i])),
+    )
+    maps = detector.input_maps(some, maps=scored.maps[chosen])
 
     def write(i: int) -> None:
-        overlay = detector.overlay(images[i], scores[i], maps[i])
+        laid = detector.lay(maps[i], some.sizes[i])
+        overlay = detector.overlay(detector.picture(some, i), scores[chosen[i]], laid)
         write_jpeg(epath.Path(paths[i]), overlay)
 
     for _ in map_in_threads(write, range(len(paths)), None):

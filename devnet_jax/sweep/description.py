@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from devnet_jax.config import Config, changed_settings, with_settings
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.sweep.results import RunResult
 
 
@@ -15,15 +16,13 @@ def describe_settings(config: Config) -> str:
     weights = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         model.pretrained, Path(model.pretrained).name
     )
-    size = config.dataset.image_size
+    size = "×".join(map(str, Preprocessing.from_settings(config.dataset).size))
     if model.detector == "devcore":
         memory = config.devcore.memory_size
-        return (
-            f"devcore: {model.backbone} from {weights}, {size}×{size}, memory of {memory} vectors"
-        )
+        return f"devcore: {model.backbone} from {weights}, {size}, memory of {memory} vectors"
     scales = "one scale" if model.n_scales == 1 else f"{model.n_scales} scales"
     return (
-        f"{model.backbone} from {weights}, {scales}, {size}×{size}, batch {train.batch_size}, "
+        f"{model.backbone} from {weights}, {scales}, {size}, batch {train.batch_size}, "
         f"{train.epochs} epochs × {train.steps_per_epoch} steps"
     )
 

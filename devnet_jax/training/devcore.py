@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,21 +21,27 @@ from devnet_jax.models.build import first_variables, make_model
 from devnet_jax.models.devcore import (
     LABELLED_PER_IMAGE,
     UNLIKE,
-    check_image_size,
-    n_top,
 )
+from devnet_jax.models.heads import n_top
 from devnet_jax.models.memory import k_centre, residuals
 from devnet_jax.rng import generator
 from devnet_jax.training.devcore_head import FittedHead, LearningSet, fit_head
-from devnet_jax.training.frozen import FeatureReader, GoodParts, collect_good_parts
+from devnet_jax.training.frozen import (
+    FeatureReader,
+    GoodParts,
+    Means,
+    TileFeatures,
+    collect_good_parts,
+)
 
 logger = logging.getLogger(__name__)
 
 # The head is learned from one in three positions of an image, those farthest from the memory: the
 # others hardly ever reach the highest hundredth, whatever is learned.
 _FAR_DIVISOR = 3
+_MAX_FAR = 1024  # of all tiles of an image together, unless more make up the local score
 # Axes that are reversed in the flipped copies of labelled anomalies.
-_FLIPS = ((1,), (2,), (1, 2))
+_FLIPS = ((0,), (1,), (0, 1))
 
 
 class FittedDevCore(NamedTuple):
@@ -54,11 +61,6 @@ class _Memory(NamedTuple):
 
     vectors: jax.Array
     owners: jax.Array
-
-
-def require_fittable(config: Config) -> None:
-    """Raises `UserError` for settings that cannot work, whatever the data."""
-    check_image_size(config.model.backbone, config.dataset.image_size)
 
 
 def fit_devcore(
@@ -82,7 +84,6 @@ def fit_devcore(
         backbone, the weights cannot be loaded or give features that are not finite, or an image
         cannot be decoded.
     """
-    require_fittable(config)
     if n_normal < 2:
         raise UserError(
             f"normal images for training: {n_normal}; the memory needs at least two; add some, or "
@@ -112,13 +113,16 @@ def fit_devcore(
     data, scale, labelled = _learning_set(config, reader, memory, good, len(images) - n_normal)
     head = fit_head(config, data)
     learned = {
-        **head.parameters,
-        "memory": memory.vectors,
-        "scale": np.float32(scale),
-        "labelled": labelled,
-        "labelled_kinds": _pad_kinds(kinds),
+        "position_head": {
+            **head.position_parameters,
+            "memory": memory.vectors,
+            "scale": np.float32(scale),
+            "labelled": labelled,
+            "labelled_kinds": _pad_kinds(kinds),
+        },
+        "image_head": head.image_parameters,
     }
-    params = {**variables["params"], "head": jax.tree.map(jnp.asarray, learned)}
+    params = {**variables["params"], **jax.tree.map(jnp.asarray, learned)}
     return FittedDevCore({**variables, "params": params}, head)
 
 
@@ -152,37 +156,32 @@ def _learning_set(
     anomalies = n_all + np.arange(n_anomaly)
     unit = _unit(memory.vectors)
     share = config.devcore.top_positions
-    parts, squares, fine, coarse = [], [], [], []
-    labelled: list[np.ndarray] = []
-    for indices, features in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
-        n = len(indices)
-        padding = config.evaluation.batch_size - n
-        padded = np.pad(features.patches, ((0, padding), (0, 0), (0, 0), (0, 0)))
-        ids = np.pad(indices, (0, padding), constant_values=-1)
-        far = jax.tree.map(
-            lambda leaf, n=n: np.asarray(leaf)[:n], _far_positions(memory, padded, ids, share)
-        )
-        parts.append((far.residuals / unit).astype(np.float16))
-        squares.append(far.mean_squares)
-        fine.append(features.fine)
-        coarse.append(features.coarse)
-        for i in np.flatnonzero(indices >= n_all):
-            farthest = np.resize(far.positions[i], LABELLED_PER_IMAGE)  # repeated in tiny images
-            labelled.append(np.reshape(features.patches[i], (-1, padded.shape[-1]))[farthest])
-    scale = float(np.sqrt(np.mean(np.concatenate(squares)[: len(chosen)], dtype=np.float64)))
+    means, found = Means(), dict[int, _Far]()
+    for tiles in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
+        means.add(tiles)
+        most = _n_far(reader.n_tiles * math.prod(tiles.features.patches.shape[1:3]), share)
+        for i, far in _far_positions(tiles, memory, most, config.evaluation.batch_size, unit):
+            found[i] = _farthest(found.get(i), far, most)
+    images = list(found.values())
+    squares = np.array([far.total_square / far.n_positions for far in images])
+    scale = float(np.sqrt(np.mean(squares[: len(chosen)], dtype=np.float64)))
     # Good parts may hardly differ; the floor keeps defects within float16.
     scale = max(scale, 1e-2 * unit)
-    everything = np.concatenate(parts) / np.float16(scale / unit)
-    n_positions = int(np.prod(features.patches.shape[1:3]))
+    residuals = np.stack([far.residuals for far in images]) / np.float16(scale / unit)
     data = LearningSet(
-        jnp.asarray(everything),
-        n_top(n_positions, share),
-        {"fine": np.concatenate(fine), "coarse": np.concatenate(coarse)},
+        jnp.asarray(residuals),
+        np.array([n_top(int(far.n_positions), share) for far in images]),
+        means.vectors(),
         _flipped_vectors(reader, good, anomalies),
         {"fine": good.fine, "coarse": good.coarse},
         chosen,
     )
-    empty = np.zeros((1, everything.shape[-1]), np.float32)
+    # Repeated in tiny images.
+    labelled = [
+        np.resize(far.vectors, (LABELLED_PER_IMAGE, far.vectors.shape[-1]))
+        for far in images[len(chosen) :]
+    ]
+    empty = np.zeros((1, residuals.shape[-1]), np.float32)
     return data, scale, np.concatenate(labelled) if labelled else empty
 
 
@@ -190,48 +189,119 @@ def _flipped_vectors(
     reader: FeatureReader, good: GoodParts, anomalies: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Reads the labelled anomalies flipped in F ways: by view, float32 [a, F, D]."""
-    flipped = {view: [getattr(good, view)[:0]] * len(_FLIPS) for view in ("fine", "coarse")}
-    for i, flip in enumerate(_FLIPS):
-        for _, features in reader.read(anomalies, "comparing", flip):
-            for view, vectors in flipped.items():
-                vectors[i] = np.concatenate([vectors[i], getattr(features, view)])
-    return {view: np.stack(vectors, axis=1) for view, vectors in flipped.items()}
+    flipped = []
+    for flip in _FLIPS if len(anomalies) else ():
+        means = Means()
+        for tiles in reader.read(anomalies, "comparing", flip):
+            means.add(tiles)
+        flipped.append(means.vectors())
+    if not flipped:
+        return {view: getattr(good, view)[:0, None] for view in ("fine", "coarse")}
+    return {view: np.stack([vectors[view] for vectors in flipped], axis=1) for view in flipped[0]}
 
 
-class _FarPositions(NamedTuple):
-    """The positions of B images that are farthest from the memory, farthest first.
+class _Far(NamedTuple):
+    """The positions of one image that are farthest from the memory, farthest first.
 
     Attributes:
-      residuals: float32 [B, p, C].
-      positions: int32 [B, p], their numbers.
-      mean_squares: float32 [B], mean square of the residuals of all positions.
+      squares: float32 [p], their mean squared residuals.
+      residuals: float16 [p, C], in units of the memory's vectors; 0 in padding.
+      vectors: float32 [LABELLED_PER_IMAGE or fewer, C], features of the farthest.
+      total_square: sum of the mean squares of all positions.
+      n_positions: number of all positions.
     """
 
-    residuals: jax.Array
-    positions: jax.Array
-    mean_squares: jax.Array
+    squares: np.ndarray
+    residuals: np.ndarray
+    vectors: np.ndarray
+    total_square: float
+    n_positions: float
 
 
-@functools.partial(jax.jit, static_argnames="share")
+def _n_far(n_positions: int, share: float) -> int:
+    """Returns the number of positions of an image that the head is learned from."""
+    return max(min(-(-n_positions // _FAR_DIVISOR), _MAX_FAR), n_top(n_positions, share))
+
+
 def _far_positions(
-    memory: _Memory, patches: jax.Array, indices: jax.Array, share: float
-) -> _FarPositions:
-    """Compares patches [B, h, w, C] with the memory; no image with its own memory vectors.
+    tiles: TileFeatures, memory: _Memory, most: int, batch_size: int, unit: float
+) -> Iterator[tuple[int, _Far]]:
+    """Compares tiles with the memory; no image with its own memory vectors.
 
     Args:
+      tiles: features of the tiles.
       memory: the memory.
-      patches: features of B images.
-      indices: int [B], indices of the images.
-      share: share of the positions that make up the local score; at least these are returned.
+      most: number of positions to return of each image.
+      batch_size: number of tiles that the program is compiled for.
+      unit: `_unit` of the memory.
+
+    Yields:
+      The image of each tile, and the tile's farthest positions.
     """
-    residual = residuals(patches, memory.vectors, memory.owners == indices[:, None])
-    residual = residual.reshape(len(patches), -1, patches.shape[-1])
+    n = len(tiles.owners)
+    patches = np.asarray(tiles.features.patches)
+    inside = np.ones(patches.shape[:3], bool)
+    if tiles.features.inside is not None:
+        inside = np.asarray(tiles.features.inside)
+
+    def pad(values: np.ndarray, fill: int) -> np.ndarray:
+        widths = [(0, batch_size - n), *[(0, 0)] * (values.ndim - 1)]
+        return np.pad(values, widths, constant_values=fill)
+
+    found = _compare(memory, pad(patches, 0), pad(inside, 0), pad(tiles.owners, -1), most)
+    residuals, *others = (np.asarray(leaf)[:n] for leaf in found)
+    scaled = (residuals / unit).astype(np.float16)
+    squares, vectors, totals, counts = others
+    for values in zip(tiles.owners.tolist(), squares, scaled, vectors, totals, counts, strict=True):
+        yield values[0], _Far(*values[1:])
+
+
+def _farthest(old: _Far | None, new: _Far, most: int) -> _Far:
+    """Returns the farthest positions of two parts of an image, at most `most`."""
+    if old is None:
+        return new
+    squares, residuals = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
+    order = np.argsort(-squares, kind="stable")[:most]
+    n_vectors = [len(part.vectors) for part in (old, new)]
+    leading = np.concatenate(
+        [part.squares[:n] for part, n in zip((old, new), n_vectors, strict=True)]
+    )
+    best = np.argsort(-leading, kind="stable")[:LABELLED_PER_IMAGE]
+    return _Far(
+        squares[order],
+        residuals[order],
+        np.concatenate([old.vectors, new.vectors])[best],
+        old.total_square + new.total_square,
+        old.n_positions + new.n_positions,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="most")
+def _compare(
+    memory: _Memory, patches: jax.Array, inside: jax.Array, owners: jax.Array, most: int
+) -> tuple[jax.Array, ...]:
+    """Compares patches [B, h, w, C] with the memory.
+
+    Returns:
+      Residuals [B, p, C] of the `most` farthest positions, or of all if there are fewer; their mean
+      squares [B, p]; feature vectors [B, 8, C] of the farthest; the sum of all mean squares [B] and
+      the number of positions [B] inside.
+    """
+    n_tiles, n_channels = len(patches), patches.shape[-1]
+    residual = residuals(patches, memory.vectors, memory.owners == owners[:, None])
+    residual = jnp.where(inside[..., None], residual, 0).reshape(n_tiles, -1, n_channels)
+    inside = inside.reshape(n_tiles, -1)
     squares = jnp.mean(residual**2, axis=-1)
-    n_positions = squares.shape[1]
-    n_kept = max(-(-n_positions // _FAR_DIVISOR), n_top(n_positions, share))
-    _, positions = jax.lax.top_k(squares, n_kept)
-    kept = jnp.take_along_axis(residual, positions[..., None], axis=1)
-    return _FarPositions(kept, positions, squares.mean(axis=1))
+    ranked = jnp.where(inside, squares, -1)
+    largest, positions = jax.lax.top_k(ranked, min(most, ranked.shape[1]))
+    leading = positions[:, :LABELLED_PER_IMAGE, None]
+    return (
+        jnp.take_along_axis(residual, positions[..., None], axis=1),
+        largest,
+        jnp.take_along_axis(patches.reshape(n_tiles, -1, n_channels), leading, axis=1),
+        squares.sum(axis=1),
+        inside.sum(axis=1),
+    )
 
 
 def _unit(vectors: jax.Array) -> float:

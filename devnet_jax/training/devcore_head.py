@@ -33,7 +33,7 @@ class LearningSet:
     Attributes:
       residuals: floating [n + a, P, C], of the positions farthest from the memory, in units of the
         root mean square of all positions of normal images.
-      k: number of positions whose mean is the local score.
+      counts: int [n + a], number of positions whose mean is the local score.
       vectors: for each of "fine" and "coarse", float32 [n + a, D], the images as a whole.
       flipped: for each of them, float32 [a, F, D], the labelled anomalies flipped in F ways.
       all_normal: for each of them, float32 [N, D], the same of all normal training images.
@@ -41,7 +41,7 @@ class LearningSet:
     """
 
     residuals: jax.Array
-    k: int
+    counts: np.ndarray
     vectors: dict[str, np.ndarray]
     flipped: dict[str, np.ndarray]
     all_normal: dict[str, np.ndarray]
@@ -97,14 +97,16 @@ class FittedHead(NamedTuple):
     """The result of `fit_head`.
 
     Attributes:
-      parameters: parameters of `MemoryHead` that are fitted here, by name.
+      position_parameters: parameters of `PositionHead` that are fitted here, by name.
+      image_parameters: parameters of `ImageHead`, by name.
       weights: weight of each component, by name.
       normal_scores: float64 [n], cross-validated scores of the normal images.
       anomaly_scores: float64 [a], those of the labelled anomalies, each by a model that has not
         seen it; empty with less than two labels.
     """
 
-    parameters: dict[str, object]
+    position_parameters: dict[str, object]
+    image_parameters: dict[str, object]
     weights: dict[str, float]
     normal_scores: np.ndarray
     anomaly_scores: np.ndarray
@@ -142,9 +144,7 @@ def _fit_head(config: Config, data: LearningSet) -> FittedHead:
     else:
         estimated = components[:n] @ mixed.weights + mixed.bias
     local_centre, local_spread = centre_and_spread(components[:n, 0])
-    parameters: dict[str, object] = {
-        "weight": model.local.weight,
-        "direction": model.local.direction,
+    image_parameters: dict[str, object] = {
         "centre": np.float32(local_centre),
         "spread": np.float32(local_spread),
         "mixture": mixed.weights.astype(np.float32),
@@ -152,7 +152,9 @@ def _fit_head(config: Config, data: LearningSet) -> FittedHead:
         **{view: model.whole[view]._asdict() for view in _VIEWS},
     }
     weights = dict(zip(COMPONENTS, mixed.relative.tolist(), strict=True))
-    return FittedHead(parameters, weights, estimated[:n], estimated[n:])
+    return FittedHead(
+        model.local._asdict(), image_parameters, weights, estimated[:n], estimated[n:]
+    )
 
 
 def make_folds(config: Config, data: LearningSet) -> list[Fold]:
@@ -179,7 +181,7 @@ def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
     """Fits all components on a fold's images."""
     local = untrained_head(data.residuals.shape[-1])
     if len(fold.anomalous):
-        local = fit_local_head(config, data.residuals, data.k, fold.normal, fold.anomalous)
+        local = fit_local_head(config, data.residuals, data.counts, fold.normal, fold.anomalous)
     whole = {
         view: fit_whole(
             data.all_normal[view][fold.all_normal],
@@ -193,7 +195,7 @@ def fit(config: Config, data: LearningSet, fold: Fold) -> Model:
 def score(config: Config, data: LearningSet, model: Model, positions: np.ndarray) -> np.ndarray:
     """Returns the components of images, float64 [len(positions), K]."""
     # All images, so that one program serves all folds.
-    local = local_scores(data.residuals, model.local, data.k)[positions]
+    local = local_scores(data.residuals, model.local, data.counts)[positions]
     distances, directions = zip(
         *(
             whole_scores(jnp.asarray(data.vectors[view]), *map(jnp.asarray, model.whole[view]))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from devnet_jax.config import Config
 from devnet_jax.data.prefetch import prefetch
-from devnet_jax.data.preprocessing import normalise
+from devnet_jax.data.preprocessing import network_input
 from devnet_jax.data.store import ImageReader
 from devnet_jax.distributed.batching import apply_in_batches
 from devnet_jax.distributed.cluster import gather, local_share, report_progress
@@ -28,7 +28,7 @@ class GoodParts(NamedTuple):
     Attributes:
       samples: float32 [n, C], feature vectors at random positions.
       owners: int [n], index of the image that each of them is from.
-      fine: float32 [N, C], means of the patches (`Features.fine`).
+      fine: float32 [N, C], means of the patches over all positions of an image.
       coarse: float32 [N, D], means of the last stage.
     """
 
@@ -38,10 +38,25 @@ class GoodParts(NamedTuple):
     coarse: np.ndarray
 
 
+class TileFeatures(NamedTuple):
+    """Features of m tiles; those of an image follow each other. Without tiles, of m images.
+
+    Attributes:
+      owners: int [m], index of the image that each tile is of.
+      numbers: int [m], number of each tile in its image.
+      features: the features, as NumPy arrays [m, …].
+    """
+
+    owners: np.ndarray
+    numbers: np.ndarray
+    features: Features
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def frozen_features(model: DevCore, variables: dict[str, Any], images: jax.Array) -> Features:
-    """Returns the features of images uint8 [B, S, S, 3]."""
-    return cast(Features, model.apply(variables, normalise(images), method="features"))
+    """Returns the features of images, or tiles, uint8 [B, H, W, C]."""
+    inputs, inside = network_input(images)
+    return cast(Features, model.apply(variables, inputs, inside, method="features"))
 
 
 class FeatureReader:
@@ -62,30 +77,68 @@ class FeatureReader:
         self._function = functools.partial(frozen_features, model, variables)
         self._images = images
 
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles of an image."""
+        return self._images.preprocessing.n_tiles
+
     def read(
         self, indices: np.ndarray, description: str, flip: tuple[int, ...] = ()
-    ) -> Iterator[tuple[np.ndarray, Features]]:
-        """Yields the features of images in batches, with the images' indices.
+    ) -> Iterator[TileFeatures]:
+        """Yields the features of images, or of their tiles, in batches of `evaluation.batch_size`.
 
         Args:
           indices: int [n], indices of training images.
           description: label of the progress bar.
-          flip: axes that are reversed: 1 turns images upside down, 2 mirrors them.
+          flip: axes of a tile that are reversed: 0 turns it upside down, 1 mirrors it.
 
         Raises:
           UserError: if an image cannot be decoded.
         """
-        starts = range(0, len(indices), self._batch_size)
-        parts = (indices[start : start + self._batch_size] for start in starts)
+        n_tiles = self.n_tiles
+        per_batch = max(self._batch_size // n_tiles, 1)
+        starts = range(0, len(indices), per_batch)
+        parts = (indices[start : start + per_batch] for start in starts)
         batches = prefetch((part, self._images.read(part)) for part in parts)
         # disable=None: shown on a terminal, silent in a log file.
         bar = tqdm(total=len(indices), unit="image", desc=description, disable=None)
         with bar, contextlib.closing(batches):
             for part, pixels in batches:
-                pixels = np.flip(pixels, flip)
-                yield part, apply_in_batches(self._function, pixels, self._batch_size)
+                tiles = pixels.reshape(-1, *pixels.shape[-3:])
+                tiles = np.flip(tiles, tuple(axis + 1 for axis in flip))
+                owners, numbers = np.repeat(part, n_tiles), np.tile(np.arange(n_tiles), len(part))
+                for start in range(0, len(tiles), self._batch_size):
+                    some = slice(start, start + self._batch_size)
+                    found = apply_in_batches(self._function, tiles[some], self._batch_size)
+                    yield TileFeatures(owners[some], numbers[some], found)
                 bar.update(len(part))
                 report_progress()
+
+
+class Means:
+    """Means of feature maps over all positions of each image, added up tile by tile."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, list[np.ndarray]] = {}
+
+    def add(self, tiles: TileFeatures) -> None:
+        """Adds tiles."""
+        fine, coarse = tiles.features.fine, tiles.features.coarse
+        for i, *values in zip(tiles.owners.tolist(), *fine, *coarse, strict=True):
+            total = self._sums.setdefault(i, [np.zeros_like(value) for value in values])
+            for sum_, value in zip(total, values, strict=True):
+                sum_ += value
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Returns the means of all images, in their order: float32 [n, D] by the name of the view;
+        nothing without images."""
+        if not self._sums:
+            return {}
+        sums = self._sums.values()
+        return {
+            "fine": np.stack([fine / n for fine, n, _, _ in sums]),
+            "coarse": np.stack([coarse / n for _, _, coarse, n in sums]),
+        }
 
 
 def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> GoodParts:
@@ -102,19 +155,46 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
     wanted = config.devcore.memory_samples
     per_image = -(-wanted // n_normal)
     sampled = set(generator(config.seed, "sampled images").permutation(n_normal)[:wanted].tolist())
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in GoodParts._fields}
+    kept: dict[int, _Sample] = {}
+    means = Means()
+    ranks, ranked = np.empty(0, int), -1
     share = local_share(range(n_normal))
-    for indices, features in reader.read(np.array(share, int), "reading good parts"):
-        kept["fine"].append(np.asarray(features.fine))
-        kept["coarse"].append(np.asarray(features.coarse))
-        for i, patches in zip(indices.tolist(), features.patches, strict=True):
+    for tiles in reader.read(np.array(share, int), "reading good parts"):
+        means.add(tiles)
+        patches, inside = tiles.features.patches, tiles.features.inside
+        vectors = np.reshape(patches, (len(patches), -1, patches.shape[-1]))
+        n_positions = vectors.shape[1]
+        for n, (i, number) in enumerate(zip(*tiles[:2], strict=True)):
             if i not in sampled:
                 continue
-            vectors = patches.reshape(-1, patches.shape[-1])
-            order = generator(config.seed, "sampled positions", i).permutation(len(vectors))
-            kept["samples"].append(vectors[order[:per_image]])
-            kept["owners"].append(np.full(len(kept["samples"][-1]), i))
-    everyones = gather({name: np.concatenate(v) for name, v in kept.items() if v})
+            if i != ranked:  # tiles of an image follow each other
+                draw = generator(config.seed, "sampled positions", int(i))
+                ranks = np.argsort(draw.permutation(reader.n_tiles * n_positions))
+                ranked = i
+            of_tile = ranks[number * n_positions :][:n_positions]
+            valid = slice(None) if inside is None else np.reshape(inside[n], -1)
+            new = _Sample(of_tile[valid], vectors[n][valid])
+            kept[i] = _lowest(kept.get(i), new, per_image)
+    mine = means.vectors()
+    if kept:
+        mine["samples"] = np.concatenate([sample.vectors for sample in kept.values()])
+        mine["owners"] = np.repeat(list(kept), [len(sample.ranks) for sample in kept.values()])
+    everyones = gather(mine)
     return GoodParts(
         *(np.concatenate([e[name] for e in everyones if name in e]) for name in GoodParts._fields)
     )
+
+
+class _Sample(NamedTuple):
+    """Positions of one image: ranks in the image's random order int [k], and vectors [k, C]."""
+
+    ranks: np.ndarray
+    vectors: np.ndarray
+
+
+def _lowest(old: _Sample | None, new: _Sample, most: int) -> _Sample:
+    """Returns the positions of lowest rank of two samples, at most `most`, in their order."""
+    if old is not None:
+        new = _Sample(*map(np.concatenate, zip(old, new, strict=True)))
+    chosen = np.argsort(new.ranks)[:most]
+    return _Sample(new.ranks[chosen], new.vectors[chosen])

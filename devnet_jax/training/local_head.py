@@ -14,7 +14,8 @@ from jax import Array, lax
 from devnet_jax.config import Config, DevCoreConfig, LossConfig
 from devnet_jax.data.sampler import balanced_batch
 from devnet_jax.losses import get_loss
-from devnet_jax.models.devcore import position_scores, top_mean
+from devnet_jax.models.devcore import position_scores
+from devnet_jax.models.heads import mean_of_largest
 from devnet_jax.rng import key
 
 
@@ -39,7 +40,7 @@ def untrained_head(n_channels: int) -> LocalHead:
 
 
 def fit_local_head(
-    config: Config, residuals: Array, k: int, normal: np.ndarray, anomalous: np.ndarray
+    config: Config, residuals: Array, counts: np.ndarray, normal: np.ndarray, anomalous: np.ndarray
 ) -> LocalHead:
     """Learns a local head from normal and anomalous images.
 
@@ -47,7 +48,7 @@ def fit_local_head(
       config: all settings.
       residuals: floating [N, P, C], residuals of all images in units of their root mean square over
         normal images.
-      k: number of positions whose mean is an image's score.
+      counts: int [N], number of positions whose mean is the score of each image.
       normal: int [n], indices of the normal images to learn from.
       anomalous: int [a], indices of the anomalous ones.
     """
@@ -67,12 +68,13 @@ def fit_local_head(
     labels = (batches >= len(normal)).astype(np.float32)
     indices = np.concatenate([normal, anomalous])[batches]
     untrained = untrained_head(residuals.shape[-1])
-    centre, spread = centre_and_spread(local_scores(residuals, untrained, k)[normal])
+    centre, spread = centre_and_spread(local_scores(residuals, untrained, counts)[normal])
     return _fit(
         settings,
         config.loss,
-        k,
+        int(counts.max()),
         residuals,
+        jnp.asarray(counts),
         indices,
         labels,
         jnp.float32(centre),
@@ -82,12 +84,13 @@ def fit_local_head(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "loss_settings", "k"))
+@functools.partial(jax.jit, static_argnames=("settings", "loss_settings", "most"))
 def _fit(
     settings: DevCoreConfig,
     loss_settings: LossConfig,
-    k: int,
+    most: int,
     residuals: Array,
+    counts: Array,
     indices: Array,
     labels: Array,
     centre: Array,
@@ -99,10 +102,12 @@ def _fit(
     loss = get_loss(loss_settings.name)
     optimizer = optax.adam(settings.head_learning_rate)
 
-    def step_loss(parameters: _Parameters, step: Array, batch: Array, labels: Array) -> Array:
+    def step_loss(
+        parameters: _Parameters, step: Array, batch: Array, counts: Array, labels: Array
+    ) -> Array:
         head = parameters.head
         maps = position_scores(batch, head.weight, head.direction)
-        scores = (top_mean(maps, k) - centre) / spread
+        scores = (mean_of_largest(maps, counts, most) - centre) / spread
         scores = scores * jnp.exp(parameters.log_scale) + parameters.shift
         step_key = jax.random.fold_in(prior_key, step)
         squares = jnp.sum(head.weight**2) + jnp.sum(head.direction**2)
@@ -114,7 +119,7 @@ def _fit(
         parameters, optimizer_state = state
         number, batch, labels = inputs
         images = residuals[batch].astype(jnp.float32)
-        gradients = jax.grad(step_loss)(parameters, number, images, labels)
+        gradients = jax.grad(step_loss)(parameters, number, images, counts[batch], labels)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state)
         return (optax.apply_updates(parameters, updates), optimizer_state), None
 
@@ -124,24 +129,26 @@ def _fit(
     return last.head
 
 
-def local_scores(residuals: Array, head: LocalHead, k: int) -> np.ndarray:
+def local_scores(residuals: Array, head: LocalHead, counts: np.ndarray) -> np.ndarray:
     """Returns the local scores of images, float64 [N].
 
     Args:
       residuals: floating [N, P, C].
       head: local head.
-      k: number of positions whose mean is the score.
+      counts: int [N], number of positions whose mean is the score of each image.
     """
-    return np.asarray(_local_scores(residuals, head, k), np.float64)
+    scores = _local_scores(residuals, head, jnp.asarray(counts), int(counts.max()))
+    return np.asarray(scores, np.float64)
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _local_scores(residuals: Array, head: LocalHead, k: int) -> Array:
-    def of_image(residual: Array) -> Array:
+@functools.partial(jax.jit, static_argnames="most")
+def _local_scores(residuals: Array, head: LocalHead, counts: Array, most: int) -> Array:
+    def of_image(image: tuple[Array, Array]) -> Array:
+        residual, count = image
         maps = position_scores(residual.astype(jnp.float32), head.weight, head.direction)
-        return top_mean(maps, k)
+        return mean_of_largest(maps[None], count[None], most)[0]
 
-    return lax.map(of_image, residuals)
+    return lax.map(of_image, (residuals, counts))
 
 
 def centre_and_spread(scores: np.ndarray) -> tuple[float, float]:

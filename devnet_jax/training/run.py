@@ -15,16 +15,18 @@ import numpy as np
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.store import make_store
 from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
 from devnet_jax.models import check_n_scales
 from devnet_jax.models.build import first_variables
+from devnet_jax.models.devcore import check_image_size
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.training.devcore import fit_devcore, require_fittable
+from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.learned import Learned, write_learned
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit, require_divisible_batch, restore_state
@@ -66,7 +68,7 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
         _write_settings(config, dataset, workdir)
         return
     state = restore_state(checkpoints, config) if done else first_state(config)
-    images = dataset.train_images(config.dataset.image_size)
+    images = dataset.train_images()
     store = make_store(images, config.dataset, replicated())
 
     _write_settings(config, dataset, workdir)
@@ -84,7 +86,7 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
     kinds = sorted(set(dataset.labelled_defects))
     fitted = fit_devcore(
         config,
-        dataset.train_images(config.dataset.image_size),
+        dataset.train_images(),
         len(dataset.split.train_unlabelled),
         [kinds.index(defect) for defect in dataset.labelled_defects],
     )
@@ -113,15 +115,16 @@ TRAINERS: Mapping[str, Callable[[Config, Workdir, Checkpoints], None]] = {
 
 def require_trainable(config: Config) -> None:
     """Raises `UserError` for settings that cannot train on these devices, whatever the data."""
+    preprocessing = Preprocessing.from_settings(config.dataset)
     if config.model.detector == "devcore":
-        require_fittable(config)
+        check_image_size(config.model.backbone, min(preprocessing.size))
         return
     if not config.dataset.n_anomaly:
         raise UserError(
             "config.dataset.n_anomaly = 0: the deviation network needs labelled anomalies; give "
             "some, or train with config.model.detector=devcore"
         )
-    check_n_scales(config.model.backbone, config.model.n_scales, config.dataset.image_size)
+    check_n_scales(config.model.backbone, config.model.n_scales, min(preprocessing.size))
     require_divisible_batch(config)
 
 

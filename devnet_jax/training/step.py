@@ -19,11 +19,11 @@ from flax import struct
 
 from devnet_jax.config import Config
 from devnet_jax.data.augment import random_rotations
-from devnet_jax.data.preprocessing import normalise
 from devnet_jax.data.store import ImageStore
 from devnet_jax.distributed.sharding import AXIS, replicated
 from devnet_jax.losses import get_loss
 from devnet_jax.models import DeviationNetwork
+from devnet_jax.models.bags import score_bags
 from devnet_jax.models.build import make_model
 from devnet_jax.rng import key
 from devnet_jax.training.optimizer import optimizer_from
@@ -72,7 +72,7 @@ def gradient_step(
       optimizer: optimiser of the parameters.
       loss_function: maps (scores [b], labels [b], step) to a scalar.
       state: state before the step.
-      images: float [b, S, S, 3], normalised.
+      images: uint8 [b, *preprocessing.shape], or floating [b, H, W, 3], normalised.
       labels: float [b], 0 for normal images and 1 for anomalies.
 
     Returns:
@@ -82,7 +82,7 @@ def gradient_step(
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         variables = {**state.variables, "params": params}
-        (scores, _), updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        (scores, _), updated = score_bags(model, variables, images, train=True)
         return loss_function(scores, labels, state.step), (scores, updated)
 
     (loss, (scores, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -128,9 +128,7 @@ def make_train_step(
         positions = jax.lax.axis_index(AXIS) * n + jnp.arange(n)  # in the batch of all devices
         step_key = jax.random.fold_in(keys.augment, state.step)
         images = random_rotations(images, step_key, positions, config.train.rotation)
-        state, result = gradient_step(
-            model, optimizer, loss_function, state, normalise(images), labels
-        )
+        state, result = gradient_step(model, optimizer, loss_function, state, images, labels)
         metrics = {"loss": result.loss, "gradient_norm": optax.tree.norm(result.gradients)}
         return state, metrics
 

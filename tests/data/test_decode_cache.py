@@ -16,14 +16,17 @@ import pytest
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data import decode, decode_cache
-from devnet_jax.data.decode import load_image, load_images
+from devnet_jax.data import decode_cache
+from devnet_jax.data.decode import load_image, load_images, loading
 from devnet_jax.data.decode_cache import open_cache, slot_bytes
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from tests.conftest import REPOSITORY, make_parts
 
 SIZE = 8
+SQUARE, LARGER = Preprocessing(SIZE, SIZE), Preprocessing(2 * SIZE, 2 * SIZE)
+SLOT = slot_bytes(SQUARE.n_bytes)
 N_IMAGES = 5
 
 
@@ -48,8 +51,8 @@ class NoiseImages:
 def load(folder: Path, indices=range(N_IMAGES), fingerprint: str = "a") -> list[int]:
     """Loads images with the folder's cache and checks their pixels; returns the decoded indices."""
     source = NoiseImages()
-    cache = open_cache(folder, fingerprint, N_IMAGES, SIZE)
-    images = load_images(source, indices, SIZE, cache=cache)
+    cache = open_cache(folder, fingerprint, N_IMAGES, SQUARE)
+    images = load_images(source, indices, SQUARE, cache=cache)
     np.testing.assert_array_equal(images, source.pixels[list(indices)])
     return sorted(source.read_indices)
 
@@ -67,7 +70,7 @@ def test_decoded_images_are_read_from_the_cache(tmp_path: Path) -> None:
 
 def damage(file: Path, kind: str) -> None:
     """Damages image 2 in a cache file, and for some kinds all that follows."""
-    slot = slot_bytes(SIZE)
+    slot = SLOT
     content = bytearray(file.read_bytes())
     if kind == "torn":
         content[2 * slot + slot // 2 : 3 * slot] = bytes(slot - slot // 2)
@@ -105,7 +108,7 @@ def test_damaged_images_are_decoded_again_and_rewritten(
 
 
 def test_a_black_image_is_told_from_an_empty_slot(tmp_path: Path) -> None:
-    cache = open_cache(tmp_path, "a", 2, SIZE)
+    cache = open_cache(tmp_path, "a", 2, SQUARE)
     assert cache is not None
     black, read = np.zeros((SIZE, SIZE, 3), np.uint8), np.empty((SIZE, SIZE, 3), np.uint8)
     cache.write(1, black)
@@ -122,8 +125,8 @@ def test_caches_of_other_data_and_other_decoders_are_not_used(
     monkeypatch.setattr(decode_cache.PIL, "__version__", "99.0")
     assert load(tmp_path, fingerprint="b") == list(range(N_IMAGES))
     cached_file(tmp_path)  # earlier files of this size are deleted
-    cache = open_cache(tmp_path, "b", N_IMAGES, 2 * SIZE)
-    assert load_images(NoiseImages(), [0], 2 * SIZE, cache=cache).shape == (1, 16, 16, 3)
+    cache = open_cache(tmp_path, "b", N_IMAGES, LARGER)
+    assert load_images(NoiseImages(), [0], LARGER, cache=cache).shape == (1, 16, 16, 3)
     assert load(tmp_path, fingerprint="b") == []  # a file of another size is not
 
 
@@ -135,9 +138,9 @@ def test_at_most_half_of_the_free_space_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    needed = N_IMAGES * slot_bytes(SIZE)
+    needed = N_IMAGES * SLOT
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * needed - 2))
-    assert open_cache(tmp_path, "a", N_IMAGES, SIZE) is None
+    assert open_cache(tmp_path, "a", N_IMAGES, SQUARE) is None
     assert "are not cached" in caplog.text
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * needed))
     load(tmp_path)
@@ -171,7 +174,7 @@ def test_a_read_only_folder_is_read(
     for _ in range(2):
         assert load(tmp_path) == [2, 3, 4]
     assert caplog.text.count("read-only") == 2
-    assert open_cache(tmp_path / "new", "a", N_IMAGES, SIZE) is None
+    assert open_cache(tmp_path / "new", "a", N_IMAGES, SQUARE) is None
 
 
 def test_a_folder_that_is_unusable_or_missing(
@@ -192,20 +195,22 @@ from pathlib import Path
 import numpy as np
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.decode_cache import open_cache
+from devnet_jax.data.preprocessing import Preprocessing
 
 class NoImages:
     def image_bytes(self, i): raise AssertionError(f"image {i} is decoded")
     def image_name(self, i): return str(i)
 
-cache = open_cache(Path(sys.argv[1]), "a", 5, 8)
-sys.stdout.buffer.write(load_images(NoImages(), range(5), 8, cache=cache).tobytes())
+cache = open_cache(Path(sys.argv[1]), "a", 5, Preprocessing(8, 8))
+images = load_images(NoImages(), range(5), Preprocessing(8, 8), cache=cache)
+sys.stdout.buffer.write(images.tobytes())
 """
 
 
 def test_two_processes_use_the_cache_at_once(tmp_path: Path) -> None:
     source = NoiseImages()
-    cache = open_cache(tmp_path, "a", N_IMAGES, SIZE)
-    load_images(source, range(N_IMAGES), SIZE, cache=cache)
+    cache = open_cache(tmp_path, "a", N_IMAGES, SQUARE)
+    load_images(source, range(N_IMAGES), SQUARE, cache=cache)
     second = subprocess.run(
         [sys.executable, "-c", SECOND_PROCESS, str(tmp_path)], cwd=REPOSITORY, capture_output=True
     )
@@ -223,11 +228,11 @@ def decoded_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths of the images that were decoded."""
     paths: list[str] = []
 
-    def recording_load_image(data: bytes, name: str, image_size: int) -> np.ndarray:
+    def recording_load_image(data: bytes, name: str, preprocessing: Preprocessing) -> np.ndarray:
         paths.append(name.partition("/")[2].partition("/")[2])
-        return load_image(data, name, image_size)
+        return load_image(data, name, preprocessing)
 
-    monkeypatch.setattr(decode, "load_image", recording_load_image)
+    monkeypatch.setattr(loading, "load_image", recording_load_image)
     return paths
 
 
@@ -237,6 +242,7 @@ def draw(folder: Path, seed: int = 0, **settings: object) -> FewShotDataset:
         manual_dir=str(folder),
         data_dir=str(folder.parent / "prepared"),
         n_anomaly=3,
+        image_size=16,
         **settings,  # type: ignore[arg-type]
     )
     return FewShotDataset.draw(config, seed)
@@ -246,18 +252,18 @@ def test_a_run_uses_the_images_decoded_by_earlier_runs(
     folder: Path, decoded_paths: list[str]
 ) -> None:
     dataset = draw(folder)
-    train = dataset.train_images(16)
+    train = dataset.train_images()
     images = train.read(np.arange(len(train)))
-    dataset.images(dataset.split.test, 16)
+    dataset.images(dataset.split.test)
     assert sorted(decoded_paths) == sorted(dataset.split.paths)
     decoded_paths.clear()
-    again = draw(folder).train_images(16)
+    again = draw(folder).train_images()
     np.testing.assert_array_equal(again.read(np.arange(len(again))), images)
     other = draw(folder, seed=1)
     assert other.split.train_anomaly != dataset.split.train_anomaly
-    other.images(other.split.paths, 16)
+    other.images(other.split.paths)
     assert decoded_paths == []
-    uncached = draw(folder, cache=False).train_images(16)
+    uncached = draw(folder, cache=False).train_images()
     np.testing.assert_array_equal(uncached.read(np.arange(len(uncached))), images)
     assert len(decoded_paths) == len(images)
 
@@ -265,16 +271,16 @@ def test_a_run_uses_the_images_decoded_by_earlier_runs(
 def test_a_changed_raw_file_is_decoded_again(folder: Path, decoded_paths: list[str]) -> None:
     before = draw(folder)
     first = before.split.train_normal[0]
-    before.images(before.split.paths, 16)
+    before.images(before.split.paths)
     Image.new("RGB", (48, 40), (1, 2, 3)).save(folder / first)
     (prepared,) = folder.parent.glob("prepared/image_folder/*/[0-9]*")
     assert (prepared / "decoded").exists()
     after = draw(folder)
     assert not (prepared / "decoded").exists()
-    assert (after.images([first], 16) == [1, 2, 3]).all()
+    assert (after.images([first]).pixels == [1, 2, 3]).all()
     # The data set opened earlier still uses the files that it has opened.
     decoded_paths.clear()
-    assert (before.images([first], 16) != [1, 2, 3]).any()
+    assert (before.images([first]).pixels != [1, 2, 3]).any()
     assert decoded_paths == []
 
 
@@ -283,7 +289,7 @@ def test_a_damaged_image_is_an_error_with_a_cache_too(tmp_path: Path) -> None:
         def image_bytes(self, i: int) -> bytes:
             return super().image_bytes(i)[: 40 if i == 3 else None]
 
-    cache = open_cache(tmp_path, "a", N_IMAGES, SIZE)
+    cache = open_cache(tmp_path, "a", N_IMAGES, SQUARE)
     for _ in range(2):
         with pytest.raises(UserError, match=r"image 3.*damaged"):
-            load_images(Damaged(), range(N_IMAGES), SIZE, cache=cache)
+            load_images(Damaged(), range(N_IMAGES), SQUARE, cache=cache)

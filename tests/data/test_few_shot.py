@@ -12,6 +12,7 @@ import pytest
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import load_image
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from tests.conftest import make_parts
 
@@ -23,7 +24,13 @@ def draw(shared: Path, tmp_path_factory: pytest.TempPathFactory):
     def draw(name: str, seed: int = 0, **settings) -> FewShotDataset:
         manual_dir = str(shared / "data" / name)
         return FewShotDataset.draw(
-            DatasetConfig(name=name, manual_dir=manual_dir, data_dir=data_dir, **settings), seed
+            DatasetConfig(
+                name=name,
+                manual_dir=manual_dir,
+                data_dir=data_dir,
+                **{"image_size": 16, **settings},
+            ),
+            seed,
         )
 
     return draw
@@ -59,17 +66,17 @@ def test_contamination_trains_as_normal_images(draw):
     dataset = draw("brain_mri", contamination=0.1)
     split = dataset.split
     assert len(split.train_contamination) == 8  # 73·0.1/0.9 = 8.1
-    train = dataset.train_images(16)
+    train = dataset.train_images()
     assert len(train) == 73 + 8 + 10
     images = train.read(np.arange(len(train)))
     for position, path in enumerate(split.train_contamination, start=73):
         index = [example.path for example in dataset.source.examples].index(path)
-        image = load_image(dataset.source.image_bytes(index), path, 16)
+        image = load_image(dataset.source.image_bytes(index), path, Preprocessing(16, 16))
         np.testing.assert_array_equal(images[position], image)
 
 
 def test_brain_mri_test_images_that_equal_training_images_are_listed(draw, shared):
-    dataset = draw("brain_mri", seed=1)
+    dataset = draw("brain_mri", seed=1, image_size=128)
     split, duplicates = dataset.split, set(dataset.test_duplicates)
 
     def content(path: str) -> str:
@@ -80,17 +87,20 @@ def test_brain_mri_test_images_that_equal_training_images_are_listed(draw, share
     assert equal_files
     assert equal_files <= duplicates
     # The other duplicates are equal images in different files.
-    train_images = {image.tobytes() for image in dataset.images(split.train, 128)}
+    train_images = {image.tobytes() for image in dataset.images(split.train).pixels}
     for path in duplicates:
         index = [example.path for example in dataset.source.examples].index(path)
-        assert load_image(dataset.source.image_bytes(index), path, 128).tobytes() in train_images
+        assert (
+            load_image(dataset.source.image_bytes(index), path, Preprocessing(128, 128)).tobytes()
+            in train_images
+        )
 
 
 def test_brain_mri_calibration_images_do_not_equal_training_images(draw):
-    dataset = draw("brain_mri", calibration=0.4)
+    dataset = draw("brain_mri", calibration=0.4, image_size=128)
     assert len(dataset.split.calibration) == 29  # of 73
-    images = {path: dataset.images([path], 128).tobytes() for path in dataset.split.calibration}
-    train_images = {image.tobytes() for image in dataset.images(dataset.split.train, 128)}
+    images = {path: dataset.images([path]).pixels.tobytes() for path in dataset.split.calibration}
+    train_images = {image.tobytes() for image in dataset.images(dataset.split.train).pixels}
     assert dataset.calibration == [
         path for path, image in images.items() if image not in train_images
     ]
@@ -106,13 +116,14 @@ def test_good_images_alone_make_a_split(tmp_path):
         data_dir=str(tmp_path / "prepared"),
         n_anomaly=0,
         calibration=0.2,
+        image_size=16,
     )
     dataset = FewShotDataset.draw(settings, 0)
     described = "7 normal images train, 2 normal images calibrate, 0 images test"
     assert str(dataset) == f"{dataset.source.name}: {described}"
     assert dataset.test_examples == dataset.test_duplicates == []
-    assert dataset.images(dataset.split.test, 16).shape == (0, 16, 16, 3)
-    assert len(dataset.train_images(16)) == 7
+    assert dataset.images(dataset.split.test).pixels.shape == (0, 16, 16, 3)
+    assert len(dataset.train_images()) == 7
     again = FewShotDataset.reopen(settings, dataset.split)
     assert again.calibration == dataset.calibration
     with pytest.raises(UserError, match="n_anomaly = 10: the data set has no anomalies"):

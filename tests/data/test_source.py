@@ -21,8 +21,10 @@ from devnet_jax.data import digests as digests_module
 from devnet_jax.data import source as source_module
 from devnet_jax.data.datasets import builder as dataset_builder
 from devnet_jax.data.datasets.image_folder import ImageFolder
+from devnet_jax.data.datasets.verify import verify as verify_dataset
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.download import Archive
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.source import DATASETS, Example, open_source
 from devnet_jax.errors import UserError
 
@@ -59,7 +61,7 @@ def verifications(monkeypatch) -> list[str]:
 
     def verify(raw):
         names.append(raw.name)
-        return dataset_builder.verify(raw)
+        return verify_dataset(raw)
 
     monkeypatch.setattr(source_module, "verify", verify)
     return names
@@ -77,10 +79,10 @@ def all_paths(folder: Path) -> set[str]:
 def test_examples_and_bytes(parts, data_dir):
     source = open_parts(parts, data_dir)
     assert [replace(example, digest="") for example in source.examples] == [
-        Example("train/good/a.png", "train", 0, "good", ""),
-        Example("train/good/b.png", "train", 0, "good", ""),
-        Example("test/dent/a.bmp", "test", 1, "dent", ""),
-        Example("test/good/a.png", "test", 0, "good", ""),
+        Example("train/good/a.png", "train", 0, "good", "", 4, 4),
+        Example("train/good/b.png", "train", 0, "good", "", 4, 4),
+        Example("test/dent/a.bmp", "test", 1, "dent", "", 4, 4),
+        Example("test/good/a.png", "test", 0, "good", "", 4, 4),
     ]
     for i, example in enumerate(source.examples):
         # The bitmap ends in zeros, which must not be stripped.
@@ -90,7 +92,7 @@ def test_examples_and_bytes(parts, data_dir):
     assert source.name.startswith("image_folder/parts-")
     with pytest.raises(IndexError):
         source.image_bytes(4)
-    images = load_images(source, range(4), 8)
+    images = load_images(source, range(4), Preprocessing(8, 8))
     assert images[:, 0, 0, 0].tolist() == [11, 10, 13, 12]
 
 
@@ -217,7 +219,7 @@ def test_a_failure_keeps_the_earlier_data(parts, data_dir, monkeypatch):
 
 
 def test_a_full_disk_is_named(parts, data_dir, monkeypatch):
-    def fail(self, fingerprint):
+    def fail(self, fingerprint, white_level):
         self.data_dir_root.mkdir(parents=True)
         raise RuntimeError(f"write() failed: No space left on device; writing {self.data_dir}")
 
@@ -237,7 +239,7 @@ def test_without_a_home_the_data_dir_must_be_given(parts, data_dir, monkeypatch)
 
 def test_files_that_change_while_they_are_read_are_an_error(parts, data_dir, monkeypatch):
     def verify(raw):
-        examples = dataset_builder.verify(raw)
+        examples = verify_dataset(raw)
         write_image(parts / "test/dent/a.bmp", 77)
         return examples
 
@@ -304,7 +306,7 @@ def test_two_folders_of_the_same_name_share_a_data_dir(tmp_path, data_dir, verif
     for _ in range(2):
         for n, folder in enumerate(folders):
             source = open_parts(folder, data_dir)
-            assert load_images(source, [1], 4)[0, 0, 0, 0] == 10 * n
+            assert load_images(source, [1], Preprocessing(4, 4))[0, 0, 0, 0] == 10 * n
     assert len(verifications) == 2
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data import store as store_module
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.store import (
     DeviceStore,
     HostStore,
@@ -34,7 +35,7 @@ class ArrayReader:
 
     def __init__(self, images: np.ndarray, is_cached: bool = True) -> None:
         self._images = images
-        self.image_size = images.shape[1]
+        self.preprocessing = Preprocessing(*images.shape[1:3])
         self.is_cached = is_cached
         self.read_indices: list[int] = []
 
@@ -175,9 +176,9 @@ from devnet_jax.data.store import make_store
 folder = Path(sys.argv[1])
 settings = DatasetConfig(
     name="image_folder", manual_dir=str(folder), data_dir=str(folder.parent / "prepared"),
-    n_anomaly=1, store=sys.argv[2],
+    n_anomaly=1, store=sys.argv[2], image_size=64,
 )
-reader = FewShotDataset.draw(settings, 0).train_images(64)
+reader = FewShotDataset.draw(settings, 0).train_images()
 reader.read(np.arange(4))
 tracemalloc.start()
 store = make_store(reader, settings, None)

@@ -29,6 +29,7 @@ from jax import export as jax_export
 from devnet_jax import Detector
 from devnet_jax.config import Config, with_settings
 from devnet_jax.data.decode import load_image
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.export.read import CARD, EXPLAIN, SCORE, ExportedDetector, add_checksum
 from devnet_jax.export.write import export_detector
@@ -36,6 +37,8 @@ from devnet_jax.models.build import make_variables
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import IMAGE_SIZE, REPOSITORY, TINY_SETTINGS, Main
 from tests.served import started
+
+SQUARE = Preprocessing(IMAGE_SIZE, IMAGE_SIZE)
 
 # Packages needed to read the file: jax, its dependencies, and three others.
 NEEDED = ("jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "numpy", "PIL", "flatbuffers")
@@ -151,7 +154,7 @@ def test_all_ways_to_score_agree(
     assert not {"flax", "orbax", "sklearn", "tensorflow_datasets"} & set(alone.stdout.split())
 
     detector = Detector.restore(run.workdir)
-    images = np.stack([load_image(path.read_bytes(), path.name, IMAGE_SIZE) for path in paths])
+    images = np.stack([load_image(path.read_bytes(), path.name, SQUARE) for path in paths])
     expected = detector.score(images)
     loaded = Detector.load(run.file)
     np.testing.assert_allclose(loaded.score(paths).scores, expected.scores, rtol=rtol)
@@ -302,7 +305,11 @@ def with_card(**values: Any) -> Callable[[dict[str, bytes]], None]:
     ("change", "options", "words"),
     [
         (with_card(format=99), {}, "format 99"),
-        (with_card(image_size=32), {}, "32, 32, 3"),
+        (
+            with_card(preprocessing_settings={"height": 32, "width": 32}),
+            {},
+            "does not take uint8 images .*32, 32, 3",
+        ),
         (with_card(thresholds=5), {}, "no detector can be read"),
         (lambda entries: entries.pop(CARD), {}, "no detector can be read"),
         (lambda entries: entries.pop(SCORE), {}, "no detector can be read"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from devnet_jax.config import Config
 from devnet_jax.data.decode import load_image
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.scorer import ImageScorer, RawScores, as_batch
@@ -24,7 +25,8 @@ from devnet_jax.prior import Prior
 class Brightness(ImageScorer):
     """Scores images by their mean, and explains them by their pixels."""
 
-    image_size = 16
+    preprocessing = Preprocessing(16, 16)
+    original_maps = False
     thresholds = (Threshold("calibrated", 100.0, 0.05, 19),)
     prior = Prior()
     margin = 5.0
@@ -51,26 +53,32 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_all_kinds_of_images_give_equal_batches(picture: Path) -> None:
-    expected = load_image(picture.read_bytes(), "a.png", 16)
+    expected = load_image(picture.read_bytes(), "a.png", Preprocessing(16, 16))
     with Image.open(picture) as opened:
         upright = np.rot90(np.asarray(opened), 3)
         ways: list[Any] = [
             picture, str(picture), opened, upright, [picture], [opened], (upright,),
             upright[None], upright / 255, [upright.astype(np.uint16) * 257],
+            np.array([str(picture)]), np.array([picture]), (p for p in [picture]),
+            picture.read_bytes(), [memoryview(picture.read_bytes())],
+            upright.astype(">f4") / 255, upright.astype(">u2") * 257,
         ]  # fmt: skip
         for way in ways:
-            batch = as_batch(way, 16)
-            assert batch.dtype == np.uint8
-            np.testing.assert_array_equal(batch, expected[None])
-    mixed = as_batch([picture, upright], 16)
-    np.testing.assert_array_equal(mixed, np.stack([expected, expected]))
-    assert as_batch(mixed, 16) is mixed
+            batch = as_batch(way, Preprocessing(16, 16))
+            assert batch.pixels.dtype == np.uint8
+            np.testing.assert_array_equal(batch.pixels, expected[None])
+            assert list(batch.sizes) == [(30, 40)]
+            assert batch.original(0).size == (40, 30)
+    mixed = as_batch([picture, upright], Preprocessing(16, 16))
+    np.testing.assert_array_equal(mixed.pixels, np.stack([expected, expected]))
+    assert as_batch(mixed, Preprocessing(16, 16)) is mixed
 
 
 def test_grey_images_and_stacks_of_them() -> None:
     grey = np.full((20, 20), 7, np.uint8)
-    assert np.unique(as_batch(grey, 8)).tolist() == [7]
-    assert as_batch(np.zeros((3, 20, 20, 1), np.uint8), 8).shape == (3, 8, 8, 3)
+    assert np.unique(as_batch(grey, Preprocessing(8, 8)).pixels).tolist() == [7]
+    stack = as_batch(np.zeros((3, 20, 20, 1), np.uint8), Preprocessing(8, 8))
+    assert stack.pixels.shape == (3, 8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +86,22 @@ def test_grey_images_and_stacks_of_them() -> None:
     [
         ([], "no image is given"),
         (np.zeros((0, 16, 16, 3), np.uint8), "no image is given"),
-        (["absent.png"], r"'absent\.png' cannot be read: No such file"),
+        (["absent.png"], r"cannot read 'absent\.png': No such file"),
         ([np.zeros((16, 16, 2), np.uint8)], r"'number 0' has the shape \(16, 16, 2\)"),
         ([np.full((16, 16, 3), 200.0)], "outside 0 to 1"),
         ([np.zeros((16, 16), np.uint8), 5], "number 1 is a int"),
         (np.zeros((1, 16, 16, 3), np.int64), "is of type int64"),
+        (np.zeros((3, 16, 20), np.uint8), r"channels first.*transpose\(1, 2, 0\)"),
+        (np.zeros((2, 3, 16, 16), np.uint8), "number 0.*channels first"),
+        (np.zeros((1, 16, 16), np.uint8), "channels first"),
+        (b"GIF89a", "'number 0' is damaged"),
+        (7, "the images are a int"),
+        (["a\0.png"], "cannot be read"),
     ],
 )
 def test_other_values_than_images_are_rejected(images: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        as_batch(images, 16)
+        as_batch(images, Preprocessing(16, 16))
 
 
 def test_result() -> None:

@@ -348,13 +348,13 @@ def test_other_values_than_sequences_of_images_are_rejected(
             fitted.predict(one)
     with pytest.raises(ValueError, match=r"shape \(40, 48, 3\); give images as an array \[N"):
         fitted.predict(pixels[0])
-    with pytest.raises(UserError, match=r"X\[1\]: image 'absent\.png' cannot be read"):
+    with pytest.raises(UserError, match=r"X\[1\]: cannot read 'absent\.png'"):
         fitted.predict([pixels[0], "absent.png"])
 
 
 def test_an_unreadable_image_is_named_by_its_index_in_x(pixels: np.ndarray, y: np.ndarray) -> None:
     images = [*pixels[:16], "absent.png", *pixels[17:]]
-    with pytest.raises(UserError, match=r"X\[16\]: image 'absent\.png'"):
+    with pytest.raises(UserError, match=r"X\[16\]: cannot read 'absent\.png'"):
         tiny().fit(images, y)
 
 

@@ -10,7 +10,8 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 
 from devnet_jax.models import DevCore
-from devnet_jax.models.devcore import UNLIKE, n_top, position_scores, top_mean
+from devnet_jax.models.devcore import UNLIKE, position_scores
+from devnet_jax.models.heads import n_top, top_mean
 from devnet_jax.models.memory import k_centre, nearest, residuals
 
 
@@ -63,17 +64,27 @@ def network() -> tuple[DevCore, dict, np.ndarray]:
     image = rng.standard_normal((1, 64, 64, 3)).astype(np.float32)
     variables = model.init(jax.random.key(0), jnp.asarray(image))
     patches = model.apply(variables, image, method="features").patches
-    head = {
-        **variables["params"]["head"],
+    positions = {
         "memory": jnp.asarray(rng.permutation(patches.reshape(-1, 384))[:20] * 1.1),
         "scale": jnp.float32(0.3),
+    }
+    combined = {
         "centre": jnp.float32(0.4),
         "spread": jnp.float32(0.1),
         "mixture": jnp.array([2.0, 0, 0, 0, 0]),
         "bias": jnp.float32(-1),
     }
-    params = {**variables["params"], "head": head}
-    return model, {**variables, "params": params}, image
+    return model, with_heads(variables, positions, combined), image
+
+
+def with_heads(variables: dict, positions: dict, combined: dict | None = None) -> dict:
+    """Returns variables with other parameters of the position head and the image head."""
+    params = variables["params"]
+    heads = {
+        "position_head": {**params["position_head"], **positions},
+        "image_head": {**params["image_head"], **(combined or {})},
+    }
+    return {**variables, "params": {**params, **heads}}
 
 
 def test_features_are_smoothed_enlarged_and_joined(
@@ -94,14 +105,15 @@ def test_features_are_smoothed_enlarged_and_joined(
     np.testing.assert_allclose(features.patches[0, ..., :128], smooth(raw["layer2"]), atol=1e-4)
     coarse = jax.image.resize(smooth(raw["layer3"]), (8, 8, 256), "linear")
     np.testing.assert_allclose(features.patches[0, ..., 128:], coarse, atol=1e-4)
-    np.testing.assert_allclose(features.coarse[0], np.mean(raw["layer4"][0], (0, 1)), atol=1e-4)
+    mean = features.coarse.total[0] / features.coarse.n[0]
+    np.testing.assert_allclose(mean, np.mean(raw["layer4"][0], (0, 1)), atol=1e-4)
 
 
 def test_without_labels_it_is_patchcore(network: tuple[DevCore, dict, np.ndarray]) -> None:
     """Position scores are distances to the nearest memory vector, as NumPy computes them."""
     model, variables, image = network
     scores, maps, kinds = model.apply(variables, image)
-    head = variables["params"]["head"]
+    head = variables["params"]["position_head"]
     patches = np.asarray(model.apply(variables, image, method="features").patches[0], np.float64)
     distances = cdist(patches.reshape(-1, 384), np.asarray(head["memory"], np.float64)).min(axis=1)
     positions = distances / np.sqrt(384) / 0.3
@@ -118,15 +130,13 @@ def test_an_image_is_like_the_labelled_kind_that_it_is_nearest_to(
     patches = model.apply(variables, image, method="features").patches.reshape(-1, 384)
     mean, far = patches.mean(axis=0), patches.mean(axis=0) + 100
     head = {
-        **variables["params"]["head"],
         "memory": jnp.tile(far, (20, 1)),
         "labelled": jnp.stack([far + 1, mean]),
         "labelled_kinds": jnp.array([0, 1], jnp.int32),
     }
-    near = {**variables, "params": {**variables["params"], "head": head}}
-    assert model.apply(near, image)[2].tolist() == [1]
+    assert model.apply(with_heads(variables, head), image)[2].tolist() == [1]
     head = {**head, "memory": jnp.tile(mean, (20, 1)), "labelled": jnp.stack([far, far + 1])}
-    unlike = {**variables, "params": {**variables["params"], "head": head}}
+    unlike = with_heads(variables, head)
     assert model.apply(unlike, image)[2].tolist() == [UNLIKE]
 
 
@@ -144,4 +154,6 @@ def test_weights_and_direction_change_the_distance() -> None:
 
 def test_the_local_score_has_at_least_one_position() -> None:
     assert [n_top(784, share) for share in (0, 0.001, 0.01, 1)] == [1, 1, 7, 784]
-    assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 2).tolist() == [4.0]
+    assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 0.5).tolist() == [4.0]
+    inside = jnp.array([[True, False, True, True]])
+    assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 0.7, inside).tolist() == [2.5]

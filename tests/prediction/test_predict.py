@@ -20,6 +20,7 @@ from scipy import stats
 from devnet_jax import Detector
 from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfig, ModelConfig
 from devnet_jax.data.decode import load_image
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import Scores
 from devnet_jax.models.build import make_variables
@@ -30,6 +31,8 @@ from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
 from tests.conftest import BACKBONE, IMAGE_SIZE, Main, environment
+
+SQUARE = Preprocessing(IMAGE_SIZE, IMAGE_SIZE)
 
 CONFIG = Config(
     dataset=DatasetConfig(image_size=IMAGE_SIZE),
@@ -43,7 +46,7 @@ def detector(parts: Path) -> Detector:
     """An untrained network that raises an alarm for about half of the parts."""
     detector = Detector(CONFIG, make_variables(CONFIG), step=0)
     paths = sorted(parts.rglob("*.png"))
-    images = np.stack([load_image(path.read_bytes(), "", IMAGE_SIZE) for path in paths])
+    images = np.stack([load_image(path.read_bytes(), "", SQUARE) for path in paths])
     confidence = stats.norm.cdf(np.median(detector.score(images).scores))
     return with_evaluation(detector, confidence=float(confidence))
 
@@ -106,7 +109,7 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
     prediction = predict(detector, [str(parts)], str(tmp_path))
     rows = read_table(tmp_path / "predictions.csv")
     assert [row["path"] for row in rows] == sorted(map(str, parts.rglob("*.png")))
-    images = np.stack([load_image(Path(row["path"]).read_bytes(), "", IMAGE_SIZE) for row in rows])
+    images = np.stack([load_image(Path(row["path"]).read_bytes(), "", SQUARE) for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
     np.testing.assert_allclose(scores, detector.score(images).scores, rtol=1e-4, atol=1e-5)
     p_values = [float(row["p_value"]) for row in rows]
@@ -130,6 +133,31 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
 def core(trained_core: Path) -> Detector:
     """A trained DevCore that raises an alarm for some of the parts."""
     return with_evaluation(Detector.restore(trained_core), confidence=0.7)
+
+
+def test_each_page_of_a_file_is_a_picture(detector: Detector, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pages = [rng.integers(0, 256, (30, 40, 3), dtype=np.uint8) for _ in range(5)]
+    first, *others = map(Image.fromarray, pages)
+    stack, damaged = tmp_path / "in" / "a" / "stack.TIF", tmp_path / "in" / "damaged.tif"
+    stack.parent.mkdir(parents=True)
+    first.save(stack, "TIFF", save_all=True, append_images=others)
+    damaged.write_bytes(stack.read_bytes()[:-2000])  # without the tags of its last pages
+    first.save(tmp_path / "in" / "hash#2.png")
+    out = tmp_path / "out"
+    predict(detector, [str(tmp_path / "in")], str(out))
+    rows = {Path(row["path"]).name: row for row in read_table(out / "predictions.csv")}
+    names = [f"stack.TIF#{n}" for n in range(1, 6)]
+    assert rows.keys() >= {*names, "hash#2.png"}
+    expected = detector.score(pages).scores
+    scores = [float(rows[name]["score"]) for name in (*names, "hash#2.png")]
+    np.testing.assert_allclose(scores, [*expected, expected[0]], rtol=1e-5)
+    assert {f"a/{name}.jpg" for name in names} < files_in(out / "overlays")
+    assert any(name.startswith("damaged.tif") and row["error"] for name, row in rows.items())
+    path = f"{stack}#4"
+    assert detector.score(path).scores[0] == pytest.approx(expected[3], rel=1e-5)
+    with pytest.raises(UserError, match=r"stack\.TIF' has 5 pages: give one of them"):
+        detector.score(stack)
 
 
 def test_alarms_have_reasons(
@@ -324,7 +352,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
             assert [row[column] for column in COLUMNS[1:6]] == [""] * 5
         else:
             assert np.isfinite(float(row["score"]))
-    first = load_image((folder / "animated.gif").read_bytes(), "", IMAGE_SIZE)
+    first = load_image((folder / "animated.gif").read_bytes(), "", SQUARE)
     assert first.max() == 0
     expected = float(detector.score(first[None]).scores[0])
     assert float(rows["animated.gif"]["score"]) == pytest.approx(expected, rel=1e-4)
@@ -664,7 +692,7 @@ def test_the_command_line(main: Main, trained: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "out" / "predictions.csv") in result.stdout
     rows = read_table(tmp_path / "out" / "predictions.csv")
     detector = Detector.restore(trained)
-    pixels = np.stack([load_image(path.read_bytes(), "", IMAGE_SIZE) for path in images])
+    pixels = np.stack([load_image(path.read_bytes(), "", SQUARE) for path in images])
     scores = dict(zip(map(str, images), detector.score(pixels).scores, strict=True))
     for row in rows:
         assert float(row["score"]) == pytest.approx(scores[row["path"]], rel=1e-4, abs=1e-5)
@@ -679,8 +707,8 @@ def test_the_command_line(main: Main, trained: Path, tmp_path: Path) -> None:
 
     strict = main(*flags, *both, "--strict")
     assert strict.returncode == 1
-    assert "error: '" in strict.stderr
-    assert "other.png' is not an image of a known type" in strict.stderr
+    assert "error: image '" in strict.stderr
+    assert "other.png' is damaged: its content is of no image type" in strict.stderr
     assert "Traceback" not in strict.stderr + result.stderr
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from devnet_jax import Detector
 from devnet_jax.config import Config, DatasetConfig, with_settings
-from devnet_jax.data import decode
+from devnet_jax.data.decode import loading
 from devnet_jax.data.store import make_store
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.models import to_torch_state_dict
@@ -46,8 +46,13 @@ train(Config.from_dict(json.loads(sys.argv[1])), Workdir(sys.argv[2]))
 
 
 @pytest.mark.slow
-def test_one_two_and_eight_devices_train_the_same_model(parts: Path, tmp_path: Path) -> None:
-    settings = {
+@pytest.mark.parametrize(
+    "shape", [{}, {"dataset.tiles": "1x2", "dataset.fit": "letterbox"}], ids=["square", "tiles"]
+)
+def test_one_two_and_eight_devices_train_the_same_model(
+    parts: Path, tmp_path: Path, shape: dict[str, str]
+) -> None:
+    settings = shape | {
         "model.backbone": "resnet18",  # has BatchNorm
         "dataset.image_size": 32,
         "train.batch_size": 8,
@@ -118,7 +123,7 @@ def test_images_that_do_not_fit_are_streamed_and_train_the_same_model(
         raise AssertionError("decoded")
 
     # A finished run does not read its images.
-    monkeypatch.setattr(decode, "load_image", fail)
+    monkeypatch.setattr(loading, "load_image", fail)
     train(small_run(parts, data_dir, cache=False), Workdir(streamed))
     with pytest.raises(AssertionError, match="decoded"):
         train(small_run(parts, data_dir, epochs=3, cache=False), Workdir(streamed))

@@ -11,22 +11,18 @@ import abc
 import hashlib
 import io
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
-from devnet_jax.data.decode import NotAnImageError, decode_image, decode_mask, map_in_threads
 from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import Download
 from devnet_jax.data.paths import file_state, permission_errors, read_file
-from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +65,8 @@ class RawExample:
       split: "train" (normal images only) or "test". None if the data set has no split: a quarter
         of its normal images and all anomalies then become "test".
       digest: hash of the decoded pixels, independent of the file type; set by `verify`.
+      size: height and width of the upright image; set by `verify`.
+      highest: highest value of an image of 16 bits that may use fewer of them; set by `verify`.
     """
 
     path: str
@@ -78,6 +76,8 @@ class RawExample:
     mask: Path | LazyBytes | bytes | None = None
     split: str | None = None
     digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    highest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
       DOWNLOAD: archives to download if no raw folder is given; None if they are not public.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     CATEGORIES: ClassVar[tuple[str, ...]] = ()
     LAYOUT: ClassVar[str] = ""
     NEEDS_FOLDER: ClassVar[bool] = True
@@ -235,18 +235,24 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
     def _record(self, example: RawExample) -> tuple[str, dict[str, Any]]:
         """Returns the key and the record of an example."""
         return example.path, {
-            "image": _read_content(example.image),
-            "mask": b"" if example.mask is None else _read_content(example.mask),
+            "image": read_content(example.image),
+            "mask": b"" if example.mask is None else read_content(example.mask),
             "label": example.label,
             "defect": _encode(example.defect),
             "path": _encode(example.path),
         }
 
-    def write(self, fingerprint: str) -> None:
-        """Writes the examples and their index to this builder's `data_dir`."""
+    def write(self, fingerprint: str, white_level: int) -> None:
+        """Writes the examples and their index to this builder's `data_dir`.
+
+        Args:
+          fingerprint: `RawDataset.fingerprint`.
+          white_level: value that is white in images of 16 bits; 0 if they use all.
+        """
         self.info.metadata["fingerprint"] = fingerprint
+        self.info.metadata["white_level"] = white_level
         self.info.metadata["examples"] = [
-            [e.path, e.split, e.label, e.defect, e.digest] for e in self._examples
+            [e.path, e.split, e.label, e.defect, e.digest, *e.size] for e in self._examples
         ]
         self.download_and_prepare(
             file_format="array_record",
@@ -266,139 +272,12 @@ class _LocalDatasetInfo(tfds.core.DatasetInfo):
         """Does nothing: our data sets are not in TFDS's bucket."""
 
 
-def verify(raw: RawDataset) -> list[RawExample]:
-    """Verifies a raw data set: decodes every file once and assigns the splits.
-
-    Files that are not images are skipped; their number is logged, and their names at verbosity 1.
-    A warning is logged if the counts differ from the published ones.
-
-    Returns:
-      The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
-
-    Raises:
-      UserError: if a file is empty or damaged, a mask and its image differ in size, or a class or a
-        needed part of a split has no images.
-    """
-    examples = raw.examples
-    results = list(map_in_threads(_verify_example, examples, "verifying"))
-    verified = [e for e in results if e is not None]
-    skipped = [e.path for e, result in zip(examples, results, strict=True) if result is None]
-    if skipped:
-        logger.info("%s: skipped %d files that are not images", raw.name, len(skipped))
-        logger.debug("%s: skipped %s", raw.name, ", ".join(skipped))
-    for split, defect in sorted({(e.split or "", e.defect) for e in examples}):
-        if not any((e.split or "", e.defect) == (split, defect) for e in verified):
-            raise UserError(
-                f"{raw.name}: none of the files of class '{defect}'{f' in {split}' * bool(split)}"
-                " is an image of a known type: convert them to PNG"
-            )
-    _compare_with_published_counts(verified, raw)
-    return _assign_splits(verified, raw.name, raw.needs_test_images)
-
-
-def _compare_with_published_counts(examples: list[RawExample], raw: RawDataset) -> None:
-    """Logs a warning if the number of images of a class is not the published one."""
-    counts = Counter(e.defect for e in examples)
-    differences = [
-        f"{counts[defect]} of class '{defect}' (published: {published})"
-        for defect, published in raw.published_counts.items()
-        if counts[defect] != published
-    ]
-    if differences:
-        logger.warning(
-            "%s: the number of images differs from the published data set: %s",
-            raw.name,
-            ", ".join(differences),
-        )
-
-
-def _assign_splits(
-    examples: list[RawExample], name: str, needs_test_images: bool
-) -> list[RawExample]:
-    """Returns the examples with their splits: all of train, then all of test, in the given order.
-
-    Args:
-      examples: examples with or without a split.
-      name: name of the data set, for messages.
-      needs_test_images: True if the test part must have normal images and anomalies.
-
-    Raises:
-      UserError: if there are no normal images to train with, or a needed part of the test is empty.
-    """
-    held_out = {e.path for e in examples if e.split is None and e.label == ANOMALY}
-    unsplit = [e.path for e in examples if e.split is None and e.label == NORMAL]
-    if len(unsplit) >= 2:
-        held_out.update(train_test_split(unsplit, test_size=0.25, random_state=42)[1])
-    examples = [
-        replace(e, split=e.split or ("test" if e.path in held_out else "train")) for e in examples
-    ]
-    for split, label, required, is_needed in (
-        ("train", NORMAL, "normal images to train with", True),
-        ("test", NORMAL, "normal images to test with", needs_test_images),
-        ("test", ANOMALY, "anomalous images", needs_test_images),
-    ):
-        if is_needed and not any((e.split, e.label) == (split, label) for e in examples):
-            raise UserError(f"{name}: there are no {required}: add some")
-    return sorted(examples, key=lambda e: SPLITS.index(str(e.split)))
-
-
-def _verify_example(example: RawExample) -> RawExample | None:
-    """Returns the example with its digest and with bytes instead of `LazyBytes`.
-
-    Returns None if the image file is not an image.
-    """
-    image_name, image = _content_name(example, example.image), _read_content(example.image)
-    try:
-        pixels = decode_image(image, image_name)
-    except NotAnImageError:
-        return None
-    example = replace(example, digest=_digest(pixels))
-    if isinstance(example.image, LazyBytes):
-        example = replace(example, image=image)
-    if example.mask is None:
-        return example
-    mask_name, mask = _content_name(example, example.mask), _read_content(example.mask)
-    mask_shape = decode_mask(mask, mask_name).shape
-    require_equal_sizes(mask_name, mask_shape, image_name, pixels.shape[:2])
-    return replace(example, mask=mask) if isinstance(example.mask, LazyBytes) else example
-
-
-def require_equal_sizes(
-    mask: str, mask_shape: tuple[int, ...], image: str, shape: tuple[int, ...]
-) -> None:
-    """Raises `UserError` unless a mask and its image have the same size.
-
-    Args:
-      mask: name of the mask, for the message.
-      mask_shape: (height, width) of the mask.
-      image: name of the image, for the message.
-      shape: (height, width) of the image.
-    """
-    if mask_shape != shape:
-        raise UserError(
-            f"mask '{mask}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
-            f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
-        )
-
-
-def _digest(pixels: np.ndarray) -> str:
-    """Returns a hash of the shape and the pixels."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
-
-
-def _content_name(example: RawExample, content: Path | LazyBytes | bytes) -> str:
-    """Returns the name of an image or a mask, for messages."""
-    return str(content) if isinstance(content, Path) else example.path
-
-
 def _encode(text: str) -> bytes:
     """Encodes text with file names in it as UTF-8; names that are not valid keep their bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
-def _read_content(content: Path | LazyBytes | bytes) -> bytes:
+def read_content(content: Path | LazyBytes | bytes) -> bytes:
     """Returns the bytes of an image or a mask."""
     if isinstance(content, bytes):
         return content
@@ -415,7 +294,7 @@ def _shards(
     size = 0
     for example in examples:
         image = example.image
-        length = file_state(image).size if isinstance(image, Path) else len(_read_content(image))
+        length = file_state(image).size if isinstance(image, Path) else len(read_content(image))
         if shard and size + length > max_bytes:
             yield shard
             shard, size = [], 0

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from devnet_jax.data.datasets.builder import LazyBytes, encode_png, require_equal_sizes
+from devnet_jax.data.datasets.builder import LazyBytes, encode_png
+from devnet_jax.data.datasets.verify import require_equal_sizes
 from devnet_jax.data.decode import decode_image, decode_mask
 from devnet_jax.data.paths import FileState, file_state, read_file
 

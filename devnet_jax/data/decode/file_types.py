@@ -86,6 +86,24 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(Image.registered_extensions()) - {".pdf"} | {".npy"}
 
 
+def max_pixels() -> int:
+    """Returns the largest number of pixels that Pillow decodes."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def too_large_error(subject: str) -> UserError:
+    """Returns the error for an image of more than `max_pixels`."""
+    return UserError(
+        f"{subject} has more than {max_pixels()} pixels, the most that are supported: make it"
+        " smaller or cut it"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """Returns the error's message on one line, or its type if there is no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def is_named_as_image(path: PurePath) -> bool:
     """Returns True if a file's suffix is that of an image, readable or not."""
     suffix = path.suffix.lower()

@@ -12,7 +12,8 @@ from PIL import Image
 
 from devnet_jax.data.datasets import crops
 from devnet_jax.data.datasets.aitex import Aitex
-from devnet_jax.data.datasets.builder import RawExample, verify
+from devnet_jax.data.datasets.builder import RawExample
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
 
@@ -204,7 +205,7 @@ def remove_files(folder: Path) -> None:
         ),
         (
             lambda f: (f / "Defect_images/0001_002_00.png").write_text("no image"),
-            r"0001_002_00\.png' is not an image",
+            r"0001_002_00\.png' is damaged",
         ),
     ],
 )

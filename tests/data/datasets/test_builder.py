@@ -13,10 +13,11 @@ from sklearn.model_selection import train_test_split
 
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.brain_mri import BrainMri
-from devnet_jax.data.datasets.builder import LazyBytes, RawDataset, RawExample, _shards, verify
+from devnet_jax.data.datasets.builder import LazyBytes, RawDataset, RawExample, _shards
 from devnet_jax.data.datasets.elpv import Elpv
 from devnet_jax.data.datasets.image_folder import ImageFolder
 from devnet_jax.data.datasets.mvtec_ad import MvtecAd
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.data.download import files_checksum
 from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
@@ -339,8 +340,8 @@ def test_a_quarter_of_normal_images_without_a_split_is_held_out(parts):
 
 
 def test_files_that_are_not_images_are_skipped_and_counted(parts, caplog):
-    (parts / "train/good/notes.png").write_text("not an image")
-    (parts / "train/good/Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (parts / "train/good/notes.txt").write_text("not an image")
+    (parts / "train/good/data.bin").write_bytes(b"\xd0\xcf\x11\xe0")
     with caplog.at_level("INFO"):
         examples = verify(ImageFolder.read_raw(parts, None))
     assert len(examples) == 8
@@ -392,10 +393,10 @@ def truncate(file: Path) -> None:
         ),
         (
             lambda f: (f / "ground_truth/scratch/0_mask.bmp").write_text("text"),
-            r"0_mask\.bmp' is not an image",
+            r"0_mask\.bmp' is damaged",
         ),
         (
-            lambda f: (f / "test/dent/0.png").write_text("text"),
+            lambda f: (f / "test/dent/0.png").rename(f / "test/dent/0").write_text("text"),
             r"none of the files of class 'dent' in test is an image",
         ),
     ],

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from devnet_jax.data.datasets.builder import verify
 from devnet_jax.data.datasets.head_ct import HeadCt
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.errors import UserError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from devnet_jax.data.datasets.builder import verify
 from devnet_jax.data.datasets.hyper_kvasir import HyperKvasir
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.errors import UserError
 
 FILES = (

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from devnet_jax.data.datasets.builder import LazyBytes, verify
+from devnet_jax.data.datasets.builder import LazyBytes
 from devnet_jax.data.datasets.mastcam import Mastcam
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.data.decode import decode_image
 from devnet_jax.errors import UserError
 

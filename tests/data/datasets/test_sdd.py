@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from devnet_jax.data.datasets.builder import verify
 from devnet_jax.data.datasets.sdd import Sdd
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.errors import UserError
 
 

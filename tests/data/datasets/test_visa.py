@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from devnet_jax.data.datasets.builder import verify
+from devnet_jax.data.datasets.verify import verify
 from devnet_jax.data.datasets.visa import Visa
 from devnet_jax.data.decode import decode_mask
 from devnet_jax.errors import UserError

@@ -22,6 +22,7 @@ from devnet_jax.data.decode import (
     load_mask,
     map_in_threads,
 )
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 
 
@@ -240,10 +241,10 @@ def test_load_image_resizes_with_antialiasing():
     # The stripes are finer than the pixels of the resized image.
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
-    image = load_image(encode(Image.fromarray(stripes)), "name", 8)
+    image = load_image(encode(Image.fromarray(stripes)), "name", Preprocessing(8, 8))
     assert image.shape == (8, 8, 3)
     assert np.abs(image.astype(int) - 127).max() <= 6
-    tall = load_image(encode(Image.new("RGB", (10, 40), (1, 2, 3))), "name", 16)
+    tall = load_image(encode(Image.new("RGB", (10, 40), (1, 2, 3))), "a", Preprocessing(16, 16))
     assert (tall == [1, 2, 3]).all()
     assert tall.shape == (16, 16, 3)
 
@@ -272,7 +273,7 @@ def noise(mode: str, seed: int = 3) -> Image.Image:
 def test_load_image_equals_resizing_decode_image(data: bytes, size: int) -> None:
     decoded = Image.fromarray(decode_image(data, "name"))
     expected = np.asarray(decoded.resize((size, size), Image.Resampling.BILINEAR))
-    loaded = load_image(data, "name", size)
+    loaded = load_image(data, "name", Preprocessing(size, size))
     assert loaded.dtype == np.uint8
     np.testing.assert_array_equal(loaded, expected)
 
@@ -304,7 +305,7 @@ def test_npy_masks():
 def test_load_mask_keeps_its_edges_sharp():
     square = np.zeros((4, 4), np.uint8)
     square[1:3, 1:3] = 255
-    mask = load_mask(encode(Image.fromarray(square)), "name", 8)
+    mask = load_mask(encode(Image.fromarray(square)), "name", Preprocessing(8, 8))
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, square.repeat(2, 0).repeat(2, 1) > 0)
 
@@ -320,15 +321,15 @@ class GreyImages:
 
 
 def test_load_images_keeps_the_order_of_the_indices():
-    images = load_images(GreyImages(), [3, 1, 2, 1], 4)
+    images = load_images(GreyImages(), [3, 1, 2, 1], Preprocessing(4, 4))
     assert images.shape == (4, 4, 4, 3)
     assert images[:, 0, 0, 0].tolist() == [3, 1, 2, 1]
-    assert load_images(GreyImages(), [], 4).shape == (0, 4, 4, 3)
+    assert load_images(GreyImages(), [], Preprocessing(4, 4)).shape == (0, 4, 4, 3)
 
 
 def test_load_images_error_names_the_image():
     with pytest.raises(UserError, match="image 99"):
-        load_images(GreyImages(), [1, 99, 2], 4)
+        load_images(GreyImages(), [1, 99, 2], Preprocessing(4, 4))
 
 
 def test_map_in_threads_stops_at_the_first_error():

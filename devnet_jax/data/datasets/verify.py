@@ -1,0 +1,287 @@
+"""Verifies a raw data set: decodes every file once, and names those that cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from devnet_jax.data.datasets.builder import (
+    ANOMALY,
+    NORMAL,
+    SPLITS,
+    LazyBytes,
+    RawDataset,
+    RawExample,
+    encode_png,
+    read_content,
+)
+from devnet_jax.data.decode import NotAnImageError, map_in_threads
+from devnet_jax.data.decode.mask import Mask, read_mask
+from devnet_jax.data.decode.opening import Opened, Values, count_pages, open_image
+from devnet_jax.data.decode.rgb import highest_value, to_rgb
+from devnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMED = 10  # files that one message names
+# Depths of cameras that store their values in 16 bits, without scaling them.
+_CAMERA_BITS = (8, 10, 12, 14)
+
+
+class _Verified(NamedTuple):
+    """The result of one raw example.
+
+    Attributes:
+      examples: its image, or one example for each page; empty if the file is no image.
+      error: message if the image or the mask cannot be used, else "".
+      mask_levels: levels of the mask that were taken as classes (`Mask.levels`).
+    """
+
+    examples: Sequence[RawExample] = ()
+    error: str = ""
+    mask_levels: tuple[int, ...] = ()
+
+
+def verify(raw: RawDataset) -> list[RawExample]:
+    """Verifies a raw data set: decodes every file once and assigns the splits.
+
+    Each page of a TIFF file becomes an example of its own, named with "#" and its number from 1.
+    Files that are not images are skipped; their number is logged, and their names at verbosity 1.
+    A warning is logged if the counts differ from the published ones, and if masks have several
+    grey levels.
+
+    Returns:
+      The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
+
+    Raises:
+      UserError: if files are empty, damaged or of a type that cannot be read, a mask does not fit
+        its image, or a class or a needed part of a split has no images. Ten files are named.
+    """
+    examples = raw.examples
+    results = list(map_in_threads(_verify_example, examples, "verifying"))
+    _raise_errors([result.error for result in results if result.error])
+    verified = [example for result in results for example in result.examples]
+    skipped = [e.path for e, result in zip(examples, results, strict=True) if not result.examples]
+    if skipped:
+        logger.info("%s: skipped %d files that are not images", raw.name, len(skipped))
+        logger.debug("%s: skipped %s", raw.name, ", ".join(skipped))
+    _warn_of_levels(raw.name, results)
+    for split, defect in sorted({(e.split or "", e.defect) for e in examples}):
+        if not any((e.split or "", e.defect) == (split, defect) for e in verified):
+            raise UserError(
+                f"{raw.name}: none of the files of class '{defect}'{f' in {split}' * bool(split)}"
+                " is an image of a known type: convert them to PNG"
+            )
+    _compare_with_published_counts(verified, raw)
+    return _assign_splits(verified, raw.name, raw.needs_test_images)
+
+
+def white_level(examples: Iterable[RawExample]) -> int:
+    """Returns the value that is white in the images of 16 bits of a data set, or 0 if all are used.
+
+    Cameras of 10, 12 or 14 bits store their values in files of 16 bits, often as they are. So the
+    smallest of these depths that holds all values is taken as theirs.
+
+    Args:
+      examples: verified examples.
+    """
+    highest = max((e.highest for e in examples if e.highest is not None), default=0)
+    if not highest:
+        return 0
+    return next((2**bits - 1 for bits in _CAMERA_BITS if highest < 2**bits), 0)
+
+
+def _verify_example(example: RawExample) -> _Verified:
+    """Decodes an image and its mask."""
+    name, data = _content_name(example, example.image), read_content(example.image)
+    mask_name, mask = "", None
+    if example.mask is not None:
+        mask_name, mask = _content_name(example, example.mask), read_content(example.mask)
+    examples: list[RawExample] = []
+    levels: set[int] = set()
+    try:
+        n_pages = count_pages(data)
+        if mask is not None and (n_masks := count_pages(mask)) != n_pages:
+            raise UserError(
+                f"mask '{mask_name}' has {n_masks} pages but its image '{name}' has {n_pages}: they"
+                " must be equal"
+            )
+        for page in range(n_pages):
+            try:
+                opened = open_image(data, name, page)
+            except NotAnImageError:
+                return _Verified()
+            pixels = to_rgb(opened.content, name)
+            changes: dict[str, Any] = {
+                "digest": _digest(opened, pixels),
+                "size": pixels.shape[:2],
+                "highest": highest_value(opened),
+                "image": data if isinstance(example.image, LazyBytes) else example.image,
+            }
+            found = None
+            if mask is not None:
+                found = read_mask(mask, mask_name, page=page)
+                levels.update(found.levels)
+                _require_fit(found, mask_name, opened, name, pixels.shape[:2])
+                changes["mask"] = mask if isinstance(example.mask, LazyBytes) else example.mask
+            if n_pages > 1:
+                changes["path"] = f"{example.path}#{page + 1}"
+                changes["image"] = _encode_page(opened, pixels)
+                changes["mask"] = found and encode_png(found.defect * np.uint8(255))
+            examples.append(replace(example, **changes))
+    except UserError as error:
+        return _Verified(error=str(error))
+    return _Verified(examples, mask_levels=tuple(sorted(levels)))
+
+
+def _encode_page(opened: Opened, pixels: np.ndarray) -> bytes:
+    """Encodes one page of a file without loss: PNG, or `.npy` if it has more than 8 bits."""
+    if not isinstance(opened.content, Values):
+        return encode_png(pixels)
+    values, white = opened.content
+    if values.dtype == np.uint16 and white is not None:
+        values = np.rint(values * (np.iinfo(np.uint16).max / white)).astype(np.uint16)
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def _require_fit(
+    mask: Mask, mask_name: str, opened: Opened, image_name: str, shape: tuple[int, ...]
+) -> None:
+    """Raises `UserError` unless a mask certainly lies as its image does.
+
+    Args:
+      mask: the mask.
+      mask_name: its name, for the message.
+      opened: its image.
+      image_name: name of the image.
+      shape: (height, width) of the image.
+    """
+    turned = opened.orientation if mask.orientation == 1 else 1
+    # A mask drawn on the pixels as they are stored fits an image that is turned by 90°, or not.
+    was_stored = mask.defect.shape == (shape[::-1] if turned > 4 else shape)
+    if turned > 1 and was_stored:
+        raise UserError(
+            f"image '{image_name}' has the EXIF orientation {turned} and its mask '{mask_name}'"
+            " none, so the mask may lie otherwise than the image: save the image upright, without"
+            " the orientation"
+        )
+    require_equal_sizes(mask_name, mask.defect.shape, image_name, shape)
+
+
+def _raise_errors(errors: Sequence[str]) -> None:
+    """Raises one `UserError` of all messages, if there are any."""
+    if len(errors) == 1:
+        raise UserError(errors[0])
+    if errors:
+        named = "\n  ".join(errors[:_MAX_NAMED])
+        rest = len(errors) - _MAX_NAMED
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        raise UserError(f"{len(errors)} files cannot be used:\n  {named}{more}")
+
+
+def _warn_of_levels(name: str, results: Sequence[_Verified]) -> None:
+    """Logs a warning if masks have grey levels that could mean something else than defects."""
+    graded = [result for result in results if result.mask_levels]
+    if graded:
+        levels = sorted({level for result in graded for level in result.mask_levels})
+        shown = ", ".join(map(str, levels[:8])) + ", …" * (len(levels) > 8)
+        logger.warning(
+            "%s: %d masks have areas of several grey levels (%s), which are all taken as defects,"
+            " for example that of '%s'",
+            name,
+            len(graded),
+            shown,
+            graded[0].examples[0].path,
+        )
+
+
+def _compare_with_published_counts(examples: list[RawExample], raw: RawDataset) -> None:
+    """Logs a warning if the number of images of a class is not the published one."""
+    counts = Counter(e.defect for e in examples)
+    differences = [
+        f"{counts[defect]} of class '{defect}' (published: {published})"
+        for defect, published in raw.published_counts.items()
+        if counts[defect] != published
+    ]
+    if differences:
+        logger.warning(
+            "%s: the number of images differs from the published data set: %s",
+            raw.name,
+            ", ".join(differences),
+        )
+
+
+def _assign_splits(
+    examples: list[RawExample], name: str, needs_test_images: bool
+) -> list[RawExample]:
+    """Returns the examples with their splits: all of train, then all of test, in the given order.
+
+    Args:
+      examples: examples with or without a split.
+      name: name of the data set, for messages.
+      needs_test_images: True if the test part must have normal images and anomalies.
+
+    Raises:
+      UserError: if there are no normal images to train with, or a needed part of the test is empty.
+    """
+    held_out = {e.path for e in examples if e.split is None and e.label == ANOMALY}
+    unsplit = [e.path for e in examples if e.split is None and e.label == NORMAL]
+    if len(unsplit) >= 2:
+        held_out.update(train_test_split(unsplit, test_size=0.25, random_state=42)[1])
+    examples = [
+        replace(e, split=e.split or ("test" if e.path in held_out else "train")) for e in examples
+    ]
+    for split, label, required, is_needed in (
+        ("train", NORMAL, "normal images to train with", True),
+        ("test", NORMAL, "normal images to test with", needs_test_images),
+        ("test", ANOMALY, "anomalous images", needs_test_images),
+    ):
+        if is_needed and not any((e.split, e.label) == (split, label) for e in examples):
+            raise UserError(f"{name}: there are no {required}: add some")
+    return sorted(examples, key=lambda e: SPLITS.index(str(e.split)))
+
+
+def require_equal_sizes(
+    mask: str, mask_shape: tuple[int, ...], image: str, shape: tuple[int, ...]
+) -> None:
+    """Raises `UserError` unless a mask and its image have the same size.
+
+    Args:
+      mask: name of the mask, for the message.
+      mask_shape: (height, width) of the mask.
+      image: name of the image, for the message.
+      shape: (height, width) of the image.
+    """
+    if mask_shape != shape:
+        raise UserError(
+            f"mask '{mask}' is {mask_shape[1]}×{mask_shape[0]} pixels but its image"
+            f" '{image}' is {shape[1]}×{shape[0]}: they must be equal"
+        )
+
+
+def _digest(opened: Opened, pixels: np.ndarray) -> str:
+    """Returns a hash of the shape and the pixels.
+
+    Of images of 16 bits that may use fewer, the values themselves: in 8 bits many would be equal.
+    """
+    if highest_value(opened) is not None and isinstance(opened.content, Values):
+        pixels = opened.content.pixels
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _content_name(example: RawExample, content: Path | LazyBytes | bytes) -> str:
+    """Returns the name of an image or a mask, for messages."""
+    return str(content) if isinstance(content, Path) else example.path

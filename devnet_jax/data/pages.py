@@ -1,0 +1,62 @@
+"""Pages of files: a TIFF file may hold several pictures, which are named stack.tif#1, #2, …"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import re
+from pathlib import Path
+
+from devnet_jax.data.decode.opening import count_pages
+from devnet_jax.data.paths import FileState, UnreadableFileError, file_state, read_file
+
+# Suffixes of files that are opened to count their pages; "" is a file without one.
+_SUFFIXES = (".tif", ".tiff", "")
+
+
+def page_paths(file: Path) -> list[Path]:
+    """Returns the paths of the pictures in a file: its own if it has one page, else one a page.
+
+    Only the tags of a TIFF file are read. A file that cannot be read counts as one picture, so that
+    reading it tells what is wrong.
+    """
+    if file.suffix.lower() not in _SUFFIXES:
+        return [file]
+    try:
+        if file_state(file).size == 0:
+            return [file]
+        with (
+            file.open("rb") as content,
+            mmap.mmap(content.fileno(), 0, prot=mmap.PROT_READ) as data,
+        ):
+            n = count_pages(data)
+    except (OSError, UnreadableFileError, ValueError):
+        return [file]
+    return [file] if n == 1 else [Path(f"{file}#{page + 1}") for page in range(n)]
+
+
+def split_page(path: Path) -> tuple[Path, int | None]:
+    """Returns the file of a picture's path, and its page from 0; `None` if the path has none."""
+    match = re.fullmatch(r"(.+)#([1-9]\d{0,8})", path.name, re.DOTALL)
+    if match is None or path.exists():
+        return path, None
+    return path.with_name(match[1]), int(match[2]) - 1
+
+
+def read_picture(path: Path) -> tuple[bytes, int | None]:
+    """Returns the content of the file of a picture, and the picture's page.
+
+    Raises:
+      UnreadableFileError: if the file cannot be read.
+    """
+    file, page = split_page(path)
+    if page is None:
+        return read_file(file), None
+    return _read_file(file, file_state(file)), page
+
+
+@functools.lru_cache(maxsize=1)
+def _read_file(file: Path, state: FileState) -> bytes:
+    """Reads a file, once for all of its pages, which follow each other."""
+    del state  # a file that has changed is read again
+    return read_file(file)

@@ -1,0 +1,118 @@
+"""Images of any kind that a caller may give, decoded and fitted to the network's input."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
+from devnet_jax.data.decode.opening import open_image
+from devnet_jax.data.pages import read_picture
+from devnet_jax.data.preprocessing import Preprocessing
+from devnet_jax.errors import UserError
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImagesLike = ImageLike | Iterable[ImageLike] | Batch
+
+# A Pillow image reads its file lazily, and the same one may be given twice to two threads.
+_pillow_lock = threading.Lock()
+
+
+def as_batch(images: ImagesLike, preprocessing: Preprocessing) -> Batch:
+    """Returns images of any kind as a batch of the network's input.
+
+    Args:
+      images: one image, any number of images, or a batch, which is returned unchanged. An image is
+        a path, the content of a file as bytes, a Pillow image, or an array [H, W], [H, W, 1] or
+        [H, W, C] of uint8, uint16, bool, or floats in [0, 1], whose channels are red, green and
+        blue. An array [N, H, W, C] is N images. All are decoded and fitted in the same way.
+      preprocessing: settings of the way to the network's input.
+
+    Raises:
+      UserError: if there is no image, or one cannot be read.
+    """
+    if isinstance(images, Batch):
+        return images
+    if _is_network_input(images, preprocessing):
+        pixels = cast(np.ndarray, images)
+        return Batch(
+            pixels, [preprocessing.size] * len(pixels), lambda i: Image.fromarray(pixels[i])
+        )
+    given = _as_list(images)
+    if not given:
+        raise UserError("no image is given; give one, or a sequence of them")
+    decode = functools.partial(_decode, white_level=preprocessing.white_level)
+
+    def fit(numbered: tuple[int, ImageLike]) -> tuple[np.ndarray, tuple[int, int]]:
+        image = decode(*numbered)
+        fitted = fit_image(image, _name(*numbered), preprocessing)
+        return fitted, (image.height, image.width)
+
+    pixels, sizes = zip(*map_in_threads(fit, enumerate(given), None), strict=True)
+    return Batch(np.stack(pixels), sizes, lambda i: decode(i, given[i]))
+
+
+def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:
+    """Returns True for an array of images that need no fitting."""
+    return (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and len(images) > 0
+        and images.shape[1:] == preprocessing.shape == (*preprocessing.size, 3)
+        and not preprocessing.region
+    )
+
+
+def _as_list(images: ImagesLike) -> list[ImageLike]:
+    """Returns the images one by one."""
+    if isinstance(images, np.ndarray):
+        if images.dtype.kind in "OUS" and images.ndim == 1:  # paths, or images in an array
+            return list(images)
+        if images.ndim == 4:
+            return list(images)
+        return [images] if images.size else []
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+        return [cast(ImageLike, images)]
+    if not isinstance(images, Iterable):
+        raise UserError(
+            f"the images are a {type(images).__name__}; give a path, a Pillow image, an array or a"
+            " sequence of these"
+        )
+    return list(images)
+
+
+def _name(i: int, image: ImageLike) -> str:
+    """Returns the name of an image, for messages."""
+    return str(image) if isinstance(image, (str, os.PathLike)) else f"number {i}"
+
+
+def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
+    """Returns an image as an upright Pillow image of mode L or RGB."""
+    name = _name(i, image)
+    if isinstance(image, np.ndarray):
+        return to_pillow(image, name, white_level)
+    if isinstance(image, Image.Image):
+        try:
+            with _pillow_lock:
+                image.load()
+        except OSError as error:
+            raise UserError(f"image {name} cannot be read: {error}") from None
+        return to_pillow(ImageOps.exif_transpose(image), name, white_level)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return to_pillow(open_image(bytes(image), name).content, name, white_level)
+    if not isinstance(image, (str, os.PathLike)):
+        raise UserError(
+            f"image {name} is a {type(image).__name__}; give a path, a Pillow image or an array"
+        )
+    try:
+        content, page = read_picture(Path(image))
+    except ValueError as error:  # a zero byte in the path
+        raise UserError(f"image '{image}' cannot be read: {error}") from None
+    return to_pillow(open_image(content, name, page).content, name, white_level)

@@ -1,0 +1,173 @@
+"""Tests of the verification of raw data sets: pages, masks, depths, and the naming of faults."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from devnet_jax.config import DatasetConfig
+from devnet_jax.data.datasets.builder import RawDataset, RawExample
+from devnet_jax.data.datasets.image_folder import ImageFolder
+from devnet_jax.data.datasets.verify import verify, white_level
+from devnet_jax.data.decode import decode_image, decode_mask
+from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.errors import UserError
+from tests.conftest import make_parts
+
+
+def example(path: Path, mask: Path | None = None, label: int = 0) -> RawExample:
+    return RawExample(path.name, label, "dent" if label else "good", path, mask, "test")
+
+
+def verify_all(*examples: RawExample) -> list[RawExample]:
+    train = RawExample("t", 0, "good", examples[0].image, split="train")
+    raw = RawDataset("set", [train, *examples], "", needs_test_images=False)
+    return [found for found in verify(raw) if found.split == "test"]
+
+
+def save(array: np.ndarray, path: Path, **options: object) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def save_pages(arrays: list[np.ndarray], path: Path) -> Path:
+    first, *others = map(Image.fromarray, arrays)
+    first.save(path, save_all=True, append_images=others)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_each_page_is_an_example_with_its_mask(tmp_path: Path, dtype: type) -> None:
+    pages = [np.full((4, 6), value, dtype) for value in (10, 20, 30)]
+    masks = [np.zeros((4, 6), np.uint8) for _ in pages]
+    masks[1][2, 3] = 255
+    image = save_pages(pages, tmp_path / "stack.tif")
+    found = verify_all(example(image, save_pages(masks, tmp_path / "masks.tif"), 1))
+    assert [e.path for e in found] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+    assert len({e.digest for e in found}) == 3  # although 16 bits of so small values are all black
+    for e, page, mask in zip(found, pages, masks, strict=True):
+        assert isinstance(e.image, bytes)
+        assert isinstance(e.mask, bytes)
+        level = 0 if dtype == np.uint8 else 255
+        assert (decode_image(e.image, "a", white_level=level) == page[..., None]).all()
+        assert (decode_mask(e.mask, "a") == (mask > 0)).all()
+    with pytest.raises(UserError, match=r"mask '.*one\.png' has 1 pages but .*stack\.tif' has 3"):
+        verify_all(example(image, save(masks[0], tmp_path / "one.png"), 1))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("size", [(6, 4), (6, 6)])
+def test_masks_that_may_lie_otherwise_than_their_image(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    """A mask without the orientation of its image is taken only if its size tells that it fits."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.zeros((*size[::-1], 3), np.uint8)
+    image = save(stored, tmp_path / "a.jpg", exif=exif)
+    upright = stored.swapaxes(0, 1) if orientation >= 5 else stored
+    same = example(image, save(stored[..., 0], tmp_path / "same.png", exif=exif), 1)
+    assert len(verify_all(same)) == 1
+    message = rf"EXIF orientation {orientation} and its mask .*plain\.png"
+    with pytest.raises(UserError, match=message):
+        verify_all(example(image, save(stored[..., 0], tmp_path / "plain.png"), 1))
+    drawn = example(image, save(upright[..., 0], tmp_path / "plain.png"), 1)
+    if orientation >= 5 and size == (6, 4):
+        assert len(verify_all(drawn)) == 1
+    else:
+        with pytest.raises(UserError, match=message):
+            verify_all(drawn)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    good = save(np.zeros((4, 4), np.uint8), tmp_path / "good.png")
+    pointer, zeros, phone = (tmp_path / name for name in ("a.png", "b.png", "c.heic"))
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    zeros.write_bytes(bytes(3000))
+    phone.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(UserError) as raised:
+        verify_all(example(good), *map(example, (pointer, zeros, phone)))
+    for part in (
+        r"^3 files cannot be used:\n",
+        r"a\.png' is a Git LFS pointer.*git lfs pull",
+        r"b\.png' contains only zeros",
+        r"c\.heic' is a HEIC image, which cannot be read: convert it",
+    ):
+        assert re.search(part, str(raised.value))
+    many = [example(pointer)] * 12
+    with pytest.raises(UserError, match=r"^12 files .*(\n.*){10}\n  and 2 more$"):
+        verify_all(example(good), *many)
+
+
+def test_grey_levels_of_masks_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = save(np.zeros((8, 24, 3), np.uint8), tmp_path / "a.png")
+    levels = np.repeat(np.array([[0, 85, 255]], np.uint8), 8, axis=0).repeat(8, axis=1)
+    verify_all(example(image, save(levels, tmp_path / "m.png"), 1))
+    (message,) = caplog.messages
+    assert "1 masks have areas of several grey levels (85)" in message
+    assert "'a.png'" in message
+
+
+@pytest.mark.parametrize(
+    ("highest", "white"),
+    [(200, 255), (1023, 1023), (1024, 4095), (4095, 4095), (16383, 16383), (16384, 0), (65535, 0)],
+)
+def test_the_white_level_is_that_of_the_smallest_camera_depth(highest: int, white: int) -> None:
+    examples = [RawExample("a", 0, "good", b"", highest=h) for h in (None, 7, highest)]
+    assert white_level(examples) == white
+    assert white_level(examples[:1]) == 0
+
+
+def test_10_bits_in_16_keep_their_grey_levels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scale is taken from the data set, logged, and kept with the split when the set grows."""
+    caplog.set_level("INFO")
+    folder = make_parts(tmp_path / "parts")
+    for file in folder.rglob("*.png"):
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 4
+        Image.fromarray(grey).save(file)
+    settings = DatasetConfig(
+        name="image_folder",
+        manual_dir=str(folder),
+        data_dir=str(tmp_path / "prepared"),
+        image_size="40x48",
+        n_anomaly=2,
+    )
+    dataset = FewShotDataset.draw(settings, 0)
+    assert dataset.split.white_level == 1023
+    assert any("values up to 1023 at most" in message for message in caplog.messages)
+    (path,) = dataset.split.train_anomaly[:1]
+    pixels = dataset.images([path]).pixels[0, ..., 0]
+    stored = np.asarray(Image.open(folder / path))
+    np.testing.assert_array_equal(pixels, np.rint(stored * (255 / 1023)))
+    bright = np.full((40, 48), 60000, np.uint16)
+    Image.fromarray(bright).save(folder / "train/good/bright.png")
+    again = FewShotDataset.regrow(settings, dataset.split)
+    assert again.source.white_level == 0
+    assert again.preprocessing.white_level == 1023
+    np.testing.assert_array_equal(again.images([path]).pixels[0, ..., 0], pixels)
+
+
+def test_a_white_level_of_the_settings_is_used(tmp_path: Path) -> None:
+    settings = DatasetConfig(
+        name="image_folder",
+        manual_dir=str(make_parts(tmp_path / "parts")),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=8,
+        n_anomaly=2,
+        white_level=4095,
+    )
+    assert FewShotDataset.draw(settings, 0).preprocessing.white_level == 4095
+
+
+def test_a_folder_of_pages_trains(tmp_path: Path) -> None:
+    folder = make_parts(tmp_path / "parts")
+    pages = [np.full((8, 8), value, np.uint8) for value in range(3)]
+    save_pages(pages, folder / "train/good/stack.tif")
+    paths = [e.path for e in verify(ImageFolder.read_raw(folder, None)) if "stack" in e.path]
+    assert paths == [f"train/good/stack.tif#{n}" for n in (1, 2, 3)]

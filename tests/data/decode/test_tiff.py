@@ -1,0 +1,157 @@
+"""Tests of TIFF files of every depth, polarity and byte order, as other programs write them."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+from PIL import Image
+
+from devnet_jax.data.decode import UnreadableTypeError, count_pages, decode_image
+from devnet_jax.errors import UserError
+
+RNG = np.random.default_rng(0)
+SHARES = np.concatenate([[[0, 1, 0.25, 0.5]], RNG.random((4, 4))])
+COMPRESSIONS = (None, "zlib")
+
+
+def write(array: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def packed(bits: int, photometric: int, values: list[int], order: str = "<") -> bytes:
+    """Returns a TIFF file of one row of greyscale, whose samples take `bits` bits each."""
+    text = "".join(f"{value:0{bits}b}" for value in values)
+    data = int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    tags = [(256, len(values)), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 0)]
+    tags += [(277, 1), (278, 1), (279, len(data))]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 4, 1, start if tag == 273 else value)
+        for tag, value in tags
+    )
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    head = magic + struct.pack(f"{order}IH", 8, len(tags))
+    return head + entries + struct.pack(f"{order}I", 0) + data
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "float32"])
+def test_greyscale(dtype: str, photometric: str, order: str, compression: str | None) -> None:
+    """0 is white in `miniswhite`, whatever the depth; libvips agrees where it inverts, too."""
+    highest = np.iinfo(dtype).max if dtype.startswith("u") else 1
+    values = SHARES > 0.5 if dtype == "bool" else (SHARES * highest).astype(dtype)
+    data = write(values, photometric=photometric, byteorder=order, compression=compression)
+    expected = values.astype(float) / highest
+    if photometric == "miniswhite":
+        expected = 1 - expected
+    decoded = decode_image(data, "a.tif")
+    assert np.abs(decoded - expected[..., None] * 255).max() <= 0.51
+    if dtype in ("uint8", "uint16"):
+        read = pyvips.Image.new_from_buffer(data, "").numpy() / (highest / 255)
+        assert np.abs(decoded[..., 0] - read).max() <= 0.51
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_colours(dtype: str, planar: str, order: str, compression: str | None) -> None:
+    values = (RNG.random((5, 6, 3)) * np.iinfo(dtype).max).astype(dtype)
+    data = write(
+        np.moveaxis(values, -1, 0) if planar == "separate" else values,
+        photometric="rgb",
+        planarconfig=planar,
+        byteorder=order,
+        compression=compression,
+    )
+    expected = values * (255 / np.iinfo(dtype).max)
+    assert np.abs(decode_image(data, "a.tif") - expected).max() < 1
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [2, 4, 8, 12])
+def test_packed_bits(bits: int, photometric: int) -> None:
+    """The highest value of the file's own bits is white, or black."""
+    highest = 2**bits - 1
+    values = [0, highest, highest // 3, highest // 2]
+    decoded = decode_image(packed(bits, photometric, values), "a.tif")[0, :, 0]
+    expected = np.array(values) * 255 / highest
+    assert np.abs(decoded - (expected if photometric else 255 - expected)).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    "data",
+    [packed(14, 1, [0, 1]), packed(10, 0, [0, 1], ">"), write(SHARES), write(SHARES.astype("f2"))],
+)
+def test_kinds_that_cannot_be_read_are_not_called_damaged(data: bytes) -> None:
+    with pytest.raises(UnreadableTypeError, match=r"a\.tif.* bits.*convert"):
+        decode_image(data, "a.tif")
+    with pytest.raises(UserError, match="damaged"):
+        decode_image(data[:30], "a.tif")
+
+
+def test_a_camera_of_10_bits_in_a_file_of_16() -> None:
+    values = np.array([[0, 1023, 512, 100]], np.uint16)
+    expected = [0, 255, 128, 25]
+    for data in (write(values), write(values, byteorder=">")):
+        assert decode_image(data, "a.tif", white_level=1023)[0, :, 0].tolist() == expected
+    colours = np.repeat(values[..., None], 3, axis=-1)
+    data = write(colours, photometric="rgb")
+    assert decode_image(data, "a.tif", white_level=1023)[0, :, 0].tolist() == expected
+    # A type that states its bits needs no level.
+    level = packed(12, 1, [0, 4095])
+    assert decode_image(level, "a.tif", white_level=1023)[0, :, 0].tolist() == [0, 255]
+
+
+def test_pages() -> None:
+    pages = [np.full((4, 4), value, np.uint8) for value in (10, 20, 30)]
+    with io.BytesIO() as file:
+        with tifffile.TiffWriter(file) as writer:
+            writer.write(pages[0], subifds=1)
+            writer.write(pages[0][::2, ::2], subfiletype=1)  # a smaller copy, within the first
+            writer.write(pages[1])
+            writer.write(pages[1][::2, ::2], subfiletype=1)  # a smaller copy beside it
+            writer.write(pages[2])
+        data = file.getvalue()
+    assert count_pages(data) == 3
+    for page, pixels in enumerate(pages):
+        assert (decode_image(data, "a.tif", page=page) == pixels[..., None]).all()
+    with pytest.raises(UserError, match=r"3 pages: give one of them, a\.tif#1 to a\.tif#3"):
+        decode_image(data, "a.tif")
+    with pytest.raises(UserError, match=r"no page 4"):
+        decode_image(data, "a.tif", page=3)
+    assert count_pages(write(pages[0])) == count_pages(b"GIF89a") == 1
+
+
+def test_big_tiff() -> None:
+    data = write(np.array([[0, 65535]], np.uint16), bigtiff=True, photometric="miniswhite")
+    assert decode_image(data, "a.tif")[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(orientation: int) -> None:
+    """All orientations of a picture whose left upper corner is bright, 8 bits and 16."""
+    upright = np.zeros((4, 6), np.uint16)
+    upright[0, 0], upright[0, 5] = 65535, 30000
+    # Axes that bring the upright picture to the stored one.
+    stored = upright.T if orientation >= 5 else upright
+    axes = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (0,), 7: (0, 1), 8: (1,)}[orientation]
+    stored = np.flip(stored, axes)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for array in (stored, (stored >> 8).astype(np.uint8)):
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "PNG", exif=exif)
+        expected = np.rint(upright / 257)
+        assert np.abs(decode_image(file.getvalue(), "a")[..., 0] - expected).max() <= 1
+        data = write(array, extratags=[(274, "H", 1, orientation, True)])
+        assert np.abs(decode_image(data, "a")[..., 0] - expected).max() <= 1
