@@ -35,7 +35,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import FileResult, Progress
-from devnet_jax.prediction.score_files import as_batch, read_image, score_files
+from devnet_jax.prediction.score_files import read_image, readable_batch, score_files
 from devnet_jax.report.build import as_sentence, date_and_devices, detector_fields
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
@@ -279,7 +279,7 @@ def _make_pictures(
         read = read_image(path, detector.preprocessing)
         if read.image is None or result.score is None:
             return None
-        batch = as_batch([read], detector.preprocessing.white_level)
+        batch = readable_batch([read], detector.preprocessing.white_level)
         overlay = _read_overlay(output.overlay(result.name))
         return Picture(
             path=str(path),

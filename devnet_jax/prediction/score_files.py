@@ -160,7 +160,7 @@ def _score_chunk(
     readable = [name for name, _ in named]
     overlaid = []
     if readable:
-        batch = as_batch([read for _, read in named], detector.preprocessing.white_level)
+        batch = readable_batch([read for _, read in named], detector.preprocessing.white_level)
         scored = detector.score(batch)
         scores, p_values = as_written(scored.scores), scored.p_values
         for i, name in enumerate(readable):
@@ -178,7 +178,7 @@ def _score_chunk(
     return list(results.values())
 
 
-def as_batch(images: Sequence[ReadImage], white_level: int) -> Batch:
+def readable_batch(images: Sequence[ReadImage], white_level: int) -> Batch:
     """Returns readable images as a batch."""
     return Batch(
         np.stack([read.image for read in images if read.image is not None]),
