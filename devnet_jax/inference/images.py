@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,7 +18,7 @@ from devnet_jax.data.pages import read_picture
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 ImagesLike = ImageLike | Iterable[ImageLike] | Batch
 
 # A Pillow image reads its file lazily, and the same one may be given twice to two threads.
@@ -30,9 +30,10 @@ def as_batch(images: ImagesLike, preprocessing: Preprocessing) -> Batch:
 
     Args:
       images: one image, any number of images, or a batch, which is returned unchanged. An image is
-        a path, the content of a file as bytes, a Pillow image, or an array [H, W], [H, W, 1] or
-        [H, W, C] of uint8, uint16, bool, or floats in [0, 1], whose channels are red, green and
-        blue. An array [N, H, W, C] is N images. All are decoded and fitted in the same way.
+        a path, the content of a file as bytes, an open file, a Pillow image, or an array [H, W],
+        [H, W, 1] or [H, W, C] of uint8, uint16, bool, or floats in [0, 1], whose channels are red,
+        green and blue. An array [N, H, W, C] is N images. Arrays may be of any library that NumPy
+        converts. All are decoded and fitted in the same way.
       preprocessing: settings of the way to the network's input.
 
     Raises:
@@ -72,20 +73,37 @@ def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:
 
 def _as_list(images: ImagesLike) -> list[ImageLike]:
     """Returns the images one by one."""
-    if isinstance(images, np.ndarray):
+    if _is_array(images):
+        images = np.asarray(images)
         if images.dtype.kind in "OUS" and images.ndim == 1:  # paths, or images in an array
             return list(images)
         if images.ndim == 4:
             return list(images)
         return [images] if images.size else []
-    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
-        return [cast(ImageLike, images)]
+    single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    if isinstance(images, single) or hasattr(images, "read"):
+        return [_read(cast(ImageLike, images))]
     if not isinstance(images, Iterable):
         raise UserError(
             f"the images are a {type(images).__name__}; give a path, a Pillow image, an array or a"
             " sequence of these"
         )
-    return list(images)
+    return [_read(image) for image in images]
+
+
+def _read(image: ImageLike) -> ImageLike:
+    """Returns the content of an open file, and other images as they are."""
+    if not hasattr(image, "read"):
+        return image
+    content = image.read()
+    if isinstance(content, str):
+        raise UserError("an image file is open as text; open it with mode 'rb'")
+    return cast(bytes, content)
+
+
+def _is_array(image: object) -> bool:
+    """Returns True for arrays of NumPy and of other libraries, such as those of JAX."""
+    return hasattr(image, "__array__") and not isinstance(image, (str, bytes, Image.Image))
 
 
 def _name(i: int, image: ImageLike) -> str:
@@ -96,8 +114,8 @@ def _name(i: int, image: ImageLike) -> str:
 def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
     """Returns an image as an upright Pillow image of mode L or RGB."""
     name = _name(i, image)
-    if isinstance(image, np.ndarray):
-        return to_pillow(image, name, white_level)
+    if _is_array(image):
+        return to_pillow(np.asarray(image), name, white_level)
     if isinstance(image, Image.Image):
         try:
             with _pillow_lock:

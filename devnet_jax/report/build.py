@@ -129,9 +129,15 @@ def _make_notes(
     unmeasured = describe_unmeasured(results)
     notes = [as_sentence(unmeasured)] if unmeasured else []
     if results.get("n_pixel_vanished"):
+        reason = "at the network's resolution, their masks are empty."
+        if not detector.preprocessing.shows_all:
+            reason = (
+                "their defects lie outside the part of the image that is used "
+                "(config.dataset.region and fit), or vanish at the network's resolution."
+            )
         notes.append(
             f"{results['n_pixel_vanished']} anomalous images are excluded from the pixel "
-            "measures: at the network's resolution, their masks are empty."
+            f"measures: {reason}"
         )
     duplicates = dataset.test_duplicates
     if duplicates:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
@@ -61,6 +63,7 @@ def test_all_kinds_of_images_give_equal_batches(picture: Path) -> None:
             upright[None], upright / 255, [upright.astype(np.uint16) * 257],
             np.array([str(picture)]), np.array([picture]), (p for p in [picture]),
             picture.read_bytes(), [memoryview(picture.read_bytes())],
+            io.BytesIO(picture.read_bytes()), [picture.open("rb")], jnp.asarray(upright),
             upright.astype(">f4") / 255, upright.astype(">u2") * 257,
         ]  # fmt: skip
         for way in ways:
@@ -94,6 +97,8 @@ def test_grey_images_and_stacks_of_them() -> None:
         (np.zeros((3, 16, 20), np.uint8), r"channels first.*transpose\(1, 2, 0\)"),
         (np.zeros((2, 3, 16, 16), np.uint8), "number 0.*channels first"),
         (np.zeros((1, 16, 16), np.uint8), "channels first"),
+        (np.zeros((9, 40, 40), np.uint8), r"40 channels.*\[N, H, W, 1\]"),
+        (io.StringIO("text"), "open as text"),
         (b"GIF89a", "'number 0' is damaged"),
         (7, "the images are a int"),
         (["a\0.png"], "cannot be read"),

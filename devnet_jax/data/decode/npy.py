@@ -9,7 +9,8 @@ import numpy as np
 from devnet_jax.data.decode.file_types import max_pixels, one_line, too_large_error
 from devnet_jax.errors import UserError
 
-_MAX_CHANNELS = 4  # an array [3, H, W] has its channels first
+_MAX_COLOURS = 4  # an array [3, H, W] has its channels first
+_MAX_CHANNELS = 32  # an array [N, H, W] is N grey images; multispectral cameras have fewer channels
 
 
 def read_npy(data: bytes, path: str) -> np.ndarray:
@@ -48,8 +49,8 @@ def as_image_array(array: np.ndarray, path: str) -> np.ndarray:
     """Returns an array in native byte order if it has the shape and dtype of an image.
 
     Args:
-      array: [H, W], [H, W, 1] or [H, W, C] with C ≥ 3, whose first three channels are red, green
-        and blue; of bool, uint8, uint16 or floating dtype.
+      array: [H, W], [H, W, 1] or [H, W, C] with 3 ≤ C ≤ 32, whose first three channels are red,
+        green and blue; of bool, uint8, uint16 or floating dtype.
       path: name of the array, for messages.
 
     Raises:
@@ -57,10 +58,15 @@ def as_image_array(array: np.ndarray, path: str) -> np.ndarray:
     """
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim == 3 and array.shape[0] <= _MAX_CHANNELS < min(array.shape[1:]):
+    if array.ndim == 3 and array.shape[0] <= _MAX_COLOURS < min(array.shape[1:]):
         raise UserError(
             f"array '{path}' has the shape {array.shape}, with its channels first: expected H×W×C;"
             " give array.transpose(1, 2, 0)"
+        )
+    if channels > _MAX_CHANNELS:
+        raise UserError(
+            f"array '{path}' has the shape {array.shape}, thus {channels} channels, more than"
+            f" {_MAX_CHANNELS}: give grey images one by one, in a list, or as [N, H, W, 1]"
         )
     if array.ndim not in (2, 3) or channels == 2 or array.size == 0:
         raise UserError(

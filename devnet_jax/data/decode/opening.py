@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import mmap
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ from devnet_jax.data.decode.file_types import (
 from devnet_jax.data.decode.npy import read_npy
 from devnet_jax.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _ORIENTATION = 0x0112  # EXIF tag
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _UPRIGHT = 1
@@ -32,6 +36,10 @@ _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 # Not opened: EPS files are programs, which Pillow would run Ghostscript on; the others need
 # handlers that an application installs.
 _NOT_OPENED = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+# Files of several pictures that belong to the first: its layers, and other views of it.
+_ONE_PICTURE = ("PSD", "MPO")
+
+_has_warned = threading.Event()
 
 
 class Values(NamedTuple):
@@ -110,6 +118,7 @@ def open_image(data: bytes, path: str, page: int | None = None) -> Opened:
         tiles = image.tile  # emptied when the image is decoded
         orientation = _read_orientation(image)
         image.load()
+    _warn_of_sequence(image, data, path)
     values = values_of_pillow(image, path)
     # Pillow scales these to 16 bits by the maximum that the file itself states.
     if image.format == "JPEG2000" or (image.format == "PPM" and tiles[0].codec_name != "raw"):
@@ -118,6 +127,22 @@ def open_image(data: bytes, path: str, page: int | None = None) -> Opened:
         values = _read_low_bytes(image, data, 0)
     content = values or image
     return Opened(_upright(content, orientation), orientation)
+
+
+def _warn_of_sequence(image: ImageFile.ImageFile, data: bytes, path: str) -> None:
+    """Warns, once in a process, of an animation or another file of several pictures."""
+    if image.format in _ONE_PICTURE or _has_warned.is_set():
+        return
+    # A GIF file moves to its next picture to tell whether there is one, and it may be damaged.
+    with contextlib.suppress(Exception):
+        moved = _identify(data) if image.format == "GIF" else image
+        if getattr(moved, "is_animated", False):
+            _has_warned.set()
+            logger.warning(
+                "image '%s' is an animation, or has several pictures: of all such files, only the"
+                " first picture is used; save the others as single images",
+                path,
+            )
 
 
 def _open_tiff(data: bytes, path: str, page: int | None) -> Opened:

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import struct
+import threading
 import time
 import zlib
 
 import numpy as np
 import pytest
+import pyvips
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -127,6 +129,43 @@ def test_jpeg_in_grey_colour_and_cmyk():
         assert np.abs(image.astype(int) - expected).max() <= 3
 
 
+COLOURS = np.asarray(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)).resize((64, 48))
+)
+DEEP = pyvips.Image.new_from_array(COLOURS.astype(np.uint16) * 251)
+IMAGE = Image.fromarray(COLOURS)
+TRANSPARENT = Image.merge("RGBA", [*IMAGE.split(), IMAGE.getchannel("G")])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(IMAGE.convert("1")),
+        encode(IMAGE.convert("L")),
+        encode(IMAGE),
+        encode(IMAGE.quantize(16)),
+        encode(TRANSPARENT),
+        encode(TRANSPARENT.convert("LA")),
+        DEEP[0].copy(interpretation="grey16").pngsave_buffer(),
+        DEEP.copy(interpretation="rgb16").pngsave_buffer(),
+        encode(IMAGE, "JPEG"),
+        encode(IMAGE.convert("L"), "JPEG", progressive=True),
+        encode(IMAGE, "GIF"),
+        encode(IMAGE, "WEBP"),
+        encode(TRANSPARENT, "WEBP", lossless=True),
+        encode(IMAGE, "AVIF", subsampling="4:4:4"),  # else libvips enlarges colours otherwise
+        encode(IMAGE, "TIFF", compression="jpeg"),
+        encode(IMAGE.quantize(16), "TIFF", compression="tiff_lzw"),
+        encode(IMAGE.convert("1"), "TIFF", compression="group4"),
+    ],
+)
+def test_libvips_reads_the_same_pixels(data: bytes) -> None:
+    read = pyvips.Image.new_from_buffer(data, "").colourspace("srgb")
+    read = (read.flatten(background=255) if read.hasalpha() else read).cast("uchar").numpy()
+    # libvips rounds down.
+    assert np.abs(decode_image(data, "a").astype(int) - read.astype(int)).max() <= 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
     # The pixels that a camera stores for each orientation if the image should look like `upright`.
@@ -153,10 +192,18 @@ def test_unreadable_exif_is_ignored():
     assert decode_image(data, "name").shape == (2, 2, 3)
 
 
-def test_first_frame_of_an_animation_is_decoded():
-    frames = [Image.new("RGB", (1, 1), color) for color in ("red", "blue")]
-    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode_row(data) == [[255, 0, 0]]
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_used_with_a_warning(
+    file_format: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devnet_jax.data.decode.opening._has_warned", threading.Event())
+    frames = [Image.new("RGB", (1, 1), color) for color in ("white", "black")]
+    decode_row(encode(frames[0], file_format))
+    assert not caplog.messages
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], lossless=True)
+    assert decode_row(data) == decode_row(data) == [[255, 255, 255]]
+    assert len(caplog.messages) == 1
+    assert "'name' is an animation" in caplog.messages[0]
 
 
 def test_type_is_detected_from_the_content():
