@@ -51,7 +51,7 @@ def started(model: Path, *flags: str) -> Iterator[Service]:
     process = fork_server.start(["examples/serve.py", *arguments], environment())
     service = Service(process, port, model)
     try:
-        for _ in range(600):
+        for _ in range(3000):  # it compiles first, on a machine that may be busy
             assert process.poll() is None, process.communicate()
             with contextlib.suppress(ConnectionRefusedError):
                 service.ask("GET", "/health")

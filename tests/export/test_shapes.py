@@ -89,7 +89,7 @@ def test_all_ways_to_score_agree(
         assert len(scores) >= 10
         for path, score in scores.items():
             assert score == pytest.approx(by_path[path], rel=rtol)
-    with started(run.file) as service:
+    with started(run.file, "--max_batch=1") as service:
         status, answer = service.ask("POST", "/score?maps=true", paths[0].read_bytes())
         assert status == 200
         assert answer["score"] == pytest.approx(expected.scores[0], rel=rtol)
