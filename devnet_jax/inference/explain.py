@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from devnet_jax.config import Config
 from devnet_jax.data.preprocessing import network_input
 from devnet_jax.inference.forward import score_images
 from devnet_jax.models.bags import Model, score_bags
-from devnet_jax.models.heads import inside_positions
+from devnet_jax.models.heads import are_inside, inside_levels
 from devnet_jax.rng import key
 
 SATURATION = 99  # percentile of an image's gradients at which its map reaches 1
@@ -35,9 +34,10 @@ def gradient_maps(model: Model, variables: dict[str, Any], images: jax.Array) ->
     Returns:
       Floating [B, H, W], or with tiles [B, T, H, W], in [0, 1]: |∂score/∂input| summed over
       channels, scaled for each image so that its minimum is 0 and its 99th percentile is 1, then
-      smoothed. Values of different images are not comparable.
+      smoothed; 0 in the padding. Values of different images are not comparable.
     """
-    return saliency(input_gradients(model, variables, *network_input(images)))
+    inputs, inside = network_input(images)
+    return saliency(input_gradients(model, variables, inputs, inside), inside)
 
 
 def smoothgrad_maps(
@@ -62,7 +62,7 @@ def smoothgrad_maps(
     total = jnp.zeros((*images.shape[:-1], 3))
     for i in range(n_samples):  # one compiled program for any n_samples
         total += _noisy_gradients(model, variables, images, jax.random.fold_in(noise_key, i), noise)
-    return saliency(total / n_samples)
+    return saliency(total / n_samples, network_input(images)[1])
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -106,7 +106,8 @@ def enlarge(model: Model, maps: jax.Array, images: jax.Array) -> jax.Array:
     if tiles.shape[-1] == 3:
         enlarged = resize(positions)
     else:  # positions in the padding must not shine into the image
-        inside = inside_positions(tiles[..., 3] / 255.0, *positions.shape[1:])
+        levels = inside_levels(tiles[..., 3] / 255.0, *positions.shape[1:])
+        inside = are_inside(levels.reshape(maps.shape)).reshape(positions.shape)
         enlarged = resize(jnp.where(inside, positions, 0)) / jnp.maximum(resize(1.0 * inside), 1e-6)
     if model.smooths_maps:
         enlarged = blur(enlarged)
@@ -137,15 +138,30 @@ def input_gradients(
 
 
 @jax.jit
-def saliency(gradients: jax.Array) -> jax.Array:
-    """Returns maps [B, …, H, W] of input gradients [B, …, H, W, 3]; see `gradient_maps`."""
+def saliency(gradients: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+    """Returns maps [B, …, H, W] of input gradients [B, …, H, W, 3]; see `gradient_maps`.
+
+    Args:
+      gradients: input gradients.
+      inside: floating [B, …, H, W], 1 inside the image and 0 in its padding; `None` without
+        padding.
+    """
     maps = jnp.abs(gradients).sum(axis=-1)
     values = maps.reshape(maps.shape[0], -1)
-    low = values.min(axis=1, keepdims=True)
-    high = _percentile(values, SATURATION)[:, None]
+    n: int | jax.Array = values.shape[1]
+    lowest = values
+    if inside is not None:
+        is_inside = inside.reshape(values.shape) >= 0.5
+        lowest = jnp.where(is_inside, values, jnp.inf)
+        values = jnp.where(is_inside, values, 0)
+        n = is_inside.sum(axis=1)
+    low = lowest.min(axis=1, keepdims=True)
+    high = _percentile(values, SATURATION, n)[:, None]
     span = jnp.where(high > low, high - low, 1)  # equal gradients give a map of zeros
-    scaled = jnp.clip((values - low) / span, 0, 1)
-    return blur(scaled.reshape(maps.shape))
+    scaled = jnp.clip((values - low) / span, 0, 1).reshape(maps.shape)
+    if inside is None:
+        return blur(scaled)
+    return inside * blur(scaled) / jnp.maximum(blur(inside), 1e-6)
 
 
 def blur(maps: jax.Array) -> jax.Array:
@@ -180,36 +196,46 @@ def _noisy_gradients(
 ) -> jax.Array:
     inputs, inside = network_input(images)
     span = jnp.ptp(inputs, axis=tuple(range(1, inputs.ndim)), keepdims=True)
-    draw = jax.random.normal(key, inputs.shape[1:], inputs.dtype)
-    return input_gradients(model, variables, inputs + noise * span * draw, inside)
+    noises = noise * span * jax.random.normal(key, inputs.shape[1:], inputs.dtype)
+    if inside is not None:
+        noises *= inside[..., None]
+    return input_gradients(model, variables, inputs + noises, inside)
 
 
-def _percentile(values: jax.Array, percent: float) -> jax.Array:
-    """Returns the percentile of each row of [B, N] like NumPy; N ≥ 2, no negative values.
+def _percentile(values: jax.Array, percent: int, n: int | jax.Array) -> jax.Array:
+    """Returns the percentile of the n largest values of each row of [B, N], as NumPy's: [B].
 
     It bisects over the bits of the floats, which have the order of their values if none is
     negative. XLA's sort and top-k take ten times as long on a CPU.
+
+    Args:
+      values: floating, not negative.
+      percent: the percentile.
+      n: number of values that count, or numbers [B]; at least 2.
     """
-    rank = percent / 100 * (values.shape[1] - 1)
+    # In integers, because float32 does not hold all ranks of large images.
+    from_top, rest = divmod((n - 1) * (100 - percent), 100)
+    upper_rank = values.shape[1] - 1 - from_top
+    lower_rank = upper_rank - (rest > 0)
     n_bits = jnp.finfo(values.dtype).bits
     bits = jax.lax.bitcast_convert_type(values, f"int{n_bits}")
 
-    def more_than(n: int, value: jax.Array) -> jax.Array:
+    def more_than(n: int | jax.Array, value: jax.Array) -> jax.Array:
         """Returns True for each row [B] in which more than n values are at most `value` [B]."""
         return (bits <= value[:, None]).sum(axis=1) > n
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = low + (high - low) // 2
-        enough = more_than(math.floor(rank), middle)
+        enough = more_than(lower_rank, middle)
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
     largest = bits.max(axis=1)
     _, below = jax.lax.fori_loop(0, n_bits - 1, halve, (jnp.zeros_like(largest), largest))
     larger = jnp.where(bits > below[:, None], bits, largest[:, None]).min(axis=1)
-    above = jnp.where(more_than(math.ceil(rank), below), below, larger)
+    above = jnp.where(more_than(upper_rank, below), below, larger)
     below, above = (jax.lax.bitcast_convert_type(b, values.dtype) for b in (below, above))
-    return below + (rank - math.floor(rank)) * (above - below)
+    return above + rest / 100 * (below - above)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from devnet_jax.errors import UserError
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.models.heads import inside_positions, n_top, top_mean
+from devnet_jax.models.heads import are_inside, inside_levels, n_top, top_mean
 from devnet_jax.models.memory import nearest, residuals
 
 # Components of an image's score, in the order of `ImageHead`'s mixture.
@@ -34,25 +34,31 @@ class Sum(NamedTuple):
     Attributes:
       total: float32 [..., C].
       n: float32 [...].
+      level: int32 [...], `inside_levels` of these positions; 2 without padding.
     """
 
     total: Array
     n: Array
+    level: Array
 
     @classmethod
-    def over(cls, maps: Array, inside: Array | None = None) -> Sum:
+    def over(cls, maps: Array, levels: Array | None = None) -> Sum:
         """Sums feature maps [B, h, w, C] over their positions, or those inside the image."""
-        if inside is None:
+        if levels is None:
             count = jnp.full(maps.shape[:1], maps.shape[1] * maps.shape[2], jnp.float32)
-            return cls(maps.sum(axis=(1, 2)), count)
+            return cls(maps.sum(axis=(1, 2)), count, jnp.full(maps.shape[:1], 2))
+        inside = levels > 0
         return cls(
             maps.sum(axis=(1, 2), where=inside[..., None]),
             inside.sum(axis=(1, 2), dtype=jnp.float32),
+            levels.max(axis=(1, 2)),
         )
 
     def mean(self) -> Array:
         """Returns the mean over the tiles of each image: [B, C] of sums over B × T tiles."""
-        return self.total.sum(axis=1) / self.n.sum(axis=1)[:, None]
+        inside = are_inside(self.level)
+        n = self.n.sum(axis=1, where=inside)
+        return self.total.sum(axis=1, where=inside[..., None]) / jnp.maximum(n, 1)[:, None]
 
 
 class Features(NamedTuple):
@@ -61,13 +67,13 @@ class Features(NamedTuple):
     Attributes:
       patches: float32 [B, h, w, C], features of the positions: the two stages before the last,
         each smoothed by a 3×3 mean that is zero-padded, the coarser one enlarged, concatenated.
-      inside: bool [B, h, w], False in the padding; `None` without padding.
+      levels: int32 [B, h, w], `inside_levels`; `None` without padding.
       fine: the patches, summed over the positions.
       coarse: the last stage, summed over its positions.
     """
 
     patches: Array
-    inside: Array | None
+    levels: Array | None
     fine: Sum
     coarse: Sum
 
@@ -78,14 +84,14 @@ class Positions(NamedTuple):
     Attributes:
       scores: float32 [B, h, w] or [B, T, h, w], not standardised.
       kinds: int32 of the same shape, labelled kind that a position is like, or `UNLIKE`.
-      inside: bool of the same shape, False in the padding; `None` without padding.
+      levels: int32 of the same shape, `inside_levels`; `None` without padding.
       fine: sum of the patches.
       coarse: sum of the last stage.
     """
 
     scores: Array
     kinds: Array
-    inside: Array | None
+    levels: Array | None
     fine: Sum
     coarse: Sum
 
@@ -197,7 +203,9 @@ class ImageHead(nn.Module):
 
         flat = (positions.scores.shape[0], -1)
         scores, kinds = positions.scores.reshape(flat), positions.kinds.reshape(flat)
-        inside = None if positions.inside is None else positions.inside.reshape(flat)
+        inside = None
+        if positions.levels is not None:
+            inside = are_inside(positions.levels.reshape(flat))
         fine_distance, fine_direction = Whole(name="fine")(positions.fine.mean())
         coarse_distance, coarse_direction = Whole(name="coarse")(positions.coarse.mean())
         local = top_mean(scores, self.top_positions, inside)
@@ -279,7 +287,7 @@ class DevCore(nn.Module):
         del train
         features = self.features(images, inside)
         scores, kinds = self.position_head(features.patches)
-        return Positions(scores, kinds, features.inside, features.fine, features.coarse)
+        return Positions(scores, kinds, features.levels, features.fine, features.coarse)
 
     def image_scores(self, positions: Positions) -> tuple[Array, Array, Array]:
         """Combines the positions of all tiles of an image.
@@ -303,7 +311,7 @@ class DevCore(nn.Module):
         last = stages[entry.last_stage].astype(jnp.float32)
         if inside is None:
             return Features(patches, None, Sum.over(patches), Sum.over(last))
-        fine, coarse = (inside_positions(inside, *maps.shape[1:3]) for maps in (patches, last))
+        fine, coarse = (inside_levels(inside, *maps.shape[1:3]) for maps in (patches, last))
         return Features(patches, fine, Sum.over(patches, fine), Sum.over(last, coarse))
 
     @nn.nowrap

@@ -37,7 +37,7 @@ def top_mean(scores: Array, share: float, inside: Array | None = None) -> Array:
     if inside is None:
         return lax.top_k(scores, k)[0].mean(axis=-1)
     # 1e-6: a product that is a whole number must not be rounded down.
-    counts = jnp.maximum(jnp.floor(inside.sum(axis=-1) * share * (1 + 1e-6)), 1)
+    counts = jnp.clip(jnp.floor(inside.sum(axis=-1) * share * (1 + 1e-6)), 1, k)
     return mean_of_largest(jnp.where(inside, scores, -jnp.inf), counts, k)
 
 
@@ -54,11 +54,11 @@ def mean_of_largest(scores: Array, counts: Array, most: int) -> Array:
     return jnp.where(counted, largest, 0).sum(axis=-1) / counts
 
 
-def inside_positions(inside: Array, height: int, width: int) -> Array:
-    """Returns the positions of a feature map that lie inside the image: bool [B, height, width].
+def inside_levels(inside: Array, height: int, width: int) -> Array:
+    """Grades the positions of a feature map by how much image they have: int32 [B, height, width].
 
-    A position is inside if at least half of its pixels are; if there is none, as in a thin strip,
-    those with the most.
+    2 is a position of which at least half is image. In a tile without any, as of a thin strip, 1
+    are those with the most; 0 is padding. `are_inside` compares the levels of all tiles.
 
     Args:
       inside: floating [B, H, W], 1 inside the image and 0 in its padding.
@@ -66,7 +66,18 @@ def inside_positions(inside: Array, height: int, width: int) -> Array:
       width: its width.
     """
     share = jax.image.resize(inside, (inside.shape[0], height, width), "linear")
-    return share >= jnp.minimum(0.5, share.max(axis=(1, 2), keepdims=True) - 1e-6)
+    most = share.max(axis=(1, 2), keepdims=True)
+    has_most = (most > 0) & (most < 0.5) & (share >= most - 1e-6)
+    return jnp.where(share >= 0.5, 2, has_most.astype(jnp.int32))
+
+
+def are_inside(levels: Array) -> Array:
+    """Returns the positions that count: bool [B, …], those of the highest level of each image.
+
+    Args:
+      levels: `inside_levels` of the positions of an image, or of all its tiles, [B, …].
+    """
+    return levels == levels.max(axis=tuple(range(1, levels.ndim)), keepdims=True)
 
 
 class Head(Protocol):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from devnet_jax.errors import UserError
 from devnet_jax.models.backbones import get_backbone
-from devnet_jax.models.heads import get_head, inside_positions
+from devnet_jax.models.heads import are_inside, get_head, inside_levels
 
 
 class PositionScores(NamedTuple):
@@ -22,11 +22,11 @@ class PositionScores(NamedTuple):
     Attributes:
       maps: for each scale, finest first, signed scores [B, h, w] or [B, T, h, w], in float32 at
         least.
-      inside: for each scale bool of the same shape, False in the padding; `None` without padding.
+      levels: for each scale int32 of the same shape, `inside_levels`; `None` without padding.
     """
 
     maps: tuple[Array, ...]
-    inside: tuple[Array, ...] | None
+    levels: tuple[Array, ...] | None
 
 
 class DeviationNetwork(nn.Module):
@@ -98,17 +98,17 @@ class DeviationNetwork(nn.Module):
         """Scores the positions of images, or of tiles; arguments as for `__call__`."""
         check_n_scales(self.backbone, self.n_scales, min(images.shape[1:3]))
         stage = get_backbone(self.backbone).last_stage
-        maps, all_inside = [], []
-        for level in range(self.n_scales):
-            features = self.features(downscale(images, 2**level), (stage,), train)[stage]
+        maps, levels = [], []
+        for scale in range(self.n_scales):
+            features = self.features(downscale(images, 2**scale), (stage,), train)[stage]
             features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
             scores = self.score(features)
             if scores.shape != (*features.shape[:3], 1):
                 raise ValueError(f"head {self.head!r} scores {features.shape} as {scores.shape}")
             maps.append(scores[..., 0])
             if inside is not None:
-                all_inside.append(inside_positions(inside, *features.shape[1:3]))
-        return PositionScores(tuple(maps), None if inside is None else tuple(all_inside))
+                levels.append(inside_levels(inside, *features.shape[1:3]))
+        return PositionScores(tuple(maps), None if inside is None else tuple(levels))
 
     @nn.nowrap
     def image_scores(self, positions: PositionScores) -> tuple[Array, Array]:
@@ -118,10 +118,10 @@ class DeviationNetwork(nn.Module):
           Scores [B], and `positions.maps` of the finest scale.
         """
         head = get_head(self.head, self.topk)
-        all_inside = positions.inside or (None,) * self.n_scales
-        scores = [
-            head.image_scores(*level) for level in zip(positions.maps, all_inside, strict=True)
-        ]
+        inside: list[Array | None] = [None] * self.n_scales
+        if positions.levels is not None:
+            inside = [are_inside(levels) for levels in positions.levels]
+        scores = [head.image_scores(*scale) for scale in zip(positions.maps, inside, strict=True)]
         return jnp.stack(scores).mean(axis=0), positions.maps[0]
 
     def features(

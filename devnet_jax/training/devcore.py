@@ -167,7 +167,7 @@ def _learning_set(
     scale = float(np.sqrt(np.mean(squares[: len(chosen)], dtype=np.float64)))
     # Good parts may hardly differ; the floor keeps defects within float16.
     scale = max(scale, 1e-2 * unit)
-    residuals = np.stack([far.residuals for far in images]) / np.float16(scale / unit)
+    residuals = _stack([far.residuals for far in images]) / np.float16(scale / unit)
     data = LearningSet(
         jnp.asarray(residuals),
         np.array([n_top(int(far.n_positions), share) for far in images]),
@@ -178,7 +178,10 @@ def _learning_set(
     )
     # Repeated in tiny images.
     labelled = [
-        np.resize(far.vectors, (LABELLED_PER_IMAGE, far.vectors.shape[-1]))
+        np.resize(
+            far.vectors[far.squares[: len(far.vectors)] >= 0],
+            (LABELLED_PER_IMAGE, far.vectors.shape[-1]),
+        )
         for far in images[len(chosen) :]
     ]
     empty = np.zeros((1, residuals.shape[-1]), np.float32)
@@ -204,11 +207,12 @@ class _Far(NamedTuple):
     """The positions of one image that are farthest from the memory, farthest first.
 
     Attributes:
-      squares: float32 [p], their mean squared residuals.
+      squares: float32 [p], their mean squared residuals; negative in padding.
       residuals: float16 [p, C], in units of the memory's vectors; 0 in padding.
       vectors: float32 [LABELLED_PER_IMAGE or fewer, C], features of the farthest.
       total_square: sum of the mean squares of all positions.
       n_positions: number of all positions.
+      level: `inside_levels` of the positions.
     """
 
     squares: np.ndarray
@@ -216,6 +220,7 @@ class _Far(NamedTuple):
     vectors: np.ndarray
     total_square: float
     n_positions: float
+    level: int
 
 
 def _n_far(n_positions: int, share: float) -> int:
@@ -240,26 +245,32 @@ def _far_positions(
     """
     n = len(tiles.owners)
     patches = np.asarray(tiles.features.patches)
-    inside = np.ones(patches.shape[:3], bool)
-    if tiles.features.inside is not None:
-        inside = np.asarray(tiles.features.inside)
+    levels = np.full(patches.shape[:3], 2)
+    if tiles.features.levels is not None:
+        levels = np.asarray(tiles.features.levels)
 
     def pad(values: np.ndarray, fill: int) -> np.ndarray:
         widths = [(0, batch_size - n), *[(0, 0)] * (values.ndim - 1)]
         return np.pad(values, widths, constant_values=fill)
 
-    found = _compare(memory, pad(patches, 0), pad(inside, 0), pad(tiles.owners, -1), most)
+    found = _compare(memory, pad(patches, 0), pad(levels > 0, 0), pad(tiles.owners, -1), most)
     residuals, *others = (np.asarray(leaf)[:n] for leaf in found)
     scaled = (residuals / unit).astype(np.float16)
-    squares, vectors, totals, counts = others
-    for values in zip(tiles.owners.tolist(), squares, scaled, vectors, totals, counts, strict=True):
+    squares, vectors, *sums = others
+    highest = levels.max(axis=(1, 2)).tolist()
+    for values in zip(tiles.owners.tolist(), squares, scaled, vectors, *sums, highest, strict=True):
         yield values[0], _Far(*values[1:])
 
 
 def _farthest(old: _Far | None, new: _Far, most: int) -> _Far:
-    """Returns the farthest positions of two parts of an image, at most `most`."""
-    if old is None:
+    """Returns the farthest positions of two parts of an image, at most `most`.
+
+    Of two levels, the higher alone counts.
+    """
+    if old is None or old.level < new.level:
         return new
+    if old.level > new.level:
+        return old
     squares, residuals = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
     order = np.argsort(-squares, kind="stable")[:most]
     n_vectors = [len(part.vectors) for part in (old, new)]
@@ -273,6 +284,7 @@ def _farthest(old: _Far | None, new: _Far, most: int) -> _Far:
         np.concatenate([old.vectors, new.vectors])[best],
         old.total_square + new.total_square,
         old.n_positions + new.n_positions,
+        old.level,
     )
 
 
@@ -302,6 +314,12 @@ def _compare(
         squares.sum(axis=1),
         inside.sum(axis=1),
     )
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks arrays [p, C] of different lengths; zeros are appended to the shorter ones."""
+    longest = max(map(len, arrays))
+    return np.stack([np.pad(array, ((0, longest - len(array)), (0, 0))) for array in arrays])
 
 
 def _unit(vectors: jax.Array) -> float:

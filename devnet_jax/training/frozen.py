@@ -18,7 +18,7 @@ from devnet_jax.data.store import ImageReader
 from devnet_jax.distributed.batching import apply_in_batches
 from devnet_jax.distributed.cluster import gather, local_share, report_progress
 from devnet_jax.models import DevCore
-from devnet_jax.models.devcore import Features
+from devnet_jax.models.devcore import Features, Sum
 from devnet_jax.rng import generator
 
 
@@ -119,25 +119,27 @@ class Means:
     """Means of feature maps over all positions of each image, added up tile by tile."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, list[np.ndarray]] = {}
+        self._sums: dict[str, dict[int, Sum]] = {"fine": {}, "coarse": {}}
 
     def add(self, tiles: TileFeatures) -> None:
         """Adds tiles."""
-        fine, coarse = tiles.features.fine, tiles.features.coarse
-        for i, *values in zip(tiles.owners.tolist(), *fine, *coarse, strict=True):
-            total = self._sums.setdefault(i, [np.zeros_like(value) for value in values])
-            for sum_, value in zip(total, values, strict=True):
-                sum_ += value
+        for view, sums in self._sums.items():
+            for i, *values in zip(
+                tiles.owners.tolist(), *getattr(tiles.features, view), strict=True
+            ):
+                new, old = Sum(*values), sums.get(i)
+                if old is None or new.level > old.level:
+                    sums[i] = new
+                elif new.level == old.level:
+                    sums[i] = Sum(old.total + new.total, old.n + new.n, old.level)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """Returns the means of all images, in their order: float32 [n, D] by the name of the view;
         nothing without images."""
-        if not self._sums:
-            return {}
-        sums = self._sums.values()
         return {
-            "fine": np.stack([fine / n for fine, n, _, _ in sums]),
-            "coarse": np.stack([coarse / n for _, _, coarse, n in sums]),
+            view: np.stack([found.total / found.n for found in sums.values()])
+            for view, sums in self._sums.items()
+            if sums
         }
 
 
@@ -161,7 +163,7 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
     share = local_share(range(n_normal))
     for tiles in reader.read(np.array(share, int), "reading good parts"):
         means.add(tiles)
-        patches, inside = tiles.features.patches, tiles.features.inside
+        patches, levels = tiles.features.patches, tiles.features.levels
         vectors = np.reshape(patches, (len(patches), -1, patches.shape[-1]))
         n_positions = vectors.shape[1]
         for n, (i, number) in enumerate(zip(*tiles[:2], strict=True)):
@@ -172,8 +174,10 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
                 ranks = np.argsort(draw.permutation(reader.n_tiles * n_positions))
                 ranked = i
             of_tile = ranks[number * n_positions :][:n_positions]
-            valid = slice(None) if inside is None else np.reshape(inside[n], -1)
-            new = _Sample(of_tile[valid], vectors[n][valid])
+            level, chosen = 2, np.ones(n_positions, bool)
+            if levels is not None:
+                level, chosen = int(levels[n].max()), np.reshape(levels[n], -1) > 0
+            new = _Sample(of_tile[chosen], vectors[n][chosen], level)
             kept[i] = _lowest(kept.get(i), new, per_image)
     mine = means.vectors()
     if kept:
@@ -186,15 +190,25 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
 
 
 class _Sample(NamedTuple):
-    """Positions of one image: ranks in the image's random order int [k], and vectors [k, C]."""
+    """Positions of one image: ranks in the image's random order int [k], vectors [k, C], and their
+    `inside_levels`."""
 
     ranks: np.ndarray
     vectors: np.ndarray
+    level: int
 
 
 def _lowest(old: _Sample | None, new: _Sample, most: int) -> _Sample:
-    """Returns the positions of lowest rank of two samples, at most `most`, in their order."""
+    """Returns the positions of lowest rank of two samples, at most `most`, in their order.
+
+    Of two levels, the higher alone counts.
+    """
+    if old is not None and old.level > new.level:
+        return old
+    if old is not None and old.level < new.level:
+        old = None
+    ranks, vectors = new.ranks, new.vectors
     if old is not None:
-        new = _Sample(*map(np.concatenate, zip(old, new, strict=True)))
-    chosen = np.argsort(new.ranks)[:most]
-    return _Sample(new.ranks[chosen], new.vectors[chosen])
+        ranks, vectors = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
+    chosen = np.argsort(ranks)[:most]
+    return _Sample(ranks[chosen], vectors[chosen], new.level)

@@ -53,6 +53,21 @@ def test_gradients_become_maps_as_in_scipy(shape: tuple[int, int], seed: int, ti
     np.testing.assert_allclose(saliency(gradients), expected, atol=2e-6)
 
 
+def test_gradients_in_the_padding_do_not_count() -> None:
+    gradients = np.random.default_rng(0).standard_normal((2, 30, 41, 3)).astype(np.float32)
+    inside = np.zeros((2, 30, 41), np.float32)
+    inside[0, 9:20], inside[1, :, 5:33] = 1, 1
+    expected = []
+    for gradient, part in zip(gradients, inside, strict=True):
+        summed = np.abs(gradient).sum(axis=-1)
+        low, high = summed[part > 0].min(), np.percentile(summed[part > 0], 99)
+        scaled = part * np.clip((summed - low) / (high - low), 0, 1)
+        smooth, weight = (ndimage.gaussian_filter(values, sigma=4) for values in (scaled, part))
+        expected.append(part * smooth / np.maximum(weight, 1e-6))
+    found = saliency(gradients + 1000 * (1 - inside[..., None]), inside)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def test_where_nothing_moves_the_score_the_map_is_zero() -> None:
     np.testing.assert_array_equal(saliency(np.zeros((1, 16, 16, 3))), np.zeros((1, 16, 16)))
 

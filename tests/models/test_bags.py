@@ -15,7 +15,7 @@ from devnet_jax.inference.explain import input_gradients
 from devnet_jax.models import DevCore, DeviationNetwork
 from devnet_jax.models.bags import Model
 from devnet_jax.models.bags import score_bags as unjitted_score_bags
-from devnet_jax.models.heads import inside_positions
+from devnet_jax.models.heads import inside_levels
 
 SIZE = 64
 score_bags = jax.jit(unjitted_score_bags, static_argnums=0, static_argnames="train")
@@ -114,15 +114,15 @@ def test_padding_does_not_count(
     positions = apply_with_padding(model, variables, inputs, inside)
     expected = np.mean(
         [
-            largest(np.abs(np.asarray(scale)[np.asarray(mask)]), 0.3)
-            for scale, mask in zip(positions.maps, positions.inside, strict=True)
+            largest(np.abs(np.asarray(scale)[np.asarray(levels) == 2]), 0.3)
+            for scale, levels in zip(positions.maps, positions.levels, strict=True)
         ]
     )
     assert float(scores[0]) == pytest.approx(expected, rel=1e-5)
     model, variables = core
     (scores, *_), _ = score_bags(model, variables, padded)
     found = apply_with_padding(model, variables, inputs, inside)
-    assert found.inside[0].tolist() == [[2 <= row < 6] * 8 for row in range(8)]
+    assert found.levels[0].tolist() == [[2 * (2 <= row < 6)] * 8 for row in range(8)]
     features = apply(model, variables, inputs, inside, method="features")
     rows = np.asarray(features.patches)[:, 2:6]
     np.testing.assert_allclose(features.fine.total, rows.sum(axis=(1, 2)), rtol=1e-4)
@@ -134,13 +134,30 @@ def test_padding_does_not_count(
     np.testing.assert_array_equal(again, scores)
 
 
-def test_positions_inside() -> None:
+def test_tiles_of_padding_do_not_count(
+    network: tuple[DeviationNetwork, dict[str, Any]], core: tuple[DevCore, dict[str, Any]]
+) -> None:
+    """A picture in one tile scores as in a bag with tiles of padding, or of two rows of picture."""
+    tiles = np.concatenate(
+        [images(1, 4, SIZE, SIZE, 3), np.zeros((1, 4, SIZE, SIZE, 1), np.uint8)], -1
+    )
+    tiles[:, 1, ..., 3] = 255
+    tiles[:, 2, :2, :, 3] = 255
+    tiles[:, 3, :1, :, 3] = 255
+    for model, variables in (network, core):
+        (alone, *_), _ = score_bags(model, variables, tiles[:, 1:2])
+        (scores, *_), _ = score_bags(model, variables, tiles)
+        np.testing.assert_allclose(scores, alone, rtol=1e-5)
+
+
+def test_levels_of_positions() -> None:
     inside = np.zeros((1, 8, 8), np.float32)
+    assert inside_levels(inside, 2, 2).max() == 0
     inside[0, :, 2:5] = 1
-    assert inside_positions(inside, 1, 4)[0, 0].tolist() == [False, True, True, False]
+    assert inside_levels(inside, 1, 4)[0, 0].tolist() == [0, 2, 2, 0]
     inside[:] = 0
     inside[0, 3, :] = 1  # a strip of one pixel: the position with the most of it
-    assert inside_positions(inside, 2, 1)[0, :, 0].tolist() == [True, False]
+    assert inside_levels(inside, 2, 1)[0, :, 0].tolist() == [1, 0]
 
 
 def test_gradients_of_tiles_are_those_of_the_whole_bag(

@@ -157,3 +157,6 @@ def test_the_local_score_has_at_least_one_position() -> None:
     assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 0.5).tolist() == [4.0]
     inside = jnp.array([[True, False, True, True]])
     assert top_mean(jnp.array([[1.0, 5.0, 3.0, 2.0]]), 0.7, inside).tolist() == [2.5]
+    # 0.29 · 100 is a little less than 29 in floating point.
+    ones = jnp.ones((1, 100))
+    assert top_mean(ones, 0.29, ones > 0).tolist() == top_mean(ones, 0.29).tolist() == [1.0]
