@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from devnet_jax.errors import UserError, nearest
+from devnet_jax.notation import parse_region, parse_size, write_size
 from devnet_jax.schema import find_changes, from_dict, setting, to_config_dict
 
 
@@ -40,8 +41,8 @@ class DatasetConfig:
     )
     image_size: int | str = setting(
         0,
-        "size in pixels of the network's input: one number, or HEIGHTxWIDTH, such as 256x1024; 0 "
-        "means the detector's own: 448 for devnet (the paper's), 224 for devcore",
+        "size in pixels of the network's input: one number, or HEIGHTxWIDTH, such as 256x1024, at "
+        "least 8; 0 means the detector's own: 448 for devnet (the paper's), 224 for devcore",
         minimum=0,
     )
     fit: Literal["stretch", "letterbox", "crop"] = setting(
@@ -335,11 +336,9 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Replaces the values 0 and "auto" by those of the detector."""
+        """Replaces the values 0 and "auto" by those of the detector; writes sizes in one way."""
         image_size, explanation = _DETECTOR_DEFAULTS[self.model.detector]
-        if not self.dataset.image_size:
-            dataset = dataclasses.replace(self.dataset, image_size=image_size)
-            object.__setattr__(self, "dataset", dataset)
+        object.__setattr__(self, "dataset", _with_plain_sizes(self.dataset, image_size))
         if self.evaluation.explanation == "auto":
             evaluation = dataclasses.replace(self.evaluation, explanation=explanation)
             object.__setattr__(self, "evaluation", evaluation)
@@ -372,6 +371,26 @@ class Config:
         return dataclasses.asdict(self)
 
 
+def _with_plain_sizes(settings: DatasetConfig, default: int) -> DatasetConfig:
+    """Returns the settings with their sizes written in one way, so that equal ones compare equal.
+
+    Args:
+      settings: settings of the data set.
+      default: image size in place of 0.
+
+    Raises:
+      UserError: if a size or the region has a wrong form, or images would be too small.
+    """
+    given = settings.image_size
+    size = parse_size(default if str(given) == "0" else given, "config.dataset.image_size")
+    if min(size) < MIN_IMAGE_SIZE:
+        raise UserError(f"config.dataset.image_size = {given!r}: give at least {MIN_IMAGE_SIZE}")
+    rows, columns = parse_size(settings.tiles, "config.dataset.tiles")
+    if settings.region:
+        parse_region(settings.region)
+    return dataclasses.replace(settings, image_size=write_size(size), tiles=f"{rows}x{columns}")
+
+
 def get_config() -> ConfigDict:
     """Returns the default settings as the `ConfigDict` that files in `configs/` start from."""
     return to_config_dict(Config)
@@ -390,6 +409,9 @@ def for_dataset(name: str, category: str | None = None) -> ConfigDict:
         config.dataset.category = category
     return config
 
+
+# Pixels; smaller images have no position in any backbone.
+MIN_IMAGE_SIZE = 8
 
 # Default share of normal training images held out for calibration when training on one's own
 # folder: a calibrated threshold is worth more there than a few more training images.

@@ -89,7 +89,7 @@ class Service:
             images = Batch.of_pixels(pixels, settings)
             detector.score(images)
             if self._has_maps:
-                detector.explain(images)
+                detector.input_maps(images)
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""

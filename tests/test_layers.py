@@ -16,7 +16,7 @@ PACKAGE = Path(devnet_jax.__file__).parent
 
 # Lowest first. A name is a module of the package's root or a folder.
 LAYERS = (
-    ("errors", "rng", "prior", "schema", "config"),
+    ("errors", "rng", "prior", "schema", "notation", "config"),
     ("runtime", "distributed"),
     ("data", "models", "losses"),
     ("training", "checkpoints"),

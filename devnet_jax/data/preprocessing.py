@@ -8,8 +8,6 @@ picture lies on the canvas. All functions are pure and the same in training and 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.errors import UserError
+from devnet_jax.notation import parse_region, parse_size
 
 if TYPE_CHECKING:  # exported detectors are used without the package that it needs
     from devnet_jax.config import DatasetConfig
@@ -28,6 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PADDING = (124, 116, 104)  # ImageNet's mean colour, which is 0 after normalisation
 
 _LINEAR = Image.Resampling.BILINEAR
+_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of the largest image that Pillow decodes
 
 Fit = Literal["stretch", "letterbox", "crop"]
 
@@ -97,13 +97,11 @@ class Preprocessing:
         """Returns the preprocessing that the settings describe.
 
         Raises:
-          UserError: if the text of a size or of the region has a wrong form.
+          UserError: if the tiles together have more pixels than any image that can be read.
         """
         height, width = parse_size(settings.image_size, "config.dataset.image_size")
         rows, columns = parse_size(settings.tiles, "config.dataset.tiles")
-        if settings.region:
-            parse_region(settings.region)
-        return cls(
+        result = cls(
             height=height,
             width=width,
             fit=settings.fit,
@@ -113,6 +111,14 @@ class Preprocessing:
             overlap=settings.overlap if rows * columns > 1 else 0.0,
             white_level=settings.white_level,
         )
+        tall, wide = result.canvas_size
+        if tall * wide > _MAX_PIXELS:
+            raise UserError(
+                f"config.dataset.tiles = {settings.tiles}, with image_size = {settings.image_size}:"
+                f" together {wide}×{tall} pixels, more than any image that can be read"
+                f" ({_MAX_PIXELS} pixels); give fewer tiles"
+            )
+        return result
 
     @property
     def size(self) -> tuple[int, int]:
@@ -240,11 +246,16 @@ class Preprocessing:
         ):
             edges.append(round(value * full / 100) if is_share else round(value))
         region = Box(*edges)
-        if region.right > width or region.bottom > height or min(region.width, region.height) < 1:
+        where = f"image '{name}' is {width}×{height} pixels, and config.dataset.region ="
+        if min(region.width, region.height) < 1:
             raise UserError(
-                f"image '{name}' is {width}×{height} pixels, and config.dataset.region ="
-                f" '{self.region}' lies beyond it: give left,top,right,bottom within the image, or"
-                " per cent, 10%,0%,90%,100%"
+                f"{where} '{self.region}' is empty there, from {region.left},{region.top} to"
+                f" {region.right},{region.bottom}: give left,top,right,bottom, in this order"
+            )
+        if region.right > width or region.bottom > height:
+            raise UserError(
+                f"{where} '{self.region}' lies beyond it: give left,top,right,bottom within the"
+                " image, or per cent, 10%,0%,90%,100%"
             )
         return region
 
@@ -277,49 +288,6 @@ class Preprocessing:
             total[place] += ramp * tile
             weights[place] += ramp
         return total / weights
-
-
-@functools.cache
-def parse_region(text: str) -> tuple[tuple[float, bool], ...]:
-    """Parses "left,top,right,bottom".
-
-    Returns:
-      Four pairs: a number, and True if it is per cent of the width or height.
-
-    Raises:
-      UserError: if the text has another form, or the numbers are not in order.
-    """
-    parts = [re.fullmatch(r"(\d+(?:\.\d*)?)\s*(%?)", part.strip()) for part in text.split(",")]
-    values = tuple((float(part[1]), bool(part[2])) for part in parts if part)
-    advice = "give left,top,right,bottom in pixels or per cent: 100,0,1700,400 or 10%,0%,90%,100%"
-    if len(parts) != 4 or len(values) != 4:
-        raise UserError(f"config.dataset.region = {text!r}: {advice}")
-    for first, last in ((values[0], values[2]), (values[1], values[3])):
-        if first[1] == last[1] and first[0] >= last[0]:
-            raise UserError(
-                f"config.dataset.region = {text!r}: its edges are not in order; {advice}"
-            )
-        if any(is_share and value > 100 for value, is_share in (first, last)):
-            raise UserError(f"config.dataset.region = {text!r}: is more than 100 %; {advice}")
-    return values
-
-
-def parse_size(text: int | str, setting: str) -> tuple[int, int]:
-    """Parses a number, or two with an x between them: 224 and "256x1024" give (224, 224) and
-    (256, 1024).
-
-    Args:
-      text: the setting's value.
-      setting: the setting's name, for messages.
-
-    Raises:
-      UserError: if the text has another form, or a number is 0.
-    """
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", str(text).strip())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if min(size) < 1:
-        raise UserError(f"{setting} = {text!r}: give one number, or two as in 256x1024")
-    return size
 
 
 def normalise(images: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from devnet_jax.config import DatasetConfig
+from devnet_jax.config import Config, DatasetConfig
 from devnet_jax.data.decode import fit_image
 from devnet_jax.data.preprocessing import (
     PADDING,
@@ -16,10 +16,9 @@ from devnet_jax.data.preprocessing import (
     Preprocessing,
     network_input,
     normalise,
-    parse_region,
-    parse_size,
 )
 from devnet_jax.errors import UserError
+from devnet_jax.notation import parse_region, parse_size
 
 
 def test_normalisation_is_that_of_torchvision() -> None:
@@ -147,10 +146,34 @@ def test_sizes(text: int | str, size: tuple[int, int]) -> None:
     assert parse_size(text, "s") == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "axb", "3x", "-3", "2x0", "1x2x3", "2.5"])
+@pytest.mark.parametrize("text", ["", "0x0", "axb", "3x", "-3", "2x0", "1x2x3", "2.5"])
 def test_wrong_sizes_are_named(text: str) -> None:
-    with pytest.raises(UserError, match=r"config\.dataset\.image_size = .*256x1024"):
-        parse_size(text, "config.dataset.image_size")
+    with pytest.raises(UserError, match=r"config\.dataset\.image_size = .*HEIGHTxWIDTH"):
+        Config(dataset=DatasetConfig(image_size=text))
+    with pytest.raises(UserError, match=r"config\.dataset\.tiles = .*2x3"):
+        Config(dataset=DatasetConfig(tiles=text))
+
+
+def test_equal_sizes_are_equal_settings() -> None:
+    settings = [
+        Config(dataset=DatasetConfig(image_size=size, tiles=tiles))
+        for size, tiles in ((64, "2x2"), ("64", "2"), ("64x64", "2×2"))
+    ]
+    assert settings[0] == settings[1] == settings[2]
+    assert settings[0].dataset.image_size == 64
+    assert Config(dataset=DatasetConfig(image_size="32×64")).dataset.image_size == "32x64"
+
+
+@pytest.mark.parametrize("size", [7, "7x64"])
+def test_images_too_small_for_any_network_are_refused(size: int | str) -> None:
+    with pytest.raises(UserError, match="give at least 8"):
+        Config(dataset=DatasetConfig(image_size=size))
+
+
+def test_more_tiles_than_any_image_has_pixels_are_refused() -> None:
+    settings = Config(dataset=DatasetConfig(image_size=64, tiles="600x600")).dataset
+    with pytest.raises(UserError, match=r"tiles = 600x600.*give fewer tiles"):
+        Preprocessing.from_settings(settings)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +183,16 @@ def test_wrong_regions_are_named(text: str) -> None:
     with pytest.raises(UserError, match=r"config\.dataset\.region = "):
         parse_region(text)
     with pytest.raises(UserError, match=r"config\.dataset\.region = "):
-        Preprocessing.from_settings(DatasetConfig(image_size=8, region=text))
+        Config(dataset=DatasetConfig(region=text))
 
 
 def test_a_region_beyond_a_picture_is_named_with_it() -> None:
     settings = Preprocessing(8, 8, region="0,0,400,100")
     with pytest.raises(UserError, match=r"'part\.png' is 300×100 pixels.*'0,0,400,100'"):
         fit_image(np.zeros((100, 300, 3), np.uint8), "part.png", settings)
+    settings = Preprocessing(8, 8, region="10,10%,5%,90%")
+    with pytest.raises(UserError, match=r"is empty there, from 10,10 to 8,86"):
+        fit_image(np.zeros((96, 160, 3), np.uint8), "part.png", settings)
 
 
 def test_settings_become_a_preprocessing() -> None:

@@ -19,7 +19,11 @@ from tests.served import started
 SHAPES = {
     "rectangle": (f"image_size={IMAGE_SIZE}x{IMAGE_SIZE + 32}",),
     "letterbox": ("fit=letterbox",),
-    "crop": ("fit=crop", "region=2,0,100%,30", "map_size=original"),
+    # A region that is larger than the network's input.
+    "crop": (
+        *("backbone=resnet18", "image_size=32"),
+        *("fit=crop", "region=2,0,46,38", "map_size=original"),
+    ),
     "tiles": ("tiles=2x2", "overlap=0.25"),
     "padded tiles": ("tiles=1x2", "fit=letterbox", "map_size=original"),
 }
@@ -33,7 +37,7 @@ FRAMES = {  # height and width of the maps
 
 
 def flags_of(shape: str) -> list[str]:
-    group = {"map_size": "evaluation"}
+    group = {"map_size": "evaluation", "backbone": "model"}
     return [
         f"--config.{group.get(setting.partition('=')[0], 'dataset')}.{setting}"
         for setting in SHAPES[shape]
