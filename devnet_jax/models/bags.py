@@ -14,6 +14,8 @@ from devnet_jax.models.network import DeviationNetwork
 
 Model = DeviationNetwork | DevCore
 
+_MAX_UNROLLED = 16  # tiles; each adds to the time of compilation
+
 
 def score_bags(
     model: Model,
@@ -59,7 +61,8 @@ def score_bags(
     stats = {"batch_stats": variables["batch_stats"]} if train else {}
     if has_tiles:
         tiles = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (images, inside))
-        stats, found = lax.scan(jax.checkpoint(positions), stats, tiles)
+        unroll = images.shape[1] if train and _unrolls(images.shape[1]) else 1
+        stats, found = lax.scan(jax.checkpoint(positions), stats, tiles, unroll=unroll)
         found = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
     else:
         stats, found = positions(stats, (images, inside))
@@ -67,3 +70,12 @@ def score_bags(
     result = cast(tuple[Array, ...], model.apply(variables, found, method="image_scores"))
     scores, maps, *others = result
     return (scores, maps if has_tiles else maps[:, 0], *others), stats
+
+
+def _unrolls(n_tiles: int) -> bool:
+    """Returns True if the tiles of a training step are unrolled instead of scanned.
+
+    In a loop, the gradients of kernels take ten times as long on a CPU
+    (benchmarks/results/cpu_profile.md).
+    """
+    return jax.default_backend() == "cpu" and n_tiles <= _MAX_UNROLLED

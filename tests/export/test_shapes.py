@@ -15,6 +15,9 @@ from tests.conftest import IMAGE_SIZE, Main
 from tests.export.test_export import column, export_run, images_of
 from tests.served import started
 
+# Without them, convolutions in the loop over tiles take minutes.
+pytestmark = pytest.mark.usefixtures("optimised")
+
 # Settings of the data set, and whether maps have the size of the picture. Pictures are 48×40.
 SHAPES = {
     "rectangle": (f"image_size={IMAGE_SIZE}x{IMAGE_SIZE + 32}",),
