@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
-from devnet_jax.data.decode.opening import open_image
+from devnet_jax.data.decode.opening import open_image, open_pillow
 from devnet_jax.data.pages import read_picture
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
@@ -117,12 +117,9 @@ def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
     if _is_array(image):
         return to_pillow(np.asarray(image), name, white_level)
     if isinstance(image, Image.Image):
-        try:
-            with _pillow_lock:
-                image.load()
-        except OSError as error:
-            raise UserError(f"image {name} cannot be read: {error}") from None
-        return to_pillow(ImageOps.exif_transpose(image), name, white_level)
+        with _pillow_lock:
+            upright = open_pillow(image, name)
+        return to_pillow(upright, name, white_level)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return to_pillow(open_image(bytes(image), name).content, name, white_level)
     if not isinstance(image, (str, os.PathLike)):

@@ -24,17 +24,16 @@ from devnet_jax.data.datasets.builder import (
     encode_png,
     read_content,
 )
-from devnet_jax.data.decode import NotAnImageError, map_in_threads
+from devnet_jax.data.decode import NotAnImageError, map_in_threads, tiff
 from devnet_jax.data.decode.mask import Mask, read_mask
-from devnet_jax.data.decode.opening import Opened, Values, count_pages, open_image
+from devnet_jax.data.decode.opening import Opened, count_pages, open_image
 from devnet_jax.data.decode.rgb import highest_value, to_rgb
+from devnet_jax.data.decode.values import Values, camera_level
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _MAX_NAMED = 10  # files that one message names
-# Depths of cameras that store their values in 16 bits, without scaling them.
-_CAMERA_BITS = (8, 10, 12, 14)
 
 
 class _Verified(NamedTuple):
@@ -88,16 +87,13 @@ def verify(raw: RawDataset) -> list[RawExample]:
 def white_level(examples: Iterable[RawExample]) -> int:
     """Returns the value that is white in the images of 16 bits of a data set, or 0 if all are used.
 
-    Cameras of 10, 12 or 14 bits store their values in files of 16 bits, often as they are. So the
-    smallest of these depths that holds all values is taken as theirs.
+    It is that of the smallest camera depth that holds all values.
 
     Args:
       examples: verified examples.
     """
     highest = max((e.highest for e in examples if e.highest is not None), default=0)
-    if not highest:
-        return 0
-    return next((2**bits - 1 for bits in _CAMERA_BITS if highest < 2**bits), 0)
+    return camera_level(highest) if highest else 0
 
 
 def _verify_example(example: RawExample) -> _Verified:
@@ -144,14 +140,19 @@ def _verify_example(example: RawExample) -> _Verified:
 
 
 def _encode_page(opened: Opened, pixels: np.ndarray) -> bytes:
-    """Encodes one page of a file without loss: PNG, or `.npy` if it has more than 8 bits."""
-    if not isinstance(opened.content, Values):
+    """Encodes one page of a file without loss, in a type that keeps what its values mean."""
+    values = opened.content
+    if not isinstance(values, Values) or values.stored.dtype == np.uint8:
         return encode_png(pixels)
-    values, white = opened.content
-    if values.dtype == np.uint16 and white is not None:
-        values = np.rint(values * (np.iinfo(np.uint16).max / white)).astype(np.uint16)
+    if values.white is None and values.inverted:
+        return tiff.encode_16_bits(values.stored, white_is_zero=True)
+    if values.white is None and values.alpha is not None:
+        return tiff.encode_16_bits(np.dstack([values.stored, values.alpha]))
+    stored = values.stored
+    if values.white is not None:
+        stored = (values.shown(values.white) / values.white).astype(np.float32)
     buffer = io.BytesIO()
-    np.save(buffer, values)
+    np.save(buffer, stored)
     return buffer.getvalue()
 
 
@@ -275,10 +276,15 @@ def _digest(opened: Opened, pixels: np.ndarray) -> str:
 
     Of images of 16 bits that may use fewer, the values themselves: in 8 bits many would be equal.
     """
+    parts = [pixels]
     if highest_value(opened) is not None and isinstance(opened.content, Values):
-        pixels = opened.content.pixels
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
+        values = opened.content
+        # Nothing that is stored equals an image that shows it inverted.
+        parts = [values.stored, *[np.zeros(1)] * values.inverted]
+        parts += [] if values.alpha is None else [values.alpha]
+    digest = hashlib.blake2b(repr(parts[0].shape).encode(), digest_size=16)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from devnet_jax.data.decode.mask import decode_mask
 from devnet_jax.data.decode.npy import as_image_array
-from devnet_jax.data.decode.opening import Values, open_image, values_of_array, values_of_pillow
+from devnet_jax.data.decode.opening import open_image, values_of_pillow
 from devnet_jax.data.decode.rgb import to_rgb, to_rgb_image
+from devnet_jax.data.decode.values import Values, values_of_array
 from devnet_jax.data.preprocessing import PADDING, Preprocessing
 from devnet_jax.runtime.host_devices import n_cores
 

@@ -8,15 +8,16 @@ import threading
 import numpy as np
 from PIL import Image
 
-from devnet_jax.data.decode.opening import Opened, Values, open_image
+from devnet_jax.data.decode.opening import Opened, open_image
+from devnet_jax.data.decode.values import FULL_16_BITS, Values
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FULL_16_BITS = 65535  # white, unless a smaller white level is known
 _ROWS = 256  # composited at a time, so that a large image needs little more than itself
 
 _has_warned = threading.Event()
+_has_warned_of_clipping = threading.Event()
 
 
 def decode_image(
@@ -69,6 +70,8 @@ def to_rgb(
 def to_rgb_image(image: Image.Image, path: str, background: str = "white") -> Image.Image:
     """Converts a Pillow image of 8 bits to mode RGB; see `to_rgb`."""
     try:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert(image.mode.upper())
         if not image.has_transparency_data:
             return image.convert("RGB")
         layer = image.convert("RGBA")
@@ -94,15 +97,18 @@ def to_8_bits(values: Values, path: str, white_level: int = 0) -> np.ndarray:
     Raises:
       UserError: if floating-point values are outside 0 to 1.
     """
-    pixels = values.pixels[..., None] if values.pixels.ndim == 2 else values.pixels[..., :3]
+    white = round(values.white or white_level or FULL_16_BITS)
+    if values.white is None and white == FULL_16_BITS:
+        _warn_of_few_levels(values.stored, path)
+    elif values.white is None:
+        _warn_of_clipping(values, path, white)
+    pixels = values.shown(white)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        white = round(values.white or white_level or FULL_16_BITS)
-        if white == FULL_16_BITS and values.white is None:
-            _warn_of_few_levels(pixels, path)
         # Rounded to the nearest.
         scaled = (pixels.astype(np.uint32) * 510 + white) // (2 * white)
         return np.minimum(scaled, 255).astype(np.uint8)
@@ -119,8 +125,25 @@ def highest_value(opened: Opened) -> int | None:
     """Returns the highest value of an image of 16 bits whose white is not known, else `None`."""
     content = opened.content
     if isinstance(content, Values) and content.white is None:
-        return int(content.pixels[..., :3].max())
+        return content.highest()
     return None
+
+
+def _warn_of_clipping(values: Values, path: str, white: int) -> None:
+    """Warns, once in a process, of 16-bit values above the white level of other images."""
+    if _has_warned_of_clipping.is_set() or int(values.stored.max()) <= white:
+        return
+    highest = values.highest()
+    if highest > white:
+        _has_warned_of_clipping.set()
+        logger.warning(
+            "image '%s' has values up to %d, above the white level %d that the training images"
+            " or config.dataset.white_level have set: they are taken as white, in this and all"
+            " such images",
+            path,
+            highest,
+            white,
+        )
 
 
 def _warn_of_few_levels(pixels: np.ndarray, path: str) -> None:

@@ -11,7 +11,8 @@ import pyvips
 import tifffile
 from PIL import Image
 
-from devnet_jax.data.decode import UnreadableTypeError, count_pages, decode_image
+from devnet_jax.data.decode import UnreadableTypeError, count_pages, decode_image, to_pillow
+from devnet_jax.data.decode.opening import open_pillow
 from devnet_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -110,6 +111,70 @@ def test_a_camera_of_10_bits_in_a_file_of_16() -> None:
     # A type that states its bits needs no level.
     level = packed(12, 1, [0, 4095])
     assert decode_image(level, "a.tif", white_level=1023)[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_signed_samples_are_refused(dtype: str) -> None:
+    values = np.array([[0, 100]], dtype)
+    with pytest.raises(UnreadableTypeError, match=r"greyscale of (8|16) bits, signed\): convert"):
+        decode_image(write(values), "a.tif")
+
+
+def test_32_bits() -> None:
+    """They are read as far as 16 bits hold them; the message states the values themselves."""
+    for dtype in (np.uint32, np.int32):
+        decoded = decode_image(write(np.array([[0, 65535]], dtype)), "a.tif")
+        assert decoded[0, :, 0].tolist() == [0, 255]
+    with pytest.raises(UserError, match="values from 7 to 4294967295, outside 0 to 65535"):
+        decode_image(write(np.array([[7, 2**32 - 1]], np.uint32)), "a.tif")
+
+
+def test_few_bits_of_compressed_bands_are_refused() -> None:
+    """Pillow gives only the high bytes of such files, which are enough for 16 bits."""
+    options = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
+    values = np.array([[[0, 1023, 512, 100]]] * 3, np.uint16)
+    assert decode_image(write(values * 64, **options), "a.tif")[0, 1, 0] == 255
+    with pytest.raises(UnreadableTypeError, match="compressed band by band"):
+        decode_image(write(values, **options), "a.tif", white_level=1023)
+    del options["compression"]
+    decoded = decode_image(write(values, **options), "a.tif", white_level=1023)
+    assert decoded[0, :, 0].tolist() == [0, 255, 128, 25]
+
+
+def test_a_file_without_the_mark_of_its_end_is_sound() -> None:
+    data = packed(8, 1, [3, 5])
+    head, tags, pixels = b"II*\0" + struct.pack("<I", 10), data[8:-6], data[-2:]
+    place = tags.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    tags = tags[:place] + struct.pack("<I", len(head)) + tags[place + 4 :]
+    assert decode_image(head + pixels + tags, "a.tif")[0, :, 0].tolist() == [3, 5]
+
+
+PGM = b"P5 4 1 %d\n" + np.array([0, 1023, 512, 100], ">u2").tobytes()
+VALUES = np.array([[0, 1023, 512, 100]], np.uint16)
+
+
+@pytest.mark.parametrize("white_level", [0, 1023])
+@pytest.mark.parametrize(
+    "data",
+    [
+        write(VALUES, photometric="miniswhite"),
+        write(VALUES),
+        write((VALUES / 1023).astype(np.float32), photometric="miniswhite"),
+        write((VALUES // 4).astype(np.uint8), photometric="miniswhite"),
+        write(VALUES.T, extratags=[(274, "H", 1, 6, True)]),
+        packed(12, 1, [0, 4095, 512, 100]),
+        PGM % 1023,
+        PGM % 65535,
+        b"P2 4 1 1023 0 1023 512 100",
+    ],
+)
+def test_an_image_that_pillow_has_opened_shows_what_its_file_shows(
+    data: bytes, white_level: int
+) -> None:
+    expected = decode_image(data, "a", white_level=white_level)
+    image = Image.open(io.BytesIO(data))
+    shown = np.asarray(to_pillow(open_pillow(image, "a"), "a", white_level).convert("RGB"))
+    np.testing.assert_array_equal(shown, expected)
 
 
 def test_pages() -> None:
