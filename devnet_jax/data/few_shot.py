@@ -13,6 +13,7 @@ from PIL import Image
 from devnet_jax.config import DatasetConfig
 from devnet_jax.data.decode import Batch, load_images, load_mask, to_pillow
 from devnet_jax.data.decode.opening import open_image
+from devnet_jax.data.decode.values import FULL_16_BITS
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.source import Example, Source, open_source
@@ -31,7 +32,8 @@ class FewShotDataset:
       split: its training, calibration and test images.
       preprocessing: settings of the way to the network's input.
       use_cache: if True, decoded images are cached on disk.
-      has_grown: if True, the split has images that an earlier one of the run lacks.
+      has_grown: if True, the split has images that an earlier one of the run lacks, or another
+        white level.
     """
 
     source: Source
@@ -69,17 +71,15 @@ class FewShotDataset:
             calibration=settings.calibration,
             seed=seed,
         )
-        split = dataclasses.replace(
-            split,
-            fingerprint=source.fingerprint,
-            white_level=settings.white_level or source.white_level,
-        )
+        level = _white_level(settings, source)
+        _log_white_level(source, level)
+        split = dataclasses.replace(split, fingerprint=source.fingerprint, white_level=level)
         return cls._with_split(source, split, settings)
 
     @classmethod
     def _with_split(cls, source: Source, split: Split, settings: DatasetConfig) -> FewShotDataset:
         preprocessing = Preprocessing.from_settings(settings)
-        # That of the run, also when the data set has grown.
+        # That of the run, also when that of the data set has changed since.
         preprocessing = dataclasses.replace(preprocessing, white_level=split.white_level)
         return cls(source, split, preprocessing, settings.cache)
 
@@ -87,7 +87,8 @@ class FewShotDataset:
     def reopen(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
         """Opens the data set with a split drawn earlier.
 
-        Logs a warning if the data has changed since.
+        Logs a warning if the data has changed since. The white level stays that of the split, by
+        which the run has learnt.
 
         Raises:
           UserError: if the data set cannot be opened, images of the split are missing, or labels
@@ -101,11 +102,23 @@ class FewShotDataset:
                 "are used, as they are now",
                 dataset.source.name,
             )
+        level = _white_level(settings, dataset.source)
+        if level != split.white_level:
+            logger.warning(
+                "data set %s: images of 16 bits now use values up to %d, but %d stays white, as "
+                "when the run began: train again, with devcore here, else in another workdir",
+                dataset.source.name,
+                level or FULL_16_BITS,
+                split.white_level or FULL_16_BITS,
+            )
         return dataset
 
     @classmethod
     def regrow(cls, settings: DatasetConfig, split: Split) -> FewShotDataset:
         """Opens the data set with a split drawn earlier, and adds the images that are new since.
+
+        The white level is that of the data set as it is now: if it or the images have changed, the
+        detector learns anew.
 
         Raises:
           UserError: as `reopen` and `grown_split`.
@@ -113,12 +126,16 @@ class FewShotDataset:
         dataset = cls._with_split(_open(settings), split, settings)
         dataset._require_images()
         grown = grown_split(split, dataset.source.examples, settings.n_anomaly)
-        if grown == split:
+        source = dataset.source
+        level = _white_level(settings, source)
+        if grown == split and level == split.white_level:
             return dataset
-        grown = dataclasses.replace(grown, fingerprint=dataset.source.fingerprint)
+        _log_white_level(source, level)
+        grown = dataclasses.replace(grown, fingerprint=source.fingerprint, white_level=level)
         old, new = len(split.paths), len(grown.paths)
-        logger.info("data set %s has grown from %d to %d images", dataset.source.name, old, new)
-        return dataclasses.replace(dataset, split=grown, has_grown=True)
+        if new > old:
+            logger.info("data set %s has grown from %d to %d images", source.name, old, new)
+        return dataclasses.replace(cls._with_split(source, grown, settings), has_grown=True)
 
     def _require_images(self) -> None:
         """Raises `UserError` unless all images of the split exist and have the same label."""
@@ -267,3 +284,13 @@ def _open(settings: DatasetConfig) -> Source:
         manual_dir=settings.manual_dir,
         data_dir=settings.data_dir,
     )
+
+
+def _white_level(settings: DatasetConfig, source: Source) -> int:
+    """Returns the white of images of 16 bits for a detector that learns now; 0 means 65535."""
+    return settings.white_level or source.white_level
+
+
+def _log_white_level(source: Source, level: int) -> None:
+    if level:
+        logger.info("%s: %d is taken as white in images of 16 bits", source.name, level)

@@ -322,12 +322,6 @@ class _PreparedData:
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        if level:
-            logger.info(
-                "%s: images of 16 bits use values up to %d at most: that is taken as white",
-                raw.name,
-                level,
-            )
         normal = sum(e.label == 0 for e in examples)
         logger.info(
             "%s: prepared %d normal and %d anomalous images in '%s'",

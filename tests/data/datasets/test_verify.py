@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
@@ -140,17 +141,71 @@ def test_10_bits_in_16_keep_their_grey_levels(
     )
     dataset = FewShotDataset.draw(settings, 0)
     assert dataset.split.white_level == 1023
-    assert any("values up to 1023 at most" in message for message in caplog.messages)
+    assert any("1023 is taken as white" in message for message in caplog.messages)
     (path,) = dataset.split.train_anomaly[:1]
     pixels = dataset.images([path]).pixels[0, ..., 0]
     stored = np.asarray(Image.open(folder / path))
     np.testing.assert_array_equal(pixels, np.rint(stored * (255 / 1023)))
-    bright = np.full((40, 48), 60000, np.uint16)
+    bright = np.full((40, 48), 4000, np.uint16)
     Image.fromarray(bright).save(folder / "train/good/bright.png")
-    again = FewShotDataset.regrow(settings, dataset.split)
-    assert again.source.white_level == 0
+    caplog.clear()
+    # A run that goes on, or is evaluated, keeps its level and says so; not that another is used.
+    again = FewShotDataset.reopen(settings, dataset.split)
     assert again.preprocessing.white_level == 1023
     np.testing.assert_array_equal(again.images([path]).pixels[0, ..., 0], pixels)
+    assert any("up to 4095, but 1023 stays white" in message for message in caplog.messages)
+    assert not any("taken as white" in message for message in caplog.messages)
+    # A detector that learns anew takes the new one.
+    grown = FewShotDataset.regrow(settings, dataset.split)
+    assert grown.has_grown
+    assert grown.split.white_level == grown.preprocessing.white_level == 4095
+    expected = np.rint(stored * (255 / 4095))
+    np.testing.assert_array_equal(grown.images([path]).pixels[0, ..., 0], expected)
+    assert any("4095 is taken as white" in message for message in caplog.messages)
+
+
+def test_learning_anew_keeps_a_white_level_that_is_set(tmp_path: Path) -> None:
+    folder = make_parts(tmp_path / "parts")
+    settings = DatasetConfig(
+        name="image_folder",
+        manual_dir=str(folder),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=8,
+        n_anomaly=2,
+        white_level=255,
+    )
+    split = FewShotDataset.draw(settings, 0).split
+    save(np.full((40, 48), 4000, np.uint16), folder / "train/good/bright.png")
+    assert FewShotDataset.regrow(settings, split).preprocessing.white_level == 255
+
+
+def test_inverted_10_bits_show_their_levels(tmp_path: Path) -> None:
+    """X-ray films of 10 bits in 16, 0 as white: in one file each, and as pages of one file."""
+    stored = np.array([[0, 1023, 512, 100]], np.uint16)
+    expected = np.array([[255, 0, 127, 230]])  # 255 - stored * 255 / 1023
+    pages = tmp_path / "stack.tif"
+    tifffile.imwrite(pages, np.stack([stored, stored[:, ::-1]]), photometric="miniswhite")
+    single = tmp_path / "one.tif"
+    tifffile.imwrite(single, stored, photometric="miniswhite")
+    found = verify_all(example(single), example(pages))
+    level = white_level(found)
+    assert level == 1023
+    for e, values in zip(found, (expected, expected, expected[:, ::-1]), strict=True):
+        content = e.image if isinstance(e.image, bytes) else Path(str(e.image)).read_bytes()
+        assert (decode_image(content, "a.tif", white_level=level)[..., 0] == values).all()
+
+
+def test_pages_keep_their_depth_and_their_transparency(tmp_path: Path) -> None:
+    colours = np.array([[[0] * 3, [1023] * 3, [512] * 3, [0] * 3]], np.uint16)
+    alpha = np.array([[65535, 65535, 65535, 0]], np.uint16)[..., None]
+    file = tmp_path / "stack.tif"
+    pixels = np.stack([np.concatenate([colours, alpha], -1)] * 2)
+    tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["unassalpha"])
+    found = verify_all(example(file))
+    assert white_level(found) == 1023
+    for e in found:
+        decoded = decode_image(e.image, "a", white_level=1023)
+        assert decoded[0, :, 0].tolist() == [0, 255, 128, 255]
 
 
 def test_a_white_level_of_the_settings_is_used(tmp_path: Path) -> None:
