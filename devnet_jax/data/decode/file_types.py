@@ -27,7 +27,7 @@ UNREADABLE_SUFFIXES: Mapping[str, str] = {
     ".dicom": "DICOM",
     ".nii": "NIfTI file",
     ".exr": "OpenEXR",
-    ".hdr": "Radiance HDR",
+    ".hdr": "HDR",
     ".pam": "PAM",
     ".psb": "PSB",
     ".xcf": "XCF",
@@ -85,7 +85,7 @@ _OTHER_MAGIC = (
     (b"\0\0\1\xba", "an MPEG video"),
 )
 _NOUNS = ("bits", "document", "drawing", "file", "video")  # of names that are no image types
-_WITH_AN = ("EMF", "HDF5", "MPEG", "OpenEXR", "SVG", "XCF")
+_WITH_AN = ("EMF", "HDF5", "HDR", "MPEG", "OpenEXR", "SVG", "XCF")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _HEIF_BRANDS = (b"mif1", b"mif2", b"msf1", b"miaf")
 
@@ -164,7 +164,9 @@ def unidentified(data: bytes, path: str) -> UserError:
         return UserError(f"image '{path}' is damaged: restore or remove it")
     if suffix in image_suffixes():
         if other := _other_kind(data):
-            return UserError(f"'{path}' is {other}, not an image: convert it to PNG, or remove it")
+            return UserError(
+                f"'{path}' is {other}, not an image: put the image in its place, or remove it"
+            )
         return UserError(
             f"image '{path}' is damaged: its content is of no image type; restore or remove it"
         )

@@ -11,7 +11,13 @@ import pyvips
 import tifffile
 from PIL import Image
 
-from devnet_jax.data.decode import UnreadableTypeError, count_pages, decode_image, to_pillow
+from devnet_jax.data.decode import (
+    UnreadableTypeError,
+    count_pages,
+    decode_image,
+    decode_mask,
+    to_pillow,
+)
 from devnet_jax.data.decode.opening import open_pillow
 from devnet_jax.errors import UserError
 
@@ -147,6 +153,14 @@ def test_a_file_without_the_mark_of_its_end_is_sound() -> None:
     place = tags.index(struct.pack("<HHI", 273, 4, 1)) + 8
     tags = tags[:place] + struct.pack("<I", len(head)) + tags[place + 4 :]
     assert decode_image(head + pixels + tags, "a.tif")[0, :, 0].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("background", [1023, 65535])
+def test_an_inverted_deep_mask(background: int) -> None:
+    """Its background is its highest value, whatever the depth of the program that drew it."""
+    values = np.array([[background, background, 0, 0]], np.uint16)
+    data = write(values, photometric="miniswhite")
+    assert decode_mask(data, "a.tif").tolist() == [[False, False, True, True]]
 
 
 PGM = b"P5 4 1 %d\n" + np.array([0, 1023, 512, 100], ">u2").tobytes()
