@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from devnet_jax.data.decode.file_types import NPY_MAGIC
 from devnet_jax.data.decode.opening import Opened, Values, open_image
 from devnet_jax.data.decode.rgb import to_rgb_image
 
 _JPEG_NOISE = 8  # of 255; a lossy file changes a value by about as much
+_FEW_LEVELS = 16  # soft edges have more, labels seldom
+_LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 
 class Mask(NamedTuple):
@@ -42,15 +46,21 @@ def read_mask(
 ) -> Mask:
     """Decodes a defect mask.
 
-    - Palette: the first colour, class 0, is background, and all others are defect.
-    - Greyscale and colours, by the largest channel: if no pixel is above half of the range, as in
-      masks that number the classes, all nonzero pixels are defect. If there are areas of one level
-      below half, they are classes, too. Otherwise pixels above half are defect, so that soft edges
-      neither widen the defect nor leave specks.
-    - Transparent pixels are background.
+    - Palette of colours: the first colour, class 0, is background, and all others are defect. If no
+      pixel has it, black is background, and without black, the commonest colour of the border.
+    - Palette of greys: the order tells nothing. Of at most 16 levels, the lowest is background.
+    - Transparency: if everything visible has one colour, alpha is the mask, read as greyscale.
+      Otherwise transparent pixels are background.
+    - Greyscale and other colours, by the largest channel: if no pixel is above half of the range,
+      as in masks that number the classes, all nonzero pixels are defect. If levels below half are
+      classes, too, their pixels are defect: those of areas of one level and, in masks of at most 16
+      levels, those of lines that no brighter pixel touches. Otherwise pixels above half are defect,
+      so that soft edges neither widen the defect nor leave specks.
+    - Lossy files (JPEG, WebP, AVIF): pixels above half of the lowest class, whose areas have one
+      level but for noise, or without such areas, above half of the highest value.
 
     Args:
-      data: content of the file.
+      data: content of the file; an `.npy` array may have any integer type.
       path: name of the file, for messages.
       page: number of the page, from 0; `None` for the only one.
       any_nonzero: if True, all nonzero pixels are defect, in every mask.
@@ -58,21 +68,57 @@ def read_mask(
     Raises:
       UserError: as `decode_image`.
     """
-    opened = open_image(data, path, page)
-    defect, levels = _read(opened, path, any_nonzero)
+    opened = open_image(_without_wide_integers(data), path, page)
+    defect, levels = _read(opened, data, path, any_nonzero)
     return Mask(defect, opened.orientation, levels)
 
 
-def _read(opened: Opened, path: str, any_nonzero: bool) -> tuple[np.ndarray, tuple[int, ...]]:
+def _without_wide_integers(data: bytes) -> bytes:
+    """Returns a file as it is, or for an `.npy` array of integers that no image has, its nonzeros.
+
+    Damaged files are returned as they are, so that reading them tells what is wrong.
+    """
+    if not data.startswith(NPY_MAGIC):
+        return data
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        has_short_header = version == (1, 0)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if has_short_header
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.kind not in "iu" or dtype.newbyteorder("=") in (np.uint8, np.uint16):
+            return data
+        values = np.frombuffer(data, dtype, int(np.prod(shape, dtype=object)), file.tell())
+    except Exception:  # as in `read_npy`, errors of many types
+        return data
+    nonzero = io.BytesIO()
+    np.save(nonzero, (values != 0).reshape(shape, order="F" if is_fortran else "C"))
+    return nonzero.getvalue()
+
+
+def _read(
+    opened: Opened, data: bytes, path: str, any_nonzero: bool
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """Returns `Mask.defect` and `Mask.levels`."""
     content = opened.content
+    is_lossy = _is_lossy(data)
     if isinstance(content, Image.Image):
-        if content.mode == "P" and content.palette and not any_nonzero:
-            colours = _palette(content)
-            if not _are_grey(colours):
-                return _nonzero_classes(content, colours), ()
-        rgb = np.asarray(to_rgb_image(content, path, background="black"))
-        content = Values(rgb, 255.0)
+        is_lossy = is_lossy or content.info.get("compression") in _LOSSY_IN_TIFF
+        is_palette = content.mode == "P" and content.palette is not None
+        if is_palette and not any_nonzero and not _are_grey(colours := _palette(content)):
+            return _nonzero_classes(content, colours), ()
+        alpha = _alpha_mask(content)
+        grey = (
+            np.asarray(to_rgb_image(content, path, background="black")) if alpha is None else alpha
+        )
+        if is_palette and not any_nonzero and (levels := np.unique(grey)).size <= _FEW_LEVELS:
+            grey = grey if grey.ndim == 2 else grey[..., 0]
+            return _above_lowest(grey, levels)
+        content = Values(grey, 255.0)
     pixels = content.pixels
     if pixels.ndim == 3:
         # Several times faster than max(axis=-1).
@@ -81,7 +127,68 @@ def _read(opened: Opened, path: str, any_nonzero: bool) -> tuple[np.ndarray, tup
         return pixels, ()
     if any_nonzero:
         return pixels > 0, ()
-    return _read_grey(pixels, content.white)
+    return _read_lossy(pixels) if is_lossy else _read_grey(pixels, content.white)
+
+
+def _is_lossy(data: bytes) -> bool:
+    """Returns True if a file is of a type that changes values: JPEG, lossy WebP, AVIF."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return b"VP8L" not in data  # the chunk of a lossless image
+    return data.startswith(b"\xff\xd8\xff") or data[4:12] == b"ftypavif"
+
+
+def _alpha_mask(image: Image.Image) -> np.ndarray | None:
+    """Returns alpha, uint8 [H, W], if it alone tells the defect; else `None`.
+
+    So it does if parts are transparent and everything else has one colour.
+    """
+    if not image.has_transparency_data:
+        return None
+    pixels = np.asarray(image.convert("RGBA"))
+    alpha = pixels[..., 3]
+    if alpha.min() == alpha.max():
+        return None
+    visible = pixels[alpha > 0]
+    return alpha if (visible[:, :3] == visible[0, :3]).all() else None
+
+
+def _above_lowest(grey: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Returns `Mask.defect` and `Mask.levels` where the lowest of few levels is background.
+
+    Args:
+      grey: greyscale [H, W].
+      levels: its levels, in ascending order; a single one is background if it is black.
+    """
+    background = levels[0] if len(levels) > 1 else 0
+    half = np.iinfo(np.uint8).max / 2
+    low = levels[1:][levels[1:] <= half] if levels[-1] > half else ()
+    return grey > background, tuple(map(int, low))
+
+
+def _read_lossy(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Returns `Mask.defect` and `Mask.levels` of greyscale [H, W] of 8 bits with noise.
+
+    Noise spreads the level of an area, so that levels without a gap between them are one. If such a
+    group is wider than noise, the mask is blurred, and its levels are no classes.
+    """
+    highest = int(pixels.max())
+    if highest <= _JPEG_NOISE:
+        return pixels > 0, ()
+    smooth = ndimage.median_filter(pixels, size=3, mode="nearest")
+    lowest, highest_near = _extremes(smooth)
+    values, counts = np.unique(smooth[highest_near - lowest <= 2 * _JPEG_NOISE], return_counts=True)
+    starts = np.flatnonzero(np.diff(values.astype(int)) > _JPEG_NOISE) + 1
+    groups = list(zip(np.split(values, starts), np.split(counts, starts), strict=True))
+    is_soft = any(np.ptp(group) > 3 * _JPEG_NOISE for group, _ in groups if group.size)
+    classes = [
+        float(np.average(group, weights=n))
+        for group, n in groups
+        if not is_soft and n.sum() >= 9 and group[0] > _JPEG_NOISE  # an area of 3×3
+    ]
+    threshold = min(classes, default=highest) / 2
+    half = np.iinfo(np.uint8).max / 2
+    levels = tuple(round(level) for level in classes if level <= half) if len(classes) > 1 else ()
+    return pixels > threshold, levels
 
 
 def _read_grey(pixels: np.ndarray, white: float | None) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -90,27 +197,41 @@ def _read_grey(pixels: np.ndarray, white: float | None) -> tuple[np.ndarray, tup
     half = (white or np.iinfo(np.uint16).max) / 2
     if highest <= half:
         return pixels > 0, ()
-    levels = _flat_levels(pixels, half)
+    levels = _class_levels(pixels, half)
     if len(levels):
-        # At least half of the lowest class, so that noise of lossy files is no defect.
+        # At least half of the lowest class, so that faint edges are no defect.
         return pixels > levels[0] / 2, tuple(int(level) for level in levels)
     return pixels > half, ()
 
 
-def _flat_levels(pixels: np.ndarray, half: float) -> np.ndarray:
-    """Returns the levels, up to half of the range, of areas that are too wide to be soft edges.
+def _class_levels(pixels: np.ndarray, half: float) -> np.ndarray:
+    """Returns the levels, up to half of the range, that cannot be soft edges.
 
-    Such an area contains 3×3 pixels of one level; the noise of lossy files is no level.
+    Such are the levels of areas, which contain 3×3 pixels of one level. In a mask of few levels,
+    they may be as low as 1, and lines count, too: soft edges touch brighter pixels, lines do not.
+    The ripples that some edges have are fainter than the noise of lossy files.
     """
     noise = half * 2 * _JPEG_NOISE / 255
-    candidates = (pixels > noise) & (pixels <= half)
+    candidates = (pixels > 0) & (pixels <= half)
     if not candidates.any():
         return np.empty(0)
+    lowest, highest = _extremes(pixels)
+    is_class = candidates & (lowest == highest)
+    if np.unique(pixels).size > _FEW_LEVELS:
+        return np.unique(pixels[is_class & (pixels > noise)])
+    lines, counts = np.unique(
+        pixels[candidates & (pixels == highest) & (pixels > noise)], return_counts=True
+    )
+    return np.union1d(pixels[is_class], lines[counts > 1])
+
+
+def _extremes(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and the highest value of the 3×3 pixels around each pixel."""
     lowest, highest = (
         function(pixels, size=3, mode="nearest")
         for function in (ndimage.minimum_filter, ndimage.maximum_filter)
     )
-    return np.unique(pixels[candidates & (lowest == highest)])
+    return lowest, highest
 
 
 def _palette(image: Image.Image) -> np.ndarray:
@@ -129,7 +250,8 @@ def _are_grey(colours: np.ndarray) -> bool:
 def _nonzero_classes(image: Image.Image, colours: np.ndarray) -> np.ndarray:
     """Returns the defect pixels of a palette image with colours: all but the background.
 
-    The background is index 0; if no pixel has it, it is black.
+    The background is index 0; if no pixel has it, it is black, and if no pixel is black, it is the
+    commonest colour of the border.
 
     Args:
       image: palette image.
@@ -138,8 +260,10 @@ def _nonzero_classes(image: Image.Image, colours: np.ndarray) -> np.ndarray:
     indices = np.asarray(image)
     used = np.unique(indices)
     background = 0
-    if used[0] != 0 and (black := ~colours.any(axis=1)).any():
-        background = used[black.argmax()]
+    if used[0] != 0:
+        black = ~colours.any(axis=1)
+        border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
+        background = used[black.argmax()] if black.any() else np.bincount(border).argmax()
     defect = indices != background
     if image.has_transparency_data:
         defect &= np.asarray(image.convert("RGBA"))[..., 3] > 0
