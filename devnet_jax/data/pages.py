@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import mmap
+import os
 import re
 from pathlib import Path
 
 from devnet_jax.data.decode.opening import count_pages
 from devnet_jax.data.paths import FileState, UnreadableFileError, file_state, read_file
+from devnet_jax.errors import UserError
 
 # Suffixes of files that are opened to count their pages; "" is a file without one.
 _SUFFIXES = (".tif", ".tiff", "")
@@ -19,6 +21,10 @@ def page_paths(file: Path) -> list[Path]:
 
     Only the tags of a TIFF file are read. A file that cannot be read counts as one picture, so that
     reading it tells what is wrong.
+
+    Raises:
+      UserError: if a page has the name of another file, as page 1 of stack.tif has beside a file
+        stack.tif#1.
     """
     if file.suffix.lower() not in _SUFFIXES:
         return [file]
@@ -32,7 +38,26 @@ def page_paths(file: Path) -> list[Path]:
             n = count_pages(data)
     except (OSError, UnreadableFileError, ValueError):
         return [file]
-    return [file] if n == 1 else [Path(f"{file}#{page + 1}") for page in range(n)]
+    if n == 1:
+        return [file]
+    pages = [Path(f"{file}#{page + 1}") for page in range(n)]
+    for number, page in enumerate(pages, start=1):
+        if os.path.lexists(page):
+            raise same_name_error(str(file), number)
+    return pages
+
+
+def same_name_error(file: str, page: int) -> UserError:
+    """Returns the error for a page that has the name of another file.
+
+    Args:
+      file: name of the file of several pages.
+      page: number of the page, from 1.
+    """
+    return UserError(
+        f"'{file}#{page}' is a file, and also the name of page {page} of '{file}': rename the file"
+        f" '{file}#{page}'"
+    )
 
 
 def split_page(path: Path) -> tuple[Path, int | None]:

@@ -23,14 +23,18 @@ logger = logging.getLogger(__name__)
 # What such a folder contains (thumbnails, deleted and earlier versions) is not the user's data.
 _MADE_BY_MACHINES = frozenset(
     {
-        *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin"),  # Synology
-        *("@recycle", "@recently-snapshot"),  # QNAP
+        *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@synoresource"),  # Synology
+        *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
+        *("thevolumesettingsfolder", "picasa.ini", "zbthumbnail.info"),  # Drobo, Picasa, Zoner
         *("$recycle.bin", "recycler", "system volume information"),  # Windows
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
         *("__macosx", "network trash folder", "temporary items", "icon\r"),  # macOS
         *("lost+found", "~snapshot", "__pycache__"),  # Linux, NetApp, Python
     }
 )
+
+# The same, with a number or a name: folders of chkdsk, locks of Office.
+_MADE_WITH_NAME = re.compile(r"found\.\d{3}|~\$.*", re.IGNORECASE | re.DOTALL)
 
 _MAX_NAMED = 10  # names in one message
 _MAX_NAME_BYTES = 240  # file systems allow 255, and temporary files have a longer name
@@ -69,7 +73,11 @@ class FileState(NamedTuple):
 
 def is_made_by_machine(name: str) -> bool:
     """Returns True for hidden files and folders, and for those that only machines make."""
-    return name.startswith(".") or name.lower() in _MADE_BY_MACHINES
+    return (
+        name.startswith(".")
+        or name.lower() in _MADE_BY_MACHINES
+        or _MADE_WITH_NAME.fullmatch(name) is not None
+    )
 
 
 def leave_out(path: Path) -> bool:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from devnet_jax.data.decode import map_in_threads
 from devnet_jax.data.decode.file_types import is_named_as_image
-from devnet_jax.data.pages import page_paths
+from devnet_jax.data.pages import page_paths, split_page
 from devnet_jax.data.paths import (
     UnreadableFileError,
     file_state,
     leave_out,
     list_files,
     log_left_out,
+    name_some,
     permission_errors,
     walk,
 )
@@ -51,23 +52,24 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
 
     An argument is one of:
 
-    - a file, with any suffix;
+    - a file, with any suffix, or one page of it, as stack.tif#2;
     - a folder: all images in it and its subfolders;
     - a pattern, in which `**` matches any number of folders: all matching images, and all images
       below matching folders. A path that exists is never a pattern.
 
     In folders and patterns, names that are hidden or made by machines are left out (`walk`). Files
-    whose suffix is not of an image type are ignored and counted in the log; files without a suffix
-    are listed, and so are images of types that cannot be read, broken links and pipes that are
-    named as images. Output of predictions is ignored: all files that this prediction writes, and in
-    folders and patterns every folder "overlays" next to a predictions.csv.
+    whose suffix is not of an image type are ignored, and ten of them are named in the log; files
+    without a suffix are listed, and so are images of types that cannot be read, broken links and
+    pipes that are named as images. Output of predictions is ignored: all files that this prediction
+    writes, and in folders and patterns every folder "overlays" next to a predictions.csv.
 
     Args:
       arguments: at least one file, folder or pattern.
       output: output folder of the prediction, which need not exist.
 
     Raises:
-      UserError: if an argument matches no file or folder, or no image.
+      UserError: if an argument matches no file or folder, or no image, or a page has the name of
+        another file.
     """
     if not arguments or "" in arguments:
         raise UserError("--input is missing: give the images as a file, folder or pattern")
@@ -104,13 +106,23 @@ def _find_inputs(arguments: Sequence[str], written: Output) -> Inputs:
             hint = f" (files of other types: {n_others})" if n_others else ""
             raise UserError(f"--input={argument}: contains no image{hint}")
     if other_types:
-        logger.info("files ignored because they are not of an image type: %d", len(other_types))
+        logger.info(
+            "files ignored because their names are not of an image type: %d: %s",
+            len(other_types),
+            name_some([f"'{file.name}'" for file in sorted(other_types)]),
+        )
     if overlays:
         logger.info("overlays of other predictions ignored: %d", len(overlays))
     folder = os.path.commonpath([_containing_folder(argument) for argument in arguments])
-    files = sorted(images.values(), key=Path.as_posix)
-    pages = [page for file_pages in map_in_threads(page_paths, files, None) for page in file_pages]
-    return Inputs(pages, Path(folder))
+    reals, files = zip(*sorted(images.items(), key=lambda item: item[1].as_posix()), strict=True)
+    pages: dict[Path, Path] = {}  # as `images`: a page may be given beside its file
+    for real, file, file_pages in zip(
+        reals, files, map_in_threads(page_paths, files, None), strict=True
+    ):
+        for page in file_pages:
+            number = page.name.removeprefix(file.name)
+            pages.setdefault(real.with_name(f"{real.name}{number}"), page)
+    return Inputs(list(pages.values()), Path(folder))
 
 
 def _is_overlays_folder(folder: Path, top: Path) -> bool:
@@ -133,6 +145,9 @@ def _expand(argument: str) -> list[Path]:
     path = _to_path(argument)
     if path.is_dir():
         return list_files(path)
+    if _is_page(path):
+        _require_page(argument, path)
+        return [path]
     if os.path.lexists(path):
         try:
             file_state(path)
@@ -153,6 +168,21 @@ def _expand(argument: str) -> list[Path]:
         missing = "nothing matches this pattern" if is_pattern else "no such file or folder"
         raise UserError(f"--input={argument}: {missing}")
     return files
+
+
+def _is_page(path: Path) -> bool:
+    """Returns True for a path that names a page of a file, as stack.tif#2."""
+    file, page = split_page(path)
+    return page is not None and os.path.lexists(file)
+
+
+def _require_page(argument: str, path: Path) -> None:
+    """Raises `UserError` if there is no such page."""
+    file, _ = split_page(path)
+    pages = page_paths(file)
+    if path not in pages:
+        n = f"has {len(pages)} pages" if len(pages) > 1 else "is one picture, without pages"
+        raise UserError(f"--input={argument}: no such page: '{file}' {n}")
 
 
 def _glob(pattern: Path) -> Iterator[Path]:
@@ -181,7 +211,7 @@ def _containing_folder(argument: str) -> Path:
     path = _to_path(argument)
     if path.is_dir():
         return _absolute(path)
-    is_pattern = not os.path.lexists(path)
+    is_pattern = not os.path.lexists(path) and not _is_page(path)
     path = path.parent
     while is_pattern and glob.has_magic(str(path)):
         path = path.parent

@@ -156,7 +156,7 @@ def test_each_page_of_a_file_is_a_picture(detector: Detector, tmp_path: Path) ->
     assert any(name.startswith("damaged.tif") and row["error"] for name, row in rows.items())
     path = f"{stack}#4"
     assert detector.score(path).scores[0] == pytest.approx(expected[3], rel=1e-5)
-    with pytest.raises(UserError, match=r"stack\.TIF' has 5 pages: give one of them"):
+    with pytest.raises(UserError, match=r"stack\.TIF' has 5 pages: save its pages .*#5"):
         detector.score(stack)
 
 
@@ -442,6 +442,48 @@ def test_what_machines_make_is_no_input(tmp_path: Path, caplog: pytest.LogCaptur
     # A name that is written out is meant.
     assert find(tmp_path, tmp_path / "@eaDir") == ["@eaDir/1.png"]
     assert find(tmp_path, tmp_path / "?" / "@eaDir" / "*") == ["a/@eaDir/1.png"]
+
+
+def write_stack(file: Path, n_pages: int = 3) -> Path:
+    first, *others = (Image.new("L", (8, 8), value) for value in range(n_pages))
+    first.save(file, save_all=True, append_images=others)
+    return file
+
+
+def test_a_page_is_given_by_the_name_in_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]"
+    folder.mkdir()
+    stack = write_stack(folder / "stack.tif")
+    assert find(folder, f"{stack}#2") == ["stack.tif#2"]
+    # Each page is listed once.
+    pages = [f"stack.tif#{n}" for n in (1, 2, 3)]
+    assert sorted(find(folder, f"{stack}#2", stack)) == pages
+    assert find_inputs([f"{stack}#2"], output=tmp_path / "out").folder == folder
+    Image.new("L", (8, 8)).save(folder / "one.png")
+    for argument, message in {
+        f"{stack}#4": r"stack\.tif#4: no such page: '.*stack\.tif' has 3 pages",
+        f"{folder}/one.png#1": "'.*one.png' is one picture",
+        f"{folder}/two.tif#1": "no such file or folder",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            find(folder, argument)
+
+
+def test_a_page_with_the_name_of_another_file_is_refused(tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "stack.tif")
+    Image.new("L", (8, 8)).save(tmp_path / "stack.tif#3", "PNG")
+    for argument in (tmp_path, stack, tmp_path / "*"):
+        with pytest.raises(UserError, match=r"stack\.tif#3' is a file, and .* page 3 .*: rename"):
+            find(tmp_path, argument)
+
+
+def test_files_of_other_types_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name in ("a.png", "trail.png ", *(f"v.{n}" for n in range(10, 21))):
+        (tmp_path / name).touch()
+    assert find(tmp_path, tmp_path) == ["a.png"]
+    (message,) = caplog.messages
+    assert re.fullmatch(r"files ignored .*: 12: 'trail\.png ', 'v\.10', .* and 2 more", message)
 
 
 def test_no_such_input_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from devnet_jax.data.datasets import misplaced
@@ -16,7 +17,8 @@ from devnet_jax.data.datasets.builder import (
     AnomalyDatasetBuilder,
     RawExample,
 )
-from devnet_jax.data.paths import leave_out, list_files
+from devnet_jax.data.decode.file_types import is_named_as_image
+from devnet_jax.data.paths import leave_out, list_files, name_some
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -59,17 +61,22 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
     """Lists the images of train/good, test/good and test/<defect>, and their masks.
 
     Masks are in ground_truth/<defect>. A mask has the stem of its image, with or without `_mask`,
-    and any image type. Subfolders of the class folders are read, too.
+    and any image type; other files there are left out. If there is no such mask, case is ignored.
+    Subfolders of the class folders are read, too.
 
     Args:
       folder: folder with the layout LAYOUT.
       needs_test_images: False if test/good, all of test/<defect>, or both may be missing.
 
     Raises:
-      UserError: if a needed folder is missing, a class folder is empty, train has anomalies, an
-        image has two masks, or masks are among the images.
+      UserError: if a needed folder is missing, the name of a folder differs from that of a needed
+        one in case only, a class folder is empty, train has anomalies, an image has two masks, or
+        masks are among the images.
     """
     misplaced.require_links(folder / "train", folder / "test", folder / "ground_truth")
+    misplaced.require_case(folder, "train", "test", "ground_truth")
+    misplaced.require_case(folder / "train", GOOD)
+    misplaced.require_case(folder / "test", GOOD)
     layout = LAYOUT if needs_test_images else _LAYOUT_WITHOUT_TEST
     for needed in ("train/good", "test/good") if needs_test_images else ("train/good",):
         if not (folder / needed).is_dir():
@@ -95,11 +102,10 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
         if not images:
             raise UserError(f"no images in '{class_folder}': add some or remove the folder")
         masks = _masks(folder / "ground_truth" / defect) if defect != GOOD else {}
-        unused = set(masks)
-        for image in images:
-            stem = image.relative_to(class_folder).with_suffix("").as_posix()
-            # The exact stem comes first: an image may itself be named …_mask.
-            mask = masks.get(stem) or masks.get(f"{stem}_mask")
+        stems = [_stem(image, class_folder) for image in images]
+        names = _mask_names(stems, masks)
+        unused = set(masks) - set(names.values())
+        for image, stem in zip(images, stems, strict=True):
             unused -= {stem, f"{stem}_mask"}
             examples.append(
                 RawExample(
@@ -107,7 +113,7 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
                     label=NORMAL if defect == GOOD else ANOMALY,
                     defect=defect,
                     image=image,
-                    mask=mask,
+                    mask=masks[names[stem]] if stem in names else None,
                     split=class_folder.parent.name,
                 )
             )
@@ -126,15 +132,66 @@ def _class_folders(folder: Path) -> list[Path]:
     """Returns the subfolders, sorted; without those that `walk` leaves out."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not leave_out(p))
+    paths = {path for path in folder.iterdir() if path.is_dir() and not leave_out(path)}
+    # On file systems that ignore case, `require_case` accepts Good.
+    return sorted({p.with_name(GOOD) if p.name.lower() == GOOD else p for p in paths})
+
+
+def _stem(file: Path, folder: Path) -> str:
+    """Returns the relative path of a file in a folder, without the extension."""
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _mask_names(stems: Sequence[str], masks: Collection[str]) -> dict[str, str]:
+    """Returns the names of the masks of images, by the stems of the images that have one.
+
+    Args:
+      stems: stems of the images.
+      masks: names of the masks, without the extension.
+
+    Raises:
+      UserError: if several masks fit an image, and none of them has its case.
+    """
+    exact = set(masks)
+    # The exact stem comes first: an image may itself be named …_mask.
+    found = {stem: name for stem in stems for name in (f"{stem}_mask", stem) if name in exact}
+    folded: dict[str, list[str]] = {}
+    for name in sorted(exact - set(found.values())):
+        folded.setdefault(name.lower(), []).append(name)
+    for stem in stems:
+        for name in (stem, f"{stem}_mask"):
+            fitting = folded.get(name.lower(), [])
+            if stem in found or not fitting:
+                continue
+            if len(fitting) > 1:
+                raise UserError(
+                    f"two masks for the image '{stem}': '{fitting[0]}' and '{fitting[1]}': remove"
+                    " one"
+                )
+            found[stem] = fitting[0]
+    return found
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Returns the mask files below a folder, by relative path without the extension."""
+    """Returns the mask files below a folder, by relative path without the extension.
+
+    Files that are not named as images, such as annotations, are left out, and named in the log.
+    """
     masks: dict[str, Path] = {}
+    others: list[Path] = []
     for file in list_files(folder):
-        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if file.suffix and not is_named_as_image(file):
+            others.append(file)
+            continue
+        stem = _stem(file, folder)
         if stem in masks:
             raise UserError(f"two masks for one image: '{masks[stem]}' and '{file}': remove one")
         masks[stem] = file
+    if others:
+        logger.info(
+            "%d files in '%s' are not named as images, so they are no masks: %s",
+            len(others),
+            folder,
+            name_some([f"'{file.relative_to(folder)}'" for file in others]),
+        )
     return masks

@@ -65,6 +65,25 @@ def _pictures_in(folder: Path) -> list[Path]:
     )
 
 
+def require_case(folder: Path, *names: str) -> None:
+    """Raises `UserError` if the name of a subfolder differs from one of these in case only.
+
+    Args:
+      folder: folder, which need not exist.
+      names: names in lower case.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        named = folder / path.name.lower()
+        if named.name not in names or path.name == named.name or not path.is_dir():
+            continue
+        if named.is_dir() and named.samefile(path):  # the file system ignores case
+            continue
+        raise UserError(
+            f"the name of the folder '{path}' differs from '{named.name}' in case only: rename it"
+            f" to '{named}'"
+        )
+
+
 def require_links(*folders: Path) -> None:
     """Raises `UserError` if folders, or links to class folders in them, lead nowhere."""
     errors = []

@@ -29,6 +29,7 @@ from devnet_jax.data.decode.mask import Mask, read_mask
 from devnet_jax.data.decode.opening import Opened, count_pages, open_image
 from devnet_jax.data.decode.rgb import highest_value, to_rgb
 from devnet_jax.data.decode.values import Values, camera_level
+from devnet_jax.data.pages import same_name_error
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,13 @@ class _Verified(NamedTuple):
       examples: its image, or one example for each page; empty if the file is no image.
       error: message if the image or the mask cannot be used, else "".
       mask_levels: levels of the mask that were taken as classes (`Mask.levels`).
+      coverage: share of the pixels of each example that its mask covers; empty without a mask.
     """
 
     examples: Sequence[RawExample] = ()
     error: str = ""
     mask_levels: tuple[int, ...] = ()
+    coverage: Sequence[float] = ()
 
 
 def verify(raw: RawDataset) -> list[RawExample]:
@@ -56,24 +59,27 @@ def verify(raw: RawDataset) -> list[RawExample]:
     Each page of a TIFF file becomes an example of its own, named with "#" and its number from 1.
     Files that are not images are skipped; their number is logged, and their names at verbosity 1.
     A warning is logged if the counts differ from the published ones, and if masks have several
-    grey levels.
+    grey levels, are empty or cover more than half of their pictures.
 
     Returns:
       The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
 
     Raises:
       UserError: if files are empty, damaged or of a type that cannot be read, a mask does not fit
-        its image, or a class or a needed part of a split has no images. Ten files are named.
+        its image, a page has the name of another file, or a class or a needed part of a split has
+        no images. Ten files are named.
     """
     examples = raw.examples
     results = list(map_in_threads(_verify_example, examples, "verifying"))
     _raise_errors([result.error for result in results if result.error])
     verified = [example for result in results for example in result.examples]
+    _require_unique_names(verified)
     skipped = [e.path for e, result in zip(examples, results, strict=True) if not result.examples]
     if skipped:
         logger.info("%s: skipped %d files that are not images", raw.name, len(skipped))
         logger.debug("%s: skipped %s", raw.name, ", ".join(skipped))
     _warn_of_levels(raw.name, results)
+    _warn_of_coverage(raw.name, results)
     for split, defect in sorted({(e.split or "", e.defect) for e in examples}):
         if not any((e.split or "", e.defect) == (split, defect) for e in verified):
             raise UserError(
@@ -104,6 +110,7 @@ def _verify_example(example: RawExample) -> _Verified:
         mask_name, mask = _content_name(example, example.mask), read_content(example.mask)
     examples: list[RawExample] = []
     levels: set[int] = set()
+    coverage: list[float] = []
     try:
         n_pages = count_pages(data)
         if mask is not None and (n_masks := count_pages(mask)) != n_pages:
@@ -129,6 +136,7 @@ def _verify_example(example: RawExample) -> _Verified:
             if mask is not None:
                 found = read_mask(mask, mask_name, page=page)
                 levels.update(found.levels)
+                coverage.append(float(found.defect.mean()))
                 _require_fit(found, mask_name, opened, name, pixels.shape[:2])
                 changes["mask"] = mask if isinstance(example.mask, LazyBytes) else example.mask
             if n_pages > 1:
@@ -138,7 +146,7 @@ def _verify_example(example: RawExample) -> _Verified:
             examples.append(replace(example, **changes))
     except UserError as error:
         return _Verified(error=str(error))
-    return _Verified(examples, mask_levels=tuple(sorted(levels)))
+    return _Verified(examples, mask_levels=tuple(sorted(levels)), coverage=coverage)
 
 
 def _encode_page(opened: Opened, pixels: np.ndarray) -> bytes:
@@ -206,6 +214,43 @@ def _warn_of_levels(name: str, results: Sequence[_Verified]) -> None:
             len(graded),
             shown,
             graded[0].examples[0].path,
+        )
+
+
+def _require_unique_names(examples: Sequence[RawExample]) -> None:
+    """Raises `UserError` if a page of a file has the name of another file."""
+    paths = Counter(example.path for example in examples)
+    repeated = [path for path, n in paths.items() if n > 1]
+    if repeated:
+        file, _, page = repeated[0].rpartition("#")
+        raise same_name_error(file, int(page))
+
+
+def _warn_of_coverage(name: str, results: Sequence[_Verified]) -> None:
+    """Logs a warning if masks of anomalies are empty, or cover most of their pictures."""
+    covered = {
+        example.path: share
+        for result in results
+        for example, share in zip(result.examples, result.coverage, strict=False)
+        if example.label == ANOMALY
+    }
+    empty = [path for path, share in covered.items() if share == 0]
+    if empty:
+        logger.warning(
+            "%s: %d masks of anomalies are empty, for example that of '%s': draw the defects, or"
+            " remove the masks",
+            name,
+            len(empty),
+            empty[0],
+        )
+    median = float(np.median(list(covered.values()))) if covered else 0.0
+    if median > 0.5:
+        logger.warning(
+            "%s: the masks of anomalies cover %.0f %% of their pictures (median), for example that"
+            " of '%s': is white the defect? If it is the background, invert the masks",
+            name,
+            100 * median,
+            max(covered, key=covered.__getitem__),
         )
 
 

@@ -104,7 +104,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class NotAnImageError(UserError):
-    """Raised for content that is not empty and is of no image type, in a file not named as one."""
+    """Raised for content that is of no image type, in a file not named as one."""
 
 
 class UnreadableTypeError(UserError):

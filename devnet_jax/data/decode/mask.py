@@ -171,7 +171,7 @@ def _read_lossy(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     Noise spreads the level of an area, so that levels without a gap between them are one. If such a
     group is wider than noise, the mask is blurred, and its levels are no classes.
     """
-    highest = int(pixels.max())
+    highest = float(pixels.max())
     if highest <= _JPEG_NOISE:
         return pixels > 0, ()
     smooth = ndimage.median_filter(pixels, size=3, mode="nearest")
@@ -263,7 +263,7 @@ def _nonzero_classes(image: Image.Image, colours: np.ndarray) -> np.ndarray:
     if used[0] != 0:
         black = ~colours.any(axis=1)
         border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
-        background = used[black.argmax()] if black.any() else np.bincount(border).argmax()
+        background = int(used[black.argmax()] if black.any() else np.bincount(border).argmax())
     defect = indices != background
     if image.has_transparency_data:
         defect &= np.asarray(image.convert("RGBA"))[..., 3] > 0

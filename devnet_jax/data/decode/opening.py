@@ -6,6 +6,7 @@ import contextlib
 import logging
 import mmap
 import threading
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,13 @@ from devnet_jax.data.decode.deep import (
     read_low_bytes,
     straighten,
 )
-from devnet_jax.data.decode.file_types import NPY_MAGIC, one_line, require_no_raw_camera
+from devnet_jax.data.decode.file_types import (
+    NPY_MAGIC,
+    NotAnImageError,
+    is_named_as_image,
+    one_line,
+    require_no_raw_camera,
+)
 from devnet_jax.data.decode.npy import read_npy
 from devnet_jax.data.decode.pillow import (
     UPRIGHT,
@@ -71,13 +78,14 @@ def open_image(data: bytes, path: str, page: int | None = None) -> Opened:
       page: number of the page, from 0; `None` for the only one.
 
     Raises:
-      NotAnImageError: if the content is of no image type, in a file not named as an image.
+      NotAnImageError: if the content is empty or of no image type, in a file not named as an image.
       UnreadableTypeError: if it is an image of a type that cannot be read.
       UserError: if the file is empty, damaged or too large, or has several pages and none of them
         is chosen.
     """
     if not data:
-        raise UserError(f"image '{path}' is empty (0 bytes): restore or remove it")
+        error = UserError if is_named_as_image(PurePath(path)) else NotAnImageError
+        raise error(f"image '{path}' is empty (0 bytes): restore or remove it")
     if data.startswith(NPY_MAGIC):
         return Opened(values_of_array(read_npy(data, path)))
     if tiff.is_tiff(data):
@@ -193,8 +201,8 @@ def _open_tiff(data: bytes, path: str, page: int | None) -> Opened:
         )
     if page is None and len(numbers) > 1:
         raise UserError(
-            f"image '{path}' has {len(numbers)} pages: give one of them, {path}#1 to"
-            f" {path}#{len(numbers)}, or save it as single images"
+            f"image '{path}' has {len(numbers)} pages: save its pages as single images, or give"
+            f" the path of the file with the number of one, as in stack.tif#{len(numbers)}"
         )
     page = page or 0
     if page >= len(numbers):

@@ -66,7 +66,11 @@ def test_image_folder_lists_classes_and_finds_masks(parts):
     }
 
 
-@pytest.mark.parametrize("name", [".trash", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
+MADE_BY_MACHINES = (".trash", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "@__thumb")
+MADE_BY_MACHINES += ("@SynoResource", "TheVolumeSettingsFolder", "found.001", "FOUND.000", "~$1")
+
+
+@pytest.mark.parametrize("name", MADE_BY_MACHINES)
 def test_what_machines_make_is_no_image_and_no_class(parts, name):
     before = listed(parts)
     (parts / "test/good/.DS_Store").write_bytes(b"x")
@@ -74,6 +78,84 @@ def test_what_machines_make_is_no_image_and_no_class(parts, name):
     for folder in ("train", "train/good", "test", "ground_truth", "ground_truth/scratch"):
         write_image(parts / folder / name / "0.png")
     assert listed(parts) == before
+
+
+@pytest.mark.parametrize("name", ["thumbs", "found.1", "found.0000", "~1", "lost", "a~$1"])
+def test_what_people_may_name_is_a_class(parts, name):
+    write_image(parts / "test" / name / "0.png")
+    assert (f"test/{name}/0.png", "test", 1, name) in listed(parts)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("test/good", "test/Good"),
+        ("train/good", "train/GOOD"),
+        ("train", "Train"),
+        ("test", "TEST"),
+        ("ground_truth", "Ground_Truth"),
+    ],
+)
+def test_names_of_folders_in_another_case(parts, right, wrong):
+    expected = listed(parts)
+    (parts / wrong).symlink_to(parts / right)  # as on a file system that ignores case
+    assert listed(parts) == expected
+    (parts / wrong).unlink()
+    (parts / right).rename(parts / wrong)
+    message = rf"folder '.*/{wrong}' differs .*: rename it to '.*/{right}'$"
+    with pytest.raises(UserError, match=message):
+        listed(parts)
+    (parts / right).mkdir()
+    with pytest.raises(UserError, match=message):
+        listed(parts)
+
+
+def masks_of(folder):
+    examples = ImageFolder.raw_examples(folder, None)
+    return {e.path: e.mask.name for e in examples if e.mask}
+
+
+def test_annotations_beside_masks_are_left_out(parts, caplog):
+    caplog.set_level("INFO")
+    expected = masks_of(parts)
+    scratch = parts / "ground_truth/scratch"
+    (scratch / "0_mask.json").write_text("{}")
+    (scratch / "0.txt").touch()
+    (parts / "ground_truth/dent").mkdir()
+    (parts / "ground_truth/dent/0.xml").write_text("<a/>")
+    assert masks_of(parts) == expected
+    assert any(
+        re.match(r"2 files in .*no masks: '0\.txt', '0_mask\.json'$", m) for m in caplog.messages
+    )
+    (scratch / "0_mask.bmp").rename(scratch / "0_mask")
+    assert masks_of(parts)["test/scratch/0.png"] == "0_mask"
+
+
+def test_empty_annotations_are_skipped_and_empty_pictures_are_errors(parts, caplog):
+    (parts / "train/good/0.txt").touch()
+    with caplog.at_level("INFO"):
+        assert len(verify(ImageFolder.read_raw(parts, None))) == 8
+    assert "skipped 1 files that are not images" in caplog.text
+    (parts / "train/good/5.PNG").touch()
+    with pytest.raises(UserError, match=r"5\.PNG' is empty \(0 bytes\)"):
+        verify(ImageFolder.read_raw(parts, None))
+
+
+def test_names_of_masks_in_another_case(parts):
+    scratch = parts / "ground_truth/scratch"
+    (scratch / "0_mask.bmp").rename(scratch / "0_MASK.BMP")
+    assert masks_of(parts)["test/scratch/0.png"] == "0_MASK.BMP"
+    for name in ("A.png", "a.png", "b.png"):
+        write_image(parts / "test/scratch" / name)
+    for name in ("A_mask.png", "B_mask.png"):
+        write_image(scratch / name)
+    masks = masks_of(parts)
+    assert masks["test/scratch/A.png"] == "A_mask.png"
+    assert "test/scratch/a.png" not in masks  # the mask is that of A
+    assert masks["test/scratch/b.png"] == "B_mask.png"
+    write_image(scratch / "b_MASK.png")
+    with pytest.raises(UserError, match="two masks for the image 'b': 'B_mask' and 'b_MASK'"):
+        masks_of(parts)
 
 
 def test_misplaced_pictures_are_named(parts, caplog):
@@ -186,7 +268,7 @@ def remove_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "train").rename(f / "Train"), r"no folder '.*train/good': expected"),
+        (lambda f: (f / "train").rename(f / "training"), r"no folder '.*train/good': expected"),
         (lambda f: remove_files(f / "test/good"), r"no images in '.*test/good'"),
         (lambda f: remove_files(f / "train/good"), r"no images in '.*train/good'"),
         (lambda f: remove_files(f / "test/dent"), r"no images in '.*test/dent'"),
@@ -371,7 +453,7 @@ def test_counts_other_than_the_published_ones_are_a_warning(parts, caplog, monke
     counts = {None: {"good": 5, "scratch": 3, "dent": 1, "hole": 4}}
     monkeypatch.setattr(ImageFolder, "PUBLISHED_COUNTS", counts)
     assert len(verify(ImageFolder.read_raw(parts, None))) == 8
-    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    (record,) = [r for r in caplog.records if "published" in r.getMessage()]
     assert record.getMessage().endswith(
         "the number of images differs from the published data set: 2 of class 'scratch'"
         " (published: 3), 0 of class 'hole' (published: 4)"

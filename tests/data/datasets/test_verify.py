@@ -105,9 +105,47 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         verify_all(example(good), *many)
 
 
+def test_a_page_with_the_name_of_another_file_is_an_error(tmp_path: Path) -> None:
+    pages = [np.full((4, 6), value, np.uint8) for value in (10, 20)]
+    image = example(save_pages(pages, tmp_path / "stack.tif"))
+    other = example(save(pages[0], tmp_path / "stack.tif#1", format="PNG"))
+    with pytest.raises(
+        UserError, match=r"^'stack\.tif#1' is a file, and .* page 1 of 'stack\.tif'"
+    ):
+        verify_all(image, other)
+
+
+def masked(folder: Path, *shares: float) -> list[RawExample]:
+    """Returns anomalies whose masks cover these shares of them."""
+    examples = []
+    for n, share in enumerate(shares):
+        mask = np.zeros((10, 10), np.uint8)
+        mask.flat[: round(100 * share)] = 255
+        image = save(np.full((10, 10, 3), n, np.uint8), folder / f"{n}.png")
+        examples.append(example(image, save(mask, folder / f"{n}_mask.png"), 1))
+    return examples
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ((0.9, 0.8, 0.1), "cover 80 % of their pictures (median), for example that of '0.png'"),
+        ((0.1, 0.0, 0.0), "2 masks of anomalies are empty, for example that of '1.png'"),
+        ((1.0, 0.3, 0.01), None),
+    ],
+)
+def test_inverted_and_empty_masks_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shares: tuple[float, ...], words: str | None
+) -> None:
+    verify_all(*masked(tmp_path, *shares))
+    assert len(caplog.messages) == (words is not None)
+    assert words is None or words in caplog.text
+
+
 def test_grey_levels_of_masks_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = save(np.zeros((8, 24, 3), np.uint8), tmp_path / "a.png")
     levels = np.repeat(np.array([[0, 85, 255]], np.uint8), 8, axis=0).repeat(8, axis=1)
+    levels[4:] = 0
     verify_all(example(image, save(levels, tmp_path / "m.png"), 1))
     (message,) = caplog.messages
     assert "1 masks have areas of several grey levels (85)" in message
