@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
+from devnet_jax.data.decode.file_types import one_line
 from devnet_jax.data.decode.opening import open_image, open_pillow
 from devnet_jax.data.pages import read_picture
 from devnet_jax.data.preprocessing import Preprocessing
@@ -65,6 +66,7 @@ def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:
     return (
         isinstance(images, np.ndarray)
         and images.dtype == np.uint8
+        and images.ndim == 4
         and len(images) > 0
         and images.shape[1:] == preprocessing.shape == (*preprocessing.size, 3)
         and not preprocessing.region
@@ -74,7 +76,7 @@ def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:
 def _as_list(images: ImagesLike) -> list[ImageLike]:
     """Returns the images one by one."""
     if _is_array(images):
-        images = np.asarray(images)
+        images = _to_array(images, "the images")
         if images.dtype.kind in "OUS" and images.ndim == 1:  # paths, or images in an array
             return list(images)
         if images.ndim == 4:
@@ -83,6 +85,11 @@ def _as_list(images: ImagesLike) -> list[ImageLike]:
     single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     if isinstance(images, single) or hasattr(images, "read"):
         return [_read(cast(ImageLike, images))]
+    if isinstance(images, (Mapping, set, frozenset)):
+        raise UserError(
+            f"the images are a {type(images).__name__}; give a list, so that it is clear which"
+            " images are meant and which score is whose"
+        )
     if not isinstance(images, Iterable):
         raise UserError(
             f"the images are a {type(images).__name__}; give a path, a Pillow image, an array or a"
@@ -95,7 +102,11 @@ def _read(image: ImageLike) -> ImageLike:
     """Returns the content of an open file, and other images as they are."""
     if not hasattr(image, "read"):
         return image
-    content = image.read()
+    try:
+        content = image.read()
+    except (OSError, ValueError) as error:  # such as a closed file
+        reason = one_line(error).rstrip(".")
+        raise UserError(f"an image file cannot be read ({reason}): open it again") from None
     if isinstance(content, str):
         raise UserError("an image file is open as text; open it with mode 'rb'")
     return cast(bytes, content)
@@ -104,6 +115,14 @@ def _read(image: ImageLike) -> ImageLike:
 def _is_array(image: object) -> bool:
     """Returns True for arrays of NumPy and of other libraries, such as those of JAX."""
     return hasattr(image, "__array__") and not isinstance(image, (str, bytes, Image.Image))
+
+
+def _to_array(image: object, name: str) -> np.ndarray:
+    """Converts an array of any library to one of NumPy."""
+    try:
+        return np.asarray(image)
+    except Exception as error:  # of the other library
+        raise UserError(f"{name} cannot be converted to an array ({one_line(error)})") from None
 
 
 def _name(i: int, image: ImageLike) -> str:
@@ -115,7 +134,7 @@ def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
     """Returns an image as an upright Pillow image of mode L or RGB."""
     name = _name(i, image)
     if _is_array(image):
-        return to_pillow(np.asarray(image), name, white_level)
+        return to_pillow(_to_array(image, f"image {name}"), name, white_level)
     if isinstance(image, Image.Image):
         with _pillow_lock:
             upright = open_pillow(image, name)

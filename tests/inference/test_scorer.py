@@ -84,6 +84,28 @@ def test_grey_images_and_stacks_of_them() -> None:
     assert stack.pixels.shape == (3, 8, 8, 3)
 
 
+class NeedsGradient:
+    """An array that refuses to be converted, as tensors of PyTorch do."""
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise RuntimeError("Can't call numpy() on Tensor; use tensor.detach().numpy() instead.")
+
+
+def closed() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "jpg"])
+def test_a_closed_pillow_image_is_rejected(tmp_path: Path, suffix: str) -> None:
+    Image.new("L", (20, 20)).save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        pass
+    with pytest.raises(UserError, match=r"^image number 0 cannot be read: .+$"):
+        as_batch([image], Preprocessing(16, 16))
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
@@ -102,6 +124,13 @@ def test_grey_images_and_stacks_of_them() -> None:
         (b"GIF89a", "'number 0' is damaged"),
         (7, "the images are a int"),
         (["a\0.png"], "cannot be read"),
+        (np.array(5, np.uint8), r"has the shape \(\)"),
+        ({"a.png": 1}, "are a dict; give a list"),
+        ({"a.png", "b.png"}, "are a set; give a list"),
+        (closed(), r"closed file\): open it again"),
+        ([closed()], r"closed file\): open it again"),
+        (NeedsGradient(), r"the images cannot be converted .*detach\(\)"),
+        ([NeedsGradient()], r"image number 0 cannot be converted .*detach\(\)"),
     ],
 )
 def test_other_values_than_images_are_rejected(images: Any, words: str) -> None:
