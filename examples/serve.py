@@ -45,6 +45,8 @@ from devnet_jax.runtime.startup import import_jax, prepare
 
 MIB = 2**20
 LINGER_SECONDS = 2.0
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f\s]{40,}")
+_YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _BASE64 = re.compile(rb"([A-Za-z0-9+/_-]{40,}[=\r\n]*)+[A-Za-z0-9+/_=-]*")
 _SEND = (
     "POST the bytes of the image file itself, as does curl --data-binary @part.png, with the @ and "
@@ -122,7 +124,7 @@ class Service:
             raise HTTPException(415, f"a form was sent: {_SEND}")
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, f"a compressed body was sent: {_SEND}")
-        with_map = request.query_params.get("maps", "false").lower() in ("true", "1")
+        with_map = _wants_map(request)
         if with_map and not self._has_maps:
             raise HTTPException(400, "this detector was exported without maps")
         if self._n_waiting >= FLAGS.max_waiting:
@@ -200,6 +202,14 @@ class Service:
                     job.answer.set_result(answer)
 
 
+def _wants_map(request: Request) -> bool:
+    """Returns the value of the parameter `maps`, by default False."""
+    value = request.query_params.get("maps", "false")
+    if value.lower() not in (*_YES, *_NO):
+        raise HTTPException(400, f"maps={value}: give maps=true or maps=false")
+    return value.lower() in _YES
+
+
 def _mistake(body: bytes) -> str | None:
     """Describes a body that cannot be an image file; `None` if it may be one."""
     start = body[:200].strip()
@@ -207,6 +217,8 @@ def _mistake(body: bytes) -> str | None:
         return "the body is empty"
     if start[:1] in (b"{", b"["):
         return "JSON was sent"
+    if _HEXADECIMAL.fullmatch(start):
+        return "hexadecimal text was sent"
     if start.startswith(b"data:") or _BASE64.fullmatch(start):
         return "base64 text was sent"
     # Every image file has some of these bytes. The header Content-Type does not tell: curl names a

@@ -173,10 +173,14 @@ def stripped(picture: bytes) -> bytes:
         (base64.b64encode, "base64"),
         (base64.encodebytes, "base64"),
         (lambda picture: b"data:image/png;base64," + base64.b64encode(picture), "base64"),
+        (lambda picture: picture.hex().encode(), "hexadecimal"),
         (lambda picture: b"part.png", "text"),  # curl --data-binary part.png
         (lambda picture: b"http://host/part.png", "text"),
     ],
-    ids=["-d", "empty", "blank", "json", "lines", "base64", "wrapped", "data", "name", "address"],
+    ids=(
+        ["-d", "empty", "blank", "json", "lines", "base64", "wrapped"]
+        + ["data", "hexadecimal", "name", "address"]
+    ),
 )
 def test_other_bodies_are_told_what_to_send(
     service: Service, pictures: list[bytes], body: Callable[[bytes], bytes], words: str
@@ -186,6 +190,23 @@ def test_other_bodies_are_told_what_to_send(
         assert status == 400
         assert words in answer["error"]
         assert "--data-binary @" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_map"), [("yes", True), ("ON", True), ("1", True), ("no", False), ("0", False)]
+)
+def test_words_for_maps(service: Service, pictures: list[bytes], value: str, is_map: bool) -> None:
+    status, answer = service.ask("POST", f"/score?maps={value}", pictures[0])
+    assert (status, "map" in answer) == (200, is_map)
+
+
+@pytest.mark.parametrize("value", ["ja", "", "2"])
+def test_other_words_for_maps_are_refused(
+    service: Service, pictures: list[bytes], value: str
+) -> None:
+    status, answer = service.ask("POST", f"/score?maps={value}", pictures[0])
+    assert status == 400
+    assert answer["error"] == f"maps={value}: give maps=true or maps=false"
 
 
 def test_the_documented_command_is_taken_for_no_form(

@@ -90,14 +90,9 @@ def write_csv(path: epath.Path, header: Sequence[str], rows: Iterable[Sequence[A
     The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
     """
     text = io.StringIO()
-    rows = list(rows)
-    # Without quotes, readers take a carriage return in a file name for the end of the line.
-    has_returns = any("\r" in str(cell) for row in rows for cell in row)
-    writer = csv.writer(
-        text,
-        lineterminator="\n",
-        quoting=csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL,
-    )
+    # Without quotes, readers take a carriage return in a file name for the end of the line, and
+    # those that separate cells by semicolons may find a formula behind one.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(header)
     writer.writerows(map(as_cell, row) for row in rows)
     write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

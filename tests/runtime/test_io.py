@@ -65,6 +65,14 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert (row["defect"], float(row["score"])) == (defect, score)
 
 
+def test_no_cell_begins_with_a_formula_where_semicolons_separate_cells(tmp_path: Path) -> None:
+    name = "test/good/x;=1+1;.png"
+    write_csv(epath.Path(tmp_path / "scores.csv"), ("path", "score"), [(Path(name), 0.5)])
+    with (tmp_path / "scores.csv").open(newline="") as table:
+        cells = [cell for row in csv.reader(table, delimiter=";") for cell in row]
+    assert not [cell for cell in cells if cell.startswith("=")]
+
+
 def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")  # as by write(): without a file
     with (
