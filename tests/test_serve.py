@@ -177,10 +177,10 @@ def stripped(picture: bytes) -> bytes:
         (lambda picture: b"part.png", "text"),  # curl --data-binary part.png
         (lambda picture: b"http://host/part.png", "text"),
     ],
-    ids=(
-        ["-d", "empty", "blank", "json", "lines", "base64", "wrapped"]
-        + ["data", "hexadecimal", "name", "address"]
-    ),
+    ids=[
+        *("-d", "empty", "blank", "json", "lines", "base64", "wrapped"),
+        *("data", "hexadecimal", "name", "address"),
+    ],
 )
 def test_other_bodies_are_told_what_to_send(
     service: Service, pictures: list[bytes], body: Callable[[bytes], bytes], words: str

@@ -463,7 +463,7 @@ def test_a_page_is_given_by_the_name_in_the_table(tmp_path: Path) -> None:
     for argument, message in {
         f"{stack}#4": r"stack\.tif#4: no such page: '.*stack\.tif' has 3 pages",
         f"{folder}/one.png#1": "'.*one.png' is one picture",
-        f"{folder}/two.tif#1": "no such file or folder",
+        f"{tmp_path}/two.tif#1": "no such file or folder",
     }.items():
         with pytest.raises(UserError, match=message):
             find(folder, argument)
