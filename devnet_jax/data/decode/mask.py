@@ -48,14 +48,15 @@ def read_mask(
 
     - Palette of colours: the first colour, class 0, is background, and all others are defect. If no
       pixel has it, black is background, and without black, the commonest colour of the border.
-    - Palette of greys: the order tells nothing. Of at most 16 levels, the lowest is background.
+    - Palette of greys: the order tells nothing. Of at most 16 levels without noise, the lowest is
+      background; other palettes are read as greyscale.
     - Transparency: if everything visible has one colour, alpha is the mask, read as greyscale.
       Otherwise transparent pixels are background.
     - Greyscale and other colours, by the largest channel: if no pixel is above half of the range,
       as in masks that number the classes, all nonzero pixels are defect. If levels below half are
       classes, too, their pixels are defect: those of areas of one level and, in masks of at most 16
-      levels, those of lines that no brighter pixel touches. Otherwise pixels above half are defect,
-      so that soft edges neither widen the defect nor leave specks.
+      levels without noise, those of lines that no brighter pixel touches. Otherwise pixels above
+      half are defect, so that soft edges neither widen the defect nor leave specks.
     - Lossy files (JPEG, WebP, AVIF): pixels above half of the lowest class, whose areas have one
       level but for noise, or without such areas, above half of the highest value.
 
@@ -83,10 +84,9 @@ def _without_wide_integers(data: bytes) -> bytes:
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
-        has_short_header = version == (1, 0)
         read_header = (
             np.lib.format.read_array_header_1_0
-            if has_short_header
+            if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read_header(file)
@@ -111,13 +111,14 @@ def _read(
         is_palette = content.mode == "P" and content.palette is not None
         if is_palette and not any_nonzero and not _are_grey(colours := _palette(content)):
             return _nonzero_classes(content, colours), ()
-        alpha = _alpha_mask(content)
-        grey = (
-            np.asarray(to_rgb_image(content, path, background="black")) if alpha is None else alpha
-        )
-        if is_palette and not any_nonzero and (levels := np.unique(grey)).size <= _FEW_LEVELS:
+        grey = _alpha_mask(content)
+        if grey is None:
+            grey = np.asarray(to_rgb_image(content, path, background="black"))
+        if is_palette and not any_nonzero:
             grey = grey if grey.ndim == 2 else grey[..., 0]
-            return _above_lowest(grey, levels)
+            levels = np.unique(grey)
+            if _are_labels(levels, _JPEG_NOISE):
+                return _above_lowest(grey, levels)
         content = Values(grey, 255.0)
     pixels = content.pixels
     if pixels.ndim == 3:
@@ -150,6 +151,15 @@ def _alpha_mask(image: Image.Image) -> np.ndarray | None:
         return None
     visible = pixels[alpha > 0]
     return alpha if (visible[:, :3] == visible[0, :3]).all() else None
+
+
+def _are_labels(levels: np.ndarray, noise: float) -> bool:
+    """Returns True if these can be all levels of a mask without soft edges and without noise.
+
+    Masks that were JPEG files once have levels close to the highest.
+    """
+    is_close = (levels < levels[-1]) & (levels >= levels[-1] - noise)
+    return len(levels) <= _FEW_LEVELS and not is_close.any()
 
 
 def _above_lowest(grey: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -217,7 +227,7 @@ def _class_levels(pixels: np.ndarray, half: float) -> np.ndarray:
         return np.empty(0)
     lowest, highest = _extremes(pixels)
     is_class = candidates & (lowest == highest)
-    if np.unique(pixels).size > _FEW_LEVELS:
+    if not _are_labels(np.unique(pixels), noise):
         return np.unique(pixels[is_class & (pixels > noise)])
     lines, counts = np.unique(
         pixels[candidates & (pixels == highest) & (pixels > noise)], return_counts=True

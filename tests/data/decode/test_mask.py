@@ -152,6 +152,17 @@ def test_blurred_defects_in_lossy_files_are_cut_at_half(file_format: str, qualit
     assert abs(int(mask.defect.sum()) - 80**2) <= 400
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("quality", [50, 75, 90, 95, 98])
+def test_a_mask_that_was_a_jpeg_file_has_no_classes(mode: str, quality: int) -> None:
+    values = np.zeros((64, 64), np.uint8)
+    values[13:30, 21:50] = 255
+    with Image.open(io.BytesIO(encode(Image.fromarray(values), "JPEG", quality=quality))) as image:
+        mask = read_mask(encode(image.convert(mode)), "m")
+    assert (mask.defect == (values > 0)).all()
+    assert mask.levels == ()
+
+
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 0, 0)])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_a_mask_in_alpha(colour: tuple[int, int, int], mode: str) -> None:
