@@ -68,7 +68,12 @@ def test_one_two_and_eight_devices_train_the_same_model(
         result = subprocess.run(
             [sys.executable, "-c", TRAIN, json.dumps(config.to_dict()), str(workdir)],
             cwd=REPOSITORY,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+            # Optimised, because convolutions in the loop over tiles take minutes otherwise.
+            env={
+                **os.environ,
+                "JAX_NUM_CPU_DEVICES": str(devices),
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+            },
             capture_output=True,
             text=True,
             timeout=300,
