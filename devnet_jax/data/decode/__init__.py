@@ -1,7 +1,8 @@
 """Decoding: from the content of image files, masks and arrays to pixels.
 
-`file_types` tells images from other files, `opening` and `tiff` read values and what the file says
-of them, `rgb` and `mask` give them their meaning, and `loading` resizes them.
+`file_types` tells images from other files. `opening` opens them: with `pillow`, with `tiff` and
+`deep` where Pillow does not read all that a file says, or with `npy`. `values` are what it finds,
+`rgb` and `mask` give them their meaning, and `loading` fits them to the network's input.
 """
 
 from devnet_jax.data.decode.file_types import NotAnImageError, UnreadableTypeError

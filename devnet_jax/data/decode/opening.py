@@ -112,11 +112,9 @@ def open_pillow(image: Image.Image, path: str) -> Image.Image | Values:
     tiles = str(getattr(image, "tile", ""))
     try:
         image.load()
-    except Exception as error:  # of a closed file, or of a damaged one
-        raise UserError(
-            f"image {path} cannot be read ({one_line(error)}): restore its file, and keep it open"
-            " until it is read"
-        ) from None
+    except Exception as error:  # of many types; an empty one if its file was closed
+        reason = one_line(error) if f"{error}" else "its file is closed"
+        raise UserError(f"image {path} cannot be read: {reason}") from None
     orientation = read_orientation(image)
     content = _values_of_file(image, path, tiles) or image.copy()
     if isinstance(content, Image.Image) and content.mode == "RGB" and ";16" in tiles:
