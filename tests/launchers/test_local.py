@@ -24,7 +24,10 @@ from tests.launchers.programs import (
 )
 
 # Behaviours: write a pid file; save on SIGTERM; wait for a signal.
-WAIT = "Path('pid.part').write_text(str(os.getpid())); os.rename('pid.part', f'{index}.pid')\n"
+WAIT = (
+    "Path(f'{index}.part').write_text(str(os.getpid()))\n"
+    "os.rename(f'{index}.part', f'{index}.pid')\n"
+)
 SAVE = (
     "def save(*_):\n    print('saved', index, flush=True); sys.exit(75)\n"
     "signal.signal(signal.SIGTERM, save)\n"
