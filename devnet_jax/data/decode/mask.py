@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from devnet_jax.data.decode.file_types import NPY_MAGIC
+from devnet_jax.data.decode.npy import read_header
 from devnet_jax.data.decode.opening import Opened, Values, open_image
 from devnet_jax.data.decode.rgb import to_rgb_image
 
@@ -81,18 +82,11 @@ def _without_wide_integers(data: bytes) -> bytes:
     """
     if not data.startswith(NPY_MAGIC):
         return data
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, is_fortran, dtype = read_header(file)
+        shape, is_fortran, dtype, start = read_header(data)
         if dtype.kind not in "iu" or dtype.newbyteorder("=") in (np.uint8, np.uint16):
             return data
-        values = np.frombuffer(data, dtype, int(np.prod(shape, dtype=object)), file.tell())
+        values = np.frombuffer(data, dtype, int(np.prod(shape, dtype=object)), start)
     except Exception:  # as in `read_npy`, errors of many types
         return data
     nonzero = io.BytesIO()

@@ -19,16 +19,9 @@ def read_npy(data: bytes, path: str) -> np.ndarray:
     Raises:
       UserError: if the content is damaged, truncated, too large or no image.
     """
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(file)
-        complete = len(data) - file.tell() >= np.prod(shape, dtype=object) * dtype.itemsize
+        shape, _, dtype, start = read_header(data)
+        complete = len(data) - start >= np.prod(shape, dtype=object) * dtype.itemsize
         n_pixels = np.prod(shape[:2], dtype=object)
         # The size is checked first: a damaged header may demand any amount of memory.
         array = None
@@ -43,6 +36,21 @@ def read_npy(data: bytes, path: str) -> np.ndarray:
     if array is None:
         raise too_large_error(f"array '{path}'")
     return as_image_array(array, path)
+
+
+def read_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Returns the shape, the Fortran order, the dtype and the position of an `.npy` file's values.
+
+    Raises errors of many types if it is damaged.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return *read(file), file.tell()
 
 
 def as_image_array(array: np.ndarray, path: str) -> np.ndarray:
