@@ -8,6 +8,7 @@ picture lies on the canvas. All functions are pure and the same in training and 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
@@ -27,7 +28,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PADDING = (124, 116, 104)  # ImageNet's mean colour, which is 0 after normalisation
 
 _LINEAR = Image.Resampling.BILINEAR
-_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of the largest image that Pillow decodes
 
 Fit = Literal["stretch", "letterbox", "crop"]
 
@@ -55,7 +55,7 @@ class Box(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where the seen part of a picture lies on the canvas.
+    """The part of a picture that is seen, and the part of the canvas that it fills.
 
     Attributes:
       seen: part of the picture that the network sees, in pixels of the picture.
@@ -112,11 +112,11 @@ class Preprocessing:
             white_level=settings.white_level,
         )
         tall, wide = result.canvas_size
-        if tall * wide > _MAX_PIXELS:
+        if tall * wide > max_pixels():
             raise UserError(
                 f"config.dataset.tiles = {settings.tiles}, with image_size = {settings.image_size}:"
                 f" together {wide}×{tall} pixels, more than any image that can be read"
-                f" ({_MAX_PIXELS} pixels); give fewer tiles"
+                f" ({max_pixels()} pixels); give fewer tiles"
             )
         return result
 
@@ -288,6 +288,15 @@ class Preprocessing:
             total[place] += ramp * tile
             weights[place] += ramp
         return total / weights
+
+
+def max_pixels() -> int:
+    """Returns the number of pixels of the largest image that is decoded: Pillow's limit.
+
+    A caller's program may have lifted it (`PIL.Image.MAX_IMAGE_PIXELS = None`).
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    return sys.maxsize if limit is None else 2 * limit
 
 
 def normalise(images: jax.Array) -> jax.Array:

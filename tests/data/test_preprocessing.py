@@ -1,6 +1,7 @@
 """Tests of the way from a picture to the network's input and back."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from devnet_jax.config import Config, DatasetConfig
-from devnet_jax.data.decode import fit_image
+from devnet_jax.data.decode import decode_image, fit_image
 from devnet_jax.data.preprocessing import (
     PADDING,
     Box,
@@ -184,6 +185,14 @@ def test_wrong_regions_are_named(text: str) -> None:
         parse_region(text)
     with pytest.raises(UserError, match=r"config\.dataset\.region = "):
         Config(dataset=DatasetConfig(region=text))
+
+
+def test_a_program_may_lift_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert Preprocessing.from_settings(Config().dataset).n_tiles == 1
+    file = io.BytesIO()
+    np.save(file, np.full((4, 4), 9, np.uint8))
+    assert (decode_image(file.getvalue(), "a.npy") == 9).all()
 
 
 def test_a_region_beyond_a_picture_is_named_with_it() -> None:

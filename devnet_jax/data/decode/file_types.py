@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from PIL import Image
 
+from devnet_jax.data.preprocessing import max_pixels
 from devnet_jax.errors import UserError
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -117,11 +118,6 @@ def image_suffixes() -> frozenset[str]:
     # Pillow writes PDF files but cannot read them.
     known = frozenset(Image.registered_extensions()) | {".npy"}
     return known - UNREADABLE_SUFFIXES.keys() - {".pdf"}
-
-
-def max_pixels() -> int:
-    """Returns the largest number of pixels that Pillow decodes."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def too_large_error(subject: str) -> UserError:

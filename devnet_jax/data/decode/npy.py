@@ -6,7 +6,8 @@ import io
 
 import numpy as np
 
-from devnet_jax.data.decode.file_types import max_pixels, one_line, too_large_error
+from devnet_jax.data.decode.file_types import one_line, too_large_error
+from devnet_jax.data.preprocessing import max_pixels
 from devnet_jax.errors import UserError
 
 _MAX_COLOURS = 4  # an array [3, H, W] has its channels first
