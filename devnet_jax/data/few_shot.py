@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data.decode import Batch, load_images, load_mask, to_pillow
-from devnet_jax.data.decode.opening import open_image
+from devnet_jax.data.decode import Batch, load_images, load_mask, open_picture
 from devnet_jax.data.decode.values import FULL_16_BITS
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
 from devnet_jax.data.preprocessing import Preprocessing
@@ -231,7 +230,7 @@ class FewShotDataset:
         """Decodes an image of the data set at its own size."""
         i = self._index[path]
         data, name = self.source.image_bytes(i), self.source.image_name(i)
-        return to_pillow(open_image(data, name).content, name, self.split.white_level)
+        return open_picture(data, name, white_level=self.split.white_level)
 
     def mask(self, path: str, original: bool = False) -> np.ndarray | None:
         """Loads a defect mask with `load_mask`: bool [h, w]; `None` if the image has none."""

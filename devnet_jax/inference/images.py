@@ -12,9 +12,9 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL import Image
 
-from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
+from devnet_jax.data.decode import Batch, fit_image, map_in_threads, open_picture, to_pillow
 from devnet_jax.data.decode.file_types import one_line
-from devnet_jax.data.decode.opening import open_image, open_pillow
+from devnet_jax.data.decode.opening import open_pillow
 from devnet_jax.data.pages import read_picture
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
@@ -140,13 +140,26 @@ def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
             upright = open_pillow(image, name)
         return to_pillow(upright, name, white_level)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return to_pillow(open_image(bytes(image), name).content, name, white_level)
+        return open_picture(bytes(image), name, white_level=white_level)
     if not isinstance(image, (str, os.PathLike)):
         raise UserError(
             f"image {name} is a {type(image).__name__}; give a path, a Pillow image or an array"
         )
     try:
-        content, page = read_picture(Path(image))
+        return decode_file(Path(image), white_level)
     except ValueError as error:  # a zero byte in the path
         raise UserError(f"image '{image}' cannot be read: {error}") from None
-    return to_pillow(open_image(content, name, page).content, name, white_level)
+
+
+def decode_file(path: Path, white_level: int) -> Image.Image:
+    """Decodes a file, or a page of it, to an upright Pillow image of mode L or RGB.
+
+    Args:
+      path: path of a picture, with the number of its page if the file has several.
+      white_level: value that is white in images of 16 bits; 0 means 65535.
+
+    Raises:
+      UserError: if the file cannot be read or decoded.
+    """
+    data, page = read_picture(path)
+    return open_picture(data, str(path), page=page, white_level=white_level)

@@ -61,7 +61,7 @@ def score_bags(
     stats = {"batch_stats": variables["batch_stats"]} if train else {}
     if has_tiles:
         tiles = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (images, inside))
-        unroll = images.shape[1] if train and _unrolls(images.shape[1]) else 1
+        unroll = train and unrolls_training() and images.shape[1] <= _MAX_UNROLLED
         stats, found = lax.scan(jax.checkpoint(positions), stats, tiles, unroll=unroll)
         found = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
     else:
@@ -72,10 +72,10 @@ def score_bags(
     return (scores, maps if has_tiles else maps[:, 0], *others), stats
 
 
-def _unrolls(n_tiles: int) -> bool:
-    """Returns True if the tiles of a training step are unrolled instead of scanned.
+def unrolls_training() -> bool:
+    """Returns True if loops of a training step are unrolled instead of scanned: on a CPU.
 
-    In a loop, the gradients of kernels take ten times as long on a CPU
+    In a loop, the gradients of kernels take ten times as long there
     (benchmarks/results/cpu_profile.md).
     """
-    return jax.default_backend() == "cpu" and n_tiles <= _MAX_UNROLLED
+    return jax.default_backend() == "cpu"

@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from PIL import Image
 from tqdm import tqdm
 
-from devnet_jax.data.decode import Batch, fit_image, map_in_threads, to_pillow
-from devnet_jax.data.decode.opening import open_image
-from devnet_jax.data.pages import read_picture, split_page
+from devnet_jax.data.decode import Batch, fit_image, map_in_threads
+from devnet_jax.data.pages import split_page
 from devnet_jax.data.paths import FileState, file_state
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.images import decode_file
 from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
@@ -110,7 +109,7 @@ def read_image(path: Path, preprocessing: Preprocessing) -> ReadImage:
                 f"image '{path}' has {state.size:,} bytes, more than the maximum of "
                 f"{MAX_FILE_SIZE:,}: make it smaller or crop it"
             )
-        image = _decode(path, preprocessing.white_level)
+        image = decode_file(path, preprocessing.white_level)
         pixels = fit_image(image, str(path), preprocessing)
     except UserError as error:
         return fail(str(error))
@@ -119,12 +118,6 @@ def read_image(path: Path, preprocessing: Preprocessing) -> ReadImage:
 
 def _as_text(state: FileState) -> str:
     return " ".join(map(str, state))
-
-
-def _decode(path: Path, white_level: int) -> Image.Image:
-    """Returns the image of a file, upright, in mode L or RGB."""
-    data, page = read_picture(path)
-    return to_pillow(open_image(data, str(path), page).content, str(path), white_level)
 
 
 def _is_scored(path: Path, result: FileResult | None) -> bool:
@@ -183,7 +176,7 @@ def readable_batch(images: Sequence[ReadImage], white_level: int) -> Batch:
     return Batch(
         np.stack([read.image for read in images if read.image is not None]),
         [read.shape for read in images],
-        lambda i: _decode(images[i].path, white_level),
+        lambda i: decode_file(images[i].path, white_level),
     )
 
 

@@ -32,6 +32,7 @@ from devnet_jax.training.frozen import (
     Means,
     TileFeatures,
     collect_good_parts,
+    join_tiles,
 )
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def _learning_set(
         means.add(tiles)
         most = _n_far(reader.n_tiles * math.prod(tiles.features.patches.shape[1:3]), share)
         for i, far in _far_positions(tiles, memory, most, config.evaluation.batch_size, unit):
-            found[i] = _farthest(found.get(i), far, most)
+            found[i] = join_tiles(found.get(i), far, functools.partial(_farthest, most=most))
     images = list(found.values())
     squares = np.array([far.total_square / far.n_positions for far in images])
     scale = float(np.sqrt(np.mean(squares[: len(chosen)], dtype=np.float64)))
@@ -262,15 +263,8 @@ def _far_positions(
         yield values[0], _Far(*values[1:])
 
 
-def _farthest(old: _Far | None, new: _Far, most: int) -> _Far:
-    """Returns the farthest positions of two parts of an image, at most `most`.
-
-    Of two levels, the higher alone counts.
-    """
-    if old is None or old.level < new.level:
-        return new
-    if old.level > new.level:
-        return old
+def _farthest(old: _Far, new: _Far, most: int) -> _Far:
+    """Returns the farthest positions of two parts of an image, at most `most`."""
     squares, residuals = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
     order = np.argsort(-squares, kind="stable")[:most]
     n_vectors = [len(part.vectors) for part in (old, new)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import numpy as np
@@ -115,6 +115,36 @@ class FeatureReader:
                 report_progress()
 
 
+class _Levelled(Protocol):
+    """The interface of results of a tile."""
+
+    @property
+    def level(self) -> Any:
+        """Returns `inside_levels` of the tile's positions."""
+
+
+R = TypeVar("R", bound=_Levelled)
+
+
+def join_tiles(old: R | None, new: R, join: Callable[[R, R], R]) -> R:
+    """Joins the result of a tile with that of earlier tiles of its image.
+
+    Of two levels, the higher alone counts.
+
+    Args:
+      old: result of the earlier tiles; `None` for the first tile.
+      new: result of the tile.
+      join: function that joins two results of one level.
+    """
+    if old is None or old.level < new.level:
+        return new
+    return old if old.level > new.level else join(old, new)
+
+
+def _add(old: Sum, new: Sum) -> Sum:
+    return Sum(old.total + new.total, old.n + new.n, old.level)
+
+
 class Means:
     """Means of feature maps over all positions of each image, added up tile by tile."""
 
@@ -127,11 +157,7 @@ class Means:
             for i, *values in zip(
                 tiles.owners.tolist(), *getattr(tiles.features, view), strict=True
             ):
-                new, old = Sum(*values), sums.get(i)
-                if old is None or new.level > old.level:
-                    sums[i] = new
-                elif new.level == old.level:
-                    sums[i] = Sum(old.total + new.total, old.n + new.n, old.level)
+                sums[i] = join_tiles(sums.get(i), Sum(*values), _add)
 
     def vectors(self) -> dict[str, np.ndarray]:
         """Returns the means of all images, in their order: float32 [n, D] by the name of the view;
@@ -178,7 +204,7 @@ def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> 
             if levels is not None:
                 level, chosen = int(levels[n].max()), np.reshape(levels[n], -1) > 0
             new = _Sample(of_tile[chosen], vectors[n][chosen], level)
-            kept[i] = _lowest(kept.get(i), new, per_image)
+            kept[i] = _lowest(join_tiles(kept.get(i), new, _concatenate), per_image)
     mine = means.vectors()
     if kept:
         mine["samples"] = np.concatenate([sample.vectors for sample in kept.values()])
@@ -198,17 +224,12 @@ class _Sample(NamedTuple):
     level: int
 
 
-def _lowest(old: _Sample | None, new: _Sample, most: int) -> _Sample:
-    """Returns the positions of lowest rank of two samples, at most `most`, in their order.
+def _concatenate(old: _Sample, new: _Sample) -> _Sample:
+    ranks, vectors = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
+    return _Sample(ranks, vectors, old.level)
 
-    Of two levels, the higher alone counts.
-    """
-    if old is not None and old.level > new.level:
-        return old
-    if old is not None and old.level < new.level:
-        old = None
-    ranks, vectors = new.ranks, new.vectors
-    if old is not None:
-        ranks, vectors = (np.concatenate(pair) for pair in zip(old[:2], new[:2], strict=True))
-    chosen = np.argsort(ranks)[:most]
-    return _Sample(ranks[chosen], vectors[chosen], new.level)
+
+def _lowest(sample: _Sample, most: int) -> _Sample:
+    """Returns the positions of lowest rank, at most `most`, in their order."""
+    chosen = np.argsort(sample.ranks)[:most]
+    return _Sample(sample.ranks[chosen], sample.vectors[chosen], sample.level)

@@ -25,6 +25,7 @@ from devnet_jax.distributed.sharding import (
 )
 from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
+from devnet_jax.models.bags import unrolls_training
 from devnet_jax.models.build import abstract_variables
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.optimizer import make_schedule
@@ -70,7 +71,7 @@ def fit(
     require_divisible_batch(config)
     # Replicated here, because another sharding would make the second call compile again.
     state = jax.device_put(state, replicated())
-    train_call = make_train_call(config, store, scan=not unrolls_steps())
+    train_call = make_train_call(config, store, scan=not unrolls_training())
 
     done = int(state.step)
     log.resume(done)
@@ -133,18 +134,9 @@ def steps_per_call(config: Config, store: ImageStore) -> int:
     """
     if config.train.steps_per_call:
         return config.train.steps_per_call
-    if unrolls_steps():
+    if unrolls_training():
         return 1
     return min(config.train.steps_per_epoch, store.max_steps_per_call(config.train.batch_size))
-
-
-def unrolls_steps() -> bool:
-    """Returns True if the steps of a call are unrolled instead of scanned: on a CPU.
-
-    Some convolution gradients of XLA's CPU backend are much slower inside a loop
-    (benchmarks/results/cpu_profile.md), and calls cost nothing there.
-    """
-    return jax.default_backend() == "cpu"
 
 
 def batch_indices(config: Config, steps: range, n_normal: int, n_images: int) -> np.ndarray:

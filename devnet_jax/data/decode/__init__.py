@@ -15,6 +15,7 @@ from devnet_jax.data.decode.loading import (
     load_images,
     load_mask,
     map_in_threads,
+    open_picture,
     to_pillow,
 )
 from devnet_jax.data.decode.mask import decode_mask, read_mask
@@ -35,6 +36,7 @@ __all__ = [
     "load_images",
     "load_mask",
     "map_in_threads",
+    "open_picture",
     "read_mask",
     "to_pillow",
 ]

@@ -101,7 +101,18 @@ def load_image(
     Raises:
       UserError: as `decode_image`, or if the region lies beyond the image.
     """
-    return fit_image(open_image(data, path, page).content, path, preprocessing)
+    picture = open_picture(data, path, page=page, white_level=preprocessing.white_level)
+    return fit_image(picture, path, preprocessing)
+
+
+def open_picture(
+    data: bytes, path: str, *, page: int | None = None, white_level: int = 0
+) -> Image.Image:
+    """Decodes an image as `decode_image` does, to an upright Pillow image of mode L or RGB.
+
+    Arguments and errors are those of `decode_image`.
+    """
+    return to_pillow(open_image(data, path, page).content, path, white_level)
 
 
 def fit_image(

@@ -148,8 +148,7 @@ def _warn_of_clipping(values: Values, path: str, white: int) -> None:
 
 def _warn_of_few_levels(pixels: np.ndarray, path: str) -> None:
     """Warns, once in a process, of 16-bit values of which hardly anything is left in 8 bits."""
-    highest = int(pixels.max())
-    if not 0 < highest < FULL_16_BITS // 4 or _has_warned.is_set():
+    if _has_warned.is_set() or not 0 < (highest := int(pixels.max())) < FULL_16_BITS // 4:
         return
     _has_warned.set()
     logger.warning(
