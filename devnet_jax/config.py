@@ -70,10 +70,11 @@ class DatasetConfig:
         minimum=0,
         maximum=65535,
     )
-    n_anomaly: int = setting(
+    n_anomaly: int | str = setting(
         10,
-        "number of labelled anomalies for training (shots); 0 trains from good images alone, with "
-        "model.detector=devcore",
+        "number of labelled anomalies for training (shots), or all; of your own pictures, at most "
+        "so many are drawn, evenly over the kinds, and none if there is train/<defect>; 0 trains "
+        "from good images alone, with model.detector=devcore",
         minimum=0,
     )
     known_class: str | None = setting(
@@ -111,6 +112,11 @@ class DatasetConfig:
         "cache of decoded images on disk, beside the prepared data, for later runs",
         may_change=True,
     )
+
+    @property
+    def n_to_draw(self) -> int | None:
+        """Number of labelled anomalies to draw; `None` for all."""
+        return None if isinstance(self.n_anomaly, str) else self.n_anomaly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,10 +344,19 @@ class Config:
     def __post_init__(self) -> None:
         """Replaces the values 0 and "auto" by those of the detector; writes sizes in one way."""
         image_size, explanation = _DETECTOR_DEFAULTS[self.model.detector]
-        object.__setattr__(self, "dataset", _with_plain_sizes(self.dataset, image_size))
+        object.__setattr__(self, "dataset", _with_plain_values(self.dataset, image_size))
         if self.evaluation.explanation == "auto":
             evaluation = dataclasses.replace(self.evaluation, explanation=explanation)
             object.__setattr__(self, "evaluation", evaluation)
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of labelled anomalies that the detector learns from.
+
+        Raises:
+          ValueError: before `with_labels`, if `dataset.n_anomaly` is "all".
+        """
+        return int(self.dataset.n_anomaly)
 
     @property
     def last_step(self) -> int:
@@ -352,6 +367,15 @@ class Config:
         if self.model.detector == "devcore":
             return self.devcore.head_steps if self.dataset.n_anomaly else 1
         return self.train.epochs * self.train.steps_per_epoch
+
+    def with_labels(self, n_labelled: int) -> Config:
+        """Returns the settings of a detector that learns from so many labelled anomalies.
+
+        `dataset.n_anomaly` says how many are wanted; the split says how many there are.
+        """
+        return dataclasses.replace(
+            self, dataset=dataclasses.replace(self.dataset, n_anomaly=n_labelled)
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = None) -> Config:
@@ -371,16 +395,22 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def _with_plain_sizes(settings: DatasetConfig, default: int) -> DatasetConfig:
-    """Returns the settings with their sizes written in one way, so that equal ones compare equal.
+def _with_plain_values(settings: DatasetConfig, default: int) -> DatasetConfig:
+    """Returns the settings with their values written in one way, so that equal ones compare equal.
 
     Args:
       settings: settings of the data set.
       default: image size in place of 0.
 
     Raises:
-      UserError: if a size or the region has a wrong form, or images would be too small.
+      UserError: if a size, the region or `n_anomaly` has a wrong form, or images would be too
+        small.
     """
+    n_anomaly = settings.n_anomaly
+    if isinstance(n_anomaly, str) and n_anomaly != "all":
+        if not n_anomaly.isdecimal():
+            raise UserError(f"config.dataset.n_anomaly = {n_anomaly!r}: give a number, or all")
+        n_anomaly = int(n_anomaly)
     given = settings.image_size
     size = parse_size(default if str(given) == "0" else given, "config.dataset.image_size")
     if min(size) < MIN_IMAGE_SIZE:
@@ -388,7 +418,9 @@ def _with_plain_sizes(settings: DatasetConfig, default: int) -> DatasetConfig:
     rows, columns = parse_size(settings.tiles, "config.dataset.tiles")
     if settings.region:
         parse_region(settings.region)
-    return dataclasses.replace(settings, image_size=write_size(size), tiles=f"{rows}x{columns}")
+    return dataclasses.replace(
+        settings, image_size=write_size(size), tiles=f"{rows}x{columns}", n_anomaly=n_anomaly
+    )
 
 
 def get_config() -> ConfigDict:

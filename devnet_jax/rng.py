@@ -12,11 +12,16 @@ import jax
 import numpy as np
 
 
+def _number(purpose: str) -> int:
+    """Returns a number for a purpose, which may contain a folder's name of any bytes."""
+    return zlib.crc32(purpose.encode("utf-8", "surrogateescape"))
+
+
 def key(seed: int, purpose: str) -> jax.Array:
     """Returns the JAX key for a purpose ("initialise", "augment", …); fold the step into it."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
+    return jax.random.fold_in(jax.random.key(seed), _number(purpose))
 
 
 def generator(seed: int, purpose: str, *steps: int) -> np.random.Generator:
     """Returns the NumPy generator for a purpose at a step (or epoch, or image)."""
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *steps])
+    return np.random.default_rng([seed, _number(purpose), *steps])

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
+from devnet_jax.data.datasets.builder import GOOD
 from devnet_jax.data.decode import Batch, load_images, load_mask, open_picture
 from devnet_jax.data.decode.values import FULL_16_BITS
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
@@ -54,6 +55,14 @@ class FewShotDataset:
         held_out = f"{len(self.calibration)} normal images calibrate, " if self.calibration else ""
         return f"{self.source.name}: {normal}{labelled} train, {held_out}{test}"
 
+    def describe_kinds(self) -> str:
+        """Returns the number of training and test images of each defect class, or ""."""
+        trained, tested = self.split.trained_classes, self.split.tested_classes
+        kinds = sorted({*trained, *tested} - {GOOD})
+        return "; ".join(
+            f"{kind}: {trained.get(kind, 0)} train, {tested.get(kind, 0)} test" for kind in kinds
+        )
+
     @classmethod
     def draw(cls, settings: DatasetConfig, seed: int) -> FewShotDataset:
         """Opens the data set and draws its split.
@@ -64,11 +73,12 @@ class FewShotDataset:
         source = _open(settings)
         split = few_shot_split(
             source.examples,
-            n_anomaly=settings.n_anomaly,
+            n_anomaly=settings.n_to_draw,
             known_class=settings.known_class,
             contamination=settings.contamination,
             calibration=settings.calibration,
             seed=seed,
+            own_data=source.is_own_data,
         )
         level = _white_level(settings, source)
         _log_white_level(source, level)
@@ -124,10 +134,12 @@ class FewShotDataset:
         """
         dataset = cls._with_split(_open(settings), split, settings)
         dataset._require_images()
-        grown = grown_split(split, dataset.source.examples, settings.n_anomaly)
         source = dataset.source
+        grown = grown_split(split, source.examples, settings.n_to_draw, source.is_own_data)
         level = _white_level(settings, source)
-        if grown == split and level == split.white_level:
+        # Older split files do not count the test images.
+        counted = dataclasses.replace(split, tested_classes=grown.tested_classes)
+        if grown == counted and level == split.white_level:
             return dataset
         _log_white_level(source, level)
         grown = dataclasses.replace(grown, fingerprint=source.fingerprint, white_level=level)

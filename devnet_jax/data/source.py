@@ -36,7 +36,7 @@ class Example:
 
     Attributes:
       path: posix path relative to the raw folder; it names the image.
-      split: "train" (normal images only) or "test" (normal images and all anomalies).
+      split: "train" or "test". In published data sets, all anomalies are in test.
       label: 0 for a normal image, 1 for an anomaly.
       defect: defect class; "good" for a normal image.
       digest: hash of the decoded pixels.
@@ -62,6 +62,7 @@ class Source:
       fingerprint: hash that changes when the raw files change.
       folder: folder of the prepared data; it is replaced when the raw files change.
       white_level: value that is white in images of 16 bits; 0 if they use all.
+      is_own_data: True for the user's own pictures, False for a published data set.
     """
 
     def __init__(self, builder: AnomalyDatasetBuilder) -> None:
@@ -71,6 +72,7 @@ class Source:
         self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
         self.fingerprint: str = index["fingerprint"]
         self.white_level: int = index["white_level"]
+        self.is_own_data = not builder.NEEDS_TEST_IMAGES
         self.examples: Sequence[Example] = [Example(*fields) for fields in index["examples"]]
         self._records: list[Sequence[dict[str, bytes]]] = [
             builder.as_data_source(split) if split in builder.info.splits else []

@@ -97,7 +97,9 @@ class TrainedDetector(ImageScorer):
         folder.require_run()
         if config is None:
             config = read_config(folder)
-        abstract = abstract_replicated(abstract_variables(config))
+        split = read_split(folder)
+        learning = config.with_labels(len(split.train_anomaly)) if split else config
+        abstract = abstract_replicated(abstract_variables(learning))
         with Checkpoints(folder.checkpoints, keep_best=config.train.best_by) as checkpoints:
             wants_best = config.evaluation.checkpoint == "best"
             step = checkpoints.best_step() if wants_best else checkpoints.latest_step()
@@ -116,11 +118,11 @@ class TrainedDetector(ImageScorer):
                 folder.learned,
             )
         detector = cls(
-            config,
+            learning,
             variables,
             step,
             kinds=tuple(learned.kinds) if learned else (),
-            white_level=read_white_level(folder),
+            white_level=split.white_level if split else 0,
         )
         if not calibrated or not config.dataset.calibration:
             return detector
@@ -233,11 +235,9 @@ class TrainedDetector(ImageScorer):
         return max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
 
 
-def read_white_level(workdir: Workdir) -> int:
-    """Reads the white level of a run's data set from split.json; 0 if there is none."""
-    if not workdir.split.exists():
-        return 0
-    return Split.from_dict(read_json(workdir.split)).white_level
+def read_split(workdir: Workdir) -> Split | None:
+    """Reads the split of a run; `None` if there is no split.json."""
+    return Split.from_dict(read_json(workdir.split)) if workdir.split.exists() else None
 
 
 def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:

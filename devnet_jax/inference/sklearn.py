@@ -363,7 +363,7 @@ def _train_devcore(
     config: Config, reader: ImageListReader, n_normal: int
 ) -> tuple[TrainedDetector, list[float]]:
     """Fits DevCore, without a folder; see `_train_devnet`. It has no losses."""
-    n_anomaly = config.dataset.n_anomaly
+    n_anomaly = config.n_labelled
     fitted = fit_devcore(config, reader, n_normal, [0] * n_anomaly)
     if fitted is None:
         raise UserError("detector='devcore' is fitted by a single process")

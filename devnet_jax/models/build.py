@@ -34,7 +34,7 @@ def make_model(config: Config, axis_name: str | None = None) -> Model:
         return DevCore(
             backbone=config.model.backbone,
             memory_size=config.devcore.memory_size,
-            n_labelled=max(LABELLED_PER_IMAGE * config.dataset.n_anomaly, 1),
+            n_labelled=max(LABELLED_PER_IMAGE * config.n_labelled, 1),
             top_positions=config.devcore.top_positions,
             dtype=jnp.dtype(config.model.dtype),
             axis_name=axis_name,

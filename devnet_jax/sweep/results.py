@@ -95,7 +95,7 @@ def read_result(job: Job, folder: Path) -> RunResult | None:
         category=dataset.category or "",
         known_class=dataset.known_class or "",
         contamination=dataset.contamination,
-        n_anomaly=dataset.n_anomaly,
+        n_anomaly=job.config.n_labelled,
         method=job.method,
         variation=job.variation_name,
         seed=job.config.seed,

@@ -64,6 +64,11 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
             f"{done // config.train.steps_per_epoch} epochs; use at least that many"
         )
     dataset = open_dataset(config, workdir)
+    if not dataset.split.train_anomaly:
+        raise UserError(
+            f"data set {dataset.source.name} has no labelled anomalies, which the deviation network"
+            " needs: add some, or train with config.model.detector=devcore"
+        )
     if done == config.last_step:  # no state to restore, no image to decode
         _write_settings(config, dataset, workdir)
         return
@@ -84,8 +89,9 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
         _write_settings(config, dataset, workdir)
         return
     kinds = sorted(set(dataset.labelled_defects))
+    learning = config.with_labels(len(dataset.labelled_defects))
     fitted = fit_devcore(
-        config,
+        learning,
         dataset.train_images(),
         len(dataset.split.train_unlabelled),
         [kinds.index(defect) for defect in dataset.labelled_defects],
@@ -93,7 +99,7 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
     if not done:
         _write_settings(config, dataset, workdir)
     # A run whose folder has grown goes on counting.
-    step = done + config.last_step
+    step = done + learning.last_step
     variables: dict[str, Any] = {}
     if fitted is not None:
         variables = fitted.variables
@@ -119,7 +125,7 @@ def require_trainable(config: Config) -> None:
     if config.model.detector == "devcore":
         check_image_size(config.model.backbone, min(preprocessing.size))
         return
-    if not config.dataset.n_anomaly:
+    if config.dataset.n_anomaly == 0:
         raise UserError(
             "config.dataset.n_anomaly = 0: the deviation network needs labelled anomalies; give "
             "some, or train with config.model.detector=devcore"
@@ -152,3 +158,5 @@ def _write_settings(config: Config, dataset: FewShotDataset, workdir: Workdir) -
         write_json(workdir.split, dataset.split.to_dict())
         write_json(workdir.config, config.to_dict())
         logger.info("%s", dataset)
+        if kinds := dataset.describe_kinds():
+            logger.info("kinds of defects: %s", kinds)

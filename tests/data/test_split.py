@@ -1,6 +1,8 @@
 """Tests of the few-shot protocols."""
 
 import functools
+import itertools
+import random
 
 import pytest
 from hypothesis import given
@@ -284,3 +286,65 @@ def test_labels_can_neither_be_taken_back_nor_invented(n_anomaly: int) -> None:
     rows = examples(20, 4, hole=5, scratch=5)
     with pytest.raises(UserError, match="2 labelled anomalies train already, and 2 are new"):
         grown(first_split(), rows, n_anomaly)
+
+
+def own(rows: list[Example], n_anomaly: int | None, seed: int = 0) -> Split:
+    return few_shot_split(rows, n_anomaly=n_anomaly, known_class=None, seed=seed, own_data=True)
+
+
+@given(seed=st.integers(0, 2**31 - 1), order=st.randoms())
+def test_of_own_pictures_labels_are_drawn_evenly(seed: int, order: random.Random) -> None:
+    rows = examples(5, 4, hole=6, scratch=1, dent=9)
+    order.shuffle(rows)
+    drawn = [own(rows, n, seed) for n in range(17)]
+    assert drawn[3].trained_classes == {"dent": 1, "hole": 1, "scratch": 1}
+    assert drawn[5].trained_classes == {"dent": 2, "hole": 2, "scratch": 1}
+    assert drawn[13].trained_classes == {"dent": 6, "hole": 6, "scratch": 1}
+    for fewer, more in itertools.pairwise(drawn):
+        assert set(fewer.train_anomaly) < set(more.train_anomaly)
+    assert drawn[5].tested_classes == {"dent": 7, "good": 4, "hole": 4}
+
+
+@pytest.mark.parametrize("n_anomaly", [3, 10, None])
+def test_of_few_own_defects_all_train(n_anomaly: int | None) -> None:
+    split = own(examples(5, 2, hole=2, scratch=1), n_anomaly)
+    assert split.trained_classes == {"hole": 2, "scratch": 1}
+    assert split.tested_classes == {"good": 2}
+
+
+def test_anomalies_of_the_training_part_train_and_the_others_test() -> None:
+    rows = examples(5, 2, hole=3)
+    rows += [Example(f"train/dent/{i}.png", "train", 1, "dent", "") for i in range(4)]
+    split = own(rows, 2)
+    assert split.trained_classes == {"dent": 4}
+    assert split.tested_classes == {"good": 2, "hole": 3}
+    assert split.train_normal == tuple(f"train/good/{i}.png" for i in range(5))
+    grown_rows = [*rows, *examples(7, 2, hole=5)]
+    grown_rows = list({row.path: row for row in grown_rows}.values())
+    grown_rows.append(Example("train/hole/0.png", "train", 1, "hole", ""))
+    larger = grown_split(split, grown_rows, 2, own_data=True)
+    assert larger.trained_classes == {"dent": 4, "hole": 1}
+    assert larger.tested_classes == {"good": 2, "hole": 5}
+    with pytest.raises(UserError, match=r"known_class = 'dent'.*leave known_class unset"):
+        few_shot_split(rows, n_anomaly=2, known_class="dent", seed=0, own_data=True)
+
+
+def test_new_own_defects_fill_the_kinds_that_have_few() -> None:
+    split = own(examples(5, 2, hole=4), 2)
+    larger = grown_split(split, examples(5, 2, hole=6, dent=3), 4, own_data=True)
+    assert larger.trained_classes == {"dent": 2, "hole": 2}
+    assert set(split.test) < set(larger.test)
+    everything = grown_split(split, examples(5, 2, hole=6, dent=3), None, own_data=True)
+    assert everything.trained_classes == {"dent": 3, "hole": 4}
+    assert grown_split(split, examples(5, 2, hole=4), 10, own_data=True).train_anomaly == (
+        split.train_anomaly
+    )
+
+
+def test_all_published_anomalies_cannot_train() -> None:
+    with pytest.raises(UserError, match=r"n_anomaly = all: there are 5 anomalies.*at most"):
+        few_shot_split(examples(5, 4, hole=5), n_anomaly=None, known_class=None, seed=0)
+    split = few_shot_split(
+        examples(5, 4, hole=5, dent=2), n_anomaly=None, known_class="hole", seed=0
+    )
+    assert split.trained_classes == {"hole": 5}

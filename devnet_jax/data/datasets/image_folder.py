@@ -27,8 +27,8 @@ LAYOUT = (
     "train/good/, test/good/, test/<defect>/ and, for masks, ground_truth/<defect>/<image>_mask.png"
 )
 _LAYOUT_WITHOUT_TEST = (
-    "train/good/ and, if there are images to test with, test/good/, test/<defect>/ and, for masks, "
-    "ground_truth/<defect>/<image>_mask.png"
+    "train/good/, train/<defect>/ for defects that shall train, and, if there are images to test "
+    "with, test/good/, test/<defect>/ and, for masks, ground_truth/<defect>/<image>_mask.png"
 )
 
 
@@ -58,7 +58,7 @@ class ImageFolder(AnomalyDatasetBuilder):
 
 
 def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExample]:
-    """Lists the images of train/good, test/good and test/<defect>, and their masks.
+    """Lists the images of train/good, train/<defect>, test/good and test/<defect>, and their masks.
 
     Masks are in ground_truth/<defect>. A mask has the stem of its image, with or without `_mask`,
     and any image type; other files there are left out. If there is no such mask, case is ignored.
@@ -66,7 +66,8 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
 
     Args:
       folder: folder with the layout LAYOUT.
-      needs_test_images: False if test/good, all of test/<defect>, or both may be missing.
+      needs_test_images: False for the user's own pictures: test/good, all of test/<defect>, or both
+        may be missing, and there may be train/<defect>.
 
     Raises:
       UserError: if a needed folder is missing, the name of a folder differs from that of a needed
@@ -82,50 +83,60 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
         if not (folder / needed).is_dir():
             hint = misplaced.describe_pictures_above(folder / needed)
             raise UserError(f"no folder '{folder / needed}': expected {layout}{hint}")
-    for stray in _class_folders(folder / "train"):
-        if stray.name != GOOD:
-            misplaced.require_pictures(stray, list_files(stray))
-            raise UserError(
-                f"'{stray}' is in train, which holds normal images only: move it to"
-                f" '{folder / 'test' / stray.name}'"
-            )
-    classes = [folder / "train" / GOOD, *_class_folders(folder / "test")]
+    trained = [path for path in _class_folders(folder / "train") if path.name != GOOD]
+    for stray in trained if needs_test_images else ():
+        misplaced.require_pictures(stray, list_files(stray))
+        raise UserError(
+            f"'{stray}' is in train, which holds normal images only: move it to"
+            f" '{folder / 'test' / stray.name}'"
+        )
+    classes = [folder / "train" / GOOD, *trained, *_class_folders(folder / "test")]
     if needs_test_images and len(classes) < 3:
         raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {layout}")
     misplaced.warn_of_pictures(folder / "train", folder / "test")
     misplaced.warn_of_masks(folder, {class_folder.name for class_folder in classes})
     examples = []
     for class_folder in classes:
-        defect = class_folder.name
+        defect, split = class_folder.name, class_folder.parent.name
         images = list_files(class_folder)
         misplaced.require_pictures(class_folder, images)
         if not images:
             raise UserError(f"no images in '{class_folder}': add some or remove the folder")
-        masks = _masks(folder / "ground_truth" / defect) if defect != GOOD else {}
         stems = [_stem(image, class_folder) for image in images]
-        names = _mask_names(stems, masks)
-        unused = set(masks) - set(names.values())
-        for image, stem in zip(images, stems, strict=True):
-            unused -= {stem, f"{stem}_mask"}
-            examples.append(
-                RawExample(
-                    path=image.relative_to(folder).as_posix(),
-                    label=NORMAL if defect == GOOD else ANOMALY,
-                    defect=defect,
-                    image=image,
-                    mask=masks[names[stem]] if stem in names else None,
-                    split=class_folder.parent.name,
-                )
+        masks = _find_masks(folder, defect, stems) if split == "test" and defect != GOOD else {}
+        examples += [
+            RawExample(
+                path=image.relative_to(folder).as_posix(),
+                label=NORMAL if defect == GOOD else ANOMALY,
+                defect=defect,
+                image=image,
+                mask=masks.get(stem),
+                split=split,
             )
-        if unused:
-            logger.warning(
-                "%d masks belong to no image in '%s', for example '%s': a mask has the name of its "
-                "image, with or without _mask, and is in the same subfolder",
-                len(unused),
-                class_folder,
-                masks[min(unused)],
-            )
+            for image, stem in zip(images, stems, strict=True)
+        ]
     return examples
+
+
+def _find_masks(folder: Path, defect: str, stems: Sequence[str]) -> dict[str, Path]:
+    """Returns the masks of the test images of a class, by the stems of the images that have one.
+
+    Logs a warning for masks that belong to no image of the class. Training needs no masks.
+    """
+    masks = _masks(folder / "ground_truth" / defect)
+    names = _mask_names(stems, masks)
+    trained = folder / "train" / defect
+    known = [*stems, *(_stem(image, trained) for image in list_files(trained))]
+    unused = set(masks) - set(names.values()) - {n for s in known for n in (s, f"{s}_mask")}
+    if unused:
+        logger.warning(
+            "%d masks belong to no image in '%s', for example '%s': a mask has the name of its "
+            "image, with or without _mask, and is in the same subfolder",
+            len(unused),
+            folder / "test" / defect,
+            masks[min(unused)],
+        )
+    return {stem: masks[name] for stem, name in names.items()}
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -272,7 +272,6 @@ def remove_files(folder: Path) -> None:
         (lambda f: remove_files(f / "test/good"), r"no images in '.*test/good'"),
         (lambda f: remove_files(f / "train/good"), r"no images in '.*train/good'"),
         (lambda f: remove_files(f / "test/dent"), r"no images in '.*test/dent'"),
-        (lambda f: write_image(f / "train/dent/1.png"), r"train/dent'.*move it to '.*test/dent'"),
         (
             lambda f: write_image(f / "ground_truth/scratch/0_mask.png"),
             r"two masks.*0_mask\.bmp' and '.*0_mask\.png",
@@ -298,6 +297,17 @@ def test_an_image_folder_needs_no_test_images(parts, removed, counts):
         shutil.rmtree(parts / name)
     examples = verify(ImageFolder.read_raw(parts, None))
     assert Counter((e.split, e.label) for e in examples) == counts
+
+
+def test_defects_of_own_pictures_may_train(parts):
+    write_image(parts / "train/dent/new.png")
+    write_image(parts / "train/crack/0.png")
+    write_image(parts / "ground_truth/dent/new_mask.png")
+    raw = ImageFolder.raw_examples(parts, None)
+    trained = {(e.path, e.label, e.defect) for e in raw if e.split == "train" and e.label}
+    assert trained == {("train/dent/new.png", 1, "dent"), ("train/crack/0.png", 1, "crack")}
+    with pytest.raises(UserError, match=r"train/crack'.*normal images only: move it to"):
+        MvtecAd.raw_examples(parts.rename(parts.with_name("bottle")), "bottle")
 
 
 @pytest.mark.parametrize(
