@@ -80,6 +80,14 @@ class FewShotDataset:
             seed=seed,
             own_data=source.is_own_data,
         )
+        wanted, found = settings.n_to_draw, len(split.train_anomaly)
+        if wanted is not None and wanted > found:
+            logger.info(
+                "%s: config.dataset.n_anomaly = %d, and there are %d anomalies: all train",
+                source.name,
+                wanted,
+                found,
+            )
         level = _white_level(settings, source)
         _log_white_level(source, level)
         split = dataclasses.replace(split, fingerprint=source.fingerprint, white_level=level)

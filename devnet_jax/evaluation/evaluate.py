@@ -354,6 +354,7 @@ def compute_metrics(
     scores = test.scores
     results = {
         "step": detector.step,
+        "trained_classes": dict(dataset.split.trained_classes),
         "n_test_normal": int(np.sum(labels == 0)),
         "n_test_anomaly": int(np.sum(labels == 1)),
         "n_test_duplicates": len(dataset.test_duplicates),

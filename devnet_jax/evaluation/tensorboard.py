@@ -43,7 +43,7 @@ def log_evaluation(
         earlier.unlink()
     with EventWriter(folder, filename_suffix=suffix) as writer:
         for name, value in results.items():
-            if name != "step" and value is not None:
+            if name != "step" and isinstance(value, (int, float)):
                 writer.add_scalar(f"eval/{name}", value, step)
         for picture in _logged_pictures(pictures):
             # TensorBoard groups them by class. Its names must be valid text.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devnet_jax.config import Config
+from devnet_jax.errors import printable
 from devnet_jax.runtime.workdir import Workdir
 
 
@@ -120,12 +121,19 @@ def describe_dataset(config: Config) -> str:
     return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
 
 
+_MAX_NAMED_CLASSES = 8
+
+
 def describe_run(config: Config, results: Mapping[str, Any]) -> str:
     """Describes the training data, and the steps of the deviation network, in one line."""
     dataset = config.dataset
     protocol = "all classes" if dataset.known_class is None else f"class {dataset.known_class}"
-    shots = f"{dataset.n_anomaly} labelled anomalies of {protocol}"
-    if not dataset.n_anomaly:
+    trained = results["trained_classes"]
+    shots = f"{sum(trained.values())} labelled anomalies of {protocol}"
+    if dataset.known_class is None and len(trained) <= _MAX_NAMED_CLASSES:
+        named = ", ".join(f"{count} {printable(name)}" for name, count in trained.items())
+        shots = f"{sum(trained.values())} labelled anomalies ({named})"
+    if not trained:
         shots = "normal images alone"
         if dataset.known_class is not None:
             shots += f", {protocol} not tested"
