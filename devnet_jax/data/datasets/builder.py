@@ -22,6 +22,7 @@ from PIL import Image
 
 from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import Download
+from devnet_jax.data.pages import split_page
 from devnet_jax.data.paths import file_state, permission_errors, read_file
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,10 @@ class RawExample:
       path: posix path relative to the raw folder, unique in the data set; it names the image.
       label: NORMAL or ANOMALY.
       defect: defect class; GOOD for a normal image.
-      image: the image file, or its content.
-      mask: file or content of the defect mask, if there is one.
-      split: "train" (normal images only) or "test". None if the data set has no split: a quarter
-        of its normal images and all anomalies then become "test".
+      image: the image file, one page of it (stack.tif#2), or its content.
+      mask: file, page or content of the defect mask, if there is one.
+      split: "train" or "test". None if the data set has no split: a quarter of its normal images
+        and all anomalies then become "test".
       digest: hash of the decoded pixels, independent of the file type; set by `verify`.
       size: height and width of the upright image; set by `verify`.
       highest: highest value of an image of 16 bits that may use fewer of them; set by `verify`.
@@ -90,6 +91,7 @@ class RawDataset:
       fingerprint: hash that changes with the path or content of any file used.
       published_counts: published number of images of each class, if known.
       needs_test_images: True if the test part must have normal images and anomalies.
+      skips_other_files: True if files that are no images are skipped, else they are errors.
     """
 
     name: str
@@ -97,6 +99,7 @@ class RawDataset:
     fingerprint: str
     published_counts: Mapping[str, int] = field(default_factory=dict)
     needs_test_images: bool = True
+    skips_other_files: bool = True
 
 
 class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
@@ -112,6 +115,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
       NAME_IDENTIFIES_DATA: True if all raw folders of this name hold the same data, so that
         prepared data can be used without the raw folder.
       NEEDS_TEST_IMAGES: False if the data set may lack normal test images, anomalies, or both.
+      SKIPS_OTHER_FILES: False if a file that is no image is an error, as where each is named.
       PUBLISHED_COUNTS: published number of images of each defect class (GOOD for normal images),
         by category (None if there are no categories); {} if unknown. If the counts differ when the
         data set is prepared, a warning is logged.
@@ -124,6 +128,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
     NEEDS_FOLDER: ClassVar[bool] = True
     NAME_IDENTIFIES_DATA: ClassVar[bool] = True
     NEEDS_TEST_IMAGES: ClassVar[bool] = True
+    SKIPS_OTHER_FILES: ClassVar[bool] = True
     PUBLISHED_COUNTS: ClassVar[Mapping[str | None, Mapping[str, int]]] = {}
     DOWNLOAD: ClassVar[Download | None] = None
 
@@ -164,7 +169,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         files = set(cls.index_files(folder))
         for example in examples:
             for content in (example.image, example.mask):
-                files.update([content] if isinstance(content, Path) else ())
+                files.update([split_page(content)[0]] if isinstance(content, Path) else ())
                 files.update(content.source_files if isinstance(content, LazyBytes) else ())
         for name, digest in digests.of(files, folder).items():
             yield f"{name}\0{digest}"
@@ -193,8 +198,14 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         name = "/".join(filter(None, (cls.name, category)))
         if cls.NEEDS_FOLDER:
             name += f" in '{folder}'"
-        published = cls.PUBLISHED_COUNTS.get(category, {})
-        return RawDataset(name, examples, digest.hexdigest(), published, cls.NEEDS_TEST_IMAGES)
+        return RawDataset(
+            name,
+            examples,
+            digest.hexdigest(),
+            cls.PUBLISHED_COUNTS.get(category, {}),
+            cls.NEEDS_TEST_IMAGES,
+            cls.SKIPS_OTHER_FILES,
+        )
 
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:

@@ -29,7 +29,7 @@ from devnet_jax.data.decode.mask import Mask, read_mask
 from devnet_jax.data.decode.opening import Opened, count_pages, open_image
 from devnet_jax.data.decode.rgb import highest_value, to_rgb
 from devnet_jax.data.decode.values import Values, camera_level
-from devnet_jax.data.pages import same_name_error
+from devnet_jax.data.pages import read_picture, same_name_error
 from devnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,12 +43,14 @@ class _Verified(NamedTuple):
     Attributes:
       examples: its image, or one example for each page; empty if the file is no image.
       error: message if the image or the mask cannot be used, else "".
+      not_an_image: message if the file is no image, else "".
       mask_levels: levels of the mask that were taken as classes (`Mask.levels`).
       coverage: share of the pixels of each example that its mask covers; empty without a mask.
     """
 
     examples: Sequence[RawExample] = ()
     error: str = ""
+    not_an_image: str = ""
     mask_levels: tuple[int, ...] = ()
     coverage: Sequence[float] = ()
 
@@ -57,9 +59,10 @@ def verify(raw: RawDataset) -> list[RawExample]:
     """Verifies a raw data set: decodes every file once and assigns the splits.
 
     Each page of a TIFF file becomes an example of its own, named with "#" and its number from 1.
-    Files that are not images are skipped; their number is logged, and their names at verbosity 1.
-    A warning is logged if the counts differ from the published ones, and if masks have several
-    grey levels, are empty or cover more than half of their pictures.
+    Files that are not images are skipped if the data set allows it; their number is logged, and
+    their names at verbosity 1. A warning is logged if the counts differ from the published ones,
+    and if masks have several grey levels, are empty, cover more than half of their pictures, or
+    show defects of normal images.
 
     Returns:
       The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
@@ -71,7 +74,8 @@ def verify(raw: RawDataset) -> list[RawExample]:
     """
     examples = raw.examples
     results = list(map_in_threads(_verify_example, examples, "verifying"))
-    _raise_errors([result.error for result in results if result.error])
+    errors = [r.error or ("" if raw.skips_other_files else r.not_an_image) for r in results]
+    _raise_errors([error for error in errors if error])
     verified = [example for result in results for example in result.examples]
     _require_unique_names(verified)
     skipped = [e.path for e, result in zip(examples, results, strict=True) if not result.examples]
@@ -104,49 +108,61 @@ def white_level(examples: Iterable[RawExample]) -> int:
 
 def _verify_example(example: RawExample) -> _Verified:
     """Decodes an image and its mask."""
-    name, data = _content_name(example, example.image), read_content(example.image)
-    mask_name, mask = "", None
+    name, (data, page) = _content_name(example, example.image), _read(example.image)
+    mask_name, mask, mask_page = "", None, None
     if example.mask is not None:
-        mask_name, mask = _content_name(example, example.mask), read_content(example.mask)
+        mask_name, (mask, mask_page) = _content_name(example, example.mask), _read(example.mask)
     examples: list[RawExample] = []
     levels: set[int] = set()
     coverage: list[float] = []
     try:
-        n_pages = count_pages(data)
-        if mask is not None and (n_masks := count_pages(mask)) != n_pages:
+        pages = mask_pages = _pages(data, page)
+        if mask is not None and len(mask_pages := _pages(mask, mask_page)) != len(pages):
             raise UserError(
-                f"mask '{mask_name}' has {n_masks} pages but its image '{name}' has {n_pages}: they"
-                " must be equal"
+                f"mask '{mask_name}' has {len(mask_pages)} pages but its image '{name}' has"
+                f" {len(pages)}: they must be equal"
             )
-        for page in range(n_pages):
+        for number, mask_number in zip(pages, mask_pages, strict=True):
             try:
-                opened = open_image(data, name, page)
-            except NotAnImageError:
-                return _Verified()
+                opened = open_image(data, name, number)
+            except NotAnImageError as error:
+                return _Verified(not_an_image=str(error))
             highest = highest_value(opened)
             # The white level is known when all images are; by its own, none looks too dark.
             pixels = to_rgb(opened.content, name, white_level=highest or 0)
+            is_page = page is not None or len(pages) > 1
             changes: dict[str, Any] = {
                 "digest": _digest(opened, pixels),
                 "size": pixels.shape[:2],
                 "highest": highest,
                 "image": data if isinstance(example.image, LazyBytes) else example.image,
             }
-            found = None
+            if is_page:
+                changes["image"] = _encode_page(opened, pixels)
+            if len(pages) > 1:
+                changes["path"] = f"{example.path}#{number + 1}"
             if mask is not None:
-                found = read_mask(mask, mask_name, page=page)
+                found = read_mask(mask, mask_name, page=mask_number)
                 levels.update(found.levels)
                 coverage.append(float(found.defect.mean()))
                 _require_fit(found, mask_name, opened, name, pixels.shape[:2])
                 changes["mask"] = mask if isinstance(example.mask, LazyBytes) else example.mask
-            if n_pages > 1:
-                changes["path"] = f"{example.path}#{page + 1}"
-                changes["image"] = _encode_page(opened, pixels)
-                changes["mask"] = found and encode_png(found.defect * np.uint8(255))
+                if is_page or mask_page is not None:
+                    changes["mask"] = encode_png(found.defect * np.uint8(255))
             examples.append(replace(example, **changes))
     except UserError as error:
         return _Verified(error=str(error))
     return _Verified(examples, mask_levels=tuple(sorted(levels)), coverage=coverage)
+
+
+def _read(content: Path | LazyBytes | bytes) -> tuple[bytes, int | None]:
+    """Returns the content of an image's or a mask's file, and its page; `None` for all of them."""
+    return read_picture(content) if isinstance(content, Path) else (read_content(content), None)
+
+
+def _pages(data: bytes, page: int | None) -> Sequence[int]:
+    """Returns the pages of a file that are pictures of an example: the given one, or all."""
+    return range(count_pages(data)) if page is None else [page]
 
 
 def _encode_page(opened: Opened, pixels: np.ndarray) -> bytes:
@@ -227,13 +243,22 @@ def _require_unique_names(examples: Sequence[RawExample]) -> None:
 
 
 def _warn_of_coverage(name: str, results: Sequence[_Verified]) -> None:
-    """Logs a warning if masks of anomalies are empty, or cover most of their pictures."""
-    covered = {
-        example.path: share
+    """Logs a warning if masks are empty, cover most of their pictures, or contradict the label."""
+    shares = [
+        (example, share)
         for result in results
         for example, share in zip(result.examples, result.coverage, strict=False)
-        if example.label == ANOMALY
-    }
+    ]
+    covered = {example.path: share for example, share in shares if example.label == ANOMALY}
+    defects = [example.path for example, share in shares if example.label == NORMAL and share > 0]
+    if defects:
+        logger.warning(
+            "%s: %d masks of normal images show defects, for example that of '%s': correct the"
+            " labels, or remove the masks",
+            name,
+            len(defects),
+            defects[0],
+        )
     empty = [path for path, share in covered.items() if share == 0]
     if empty:
         logger.warning(

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from devnet_jax.config import DatasetConfig
-from devnet_jax.data.datasets.builder import RawDataset, RawExample
+from devnet_jax.data.datasets.builder import RawDataset, RawExample, read_content
 from devnet_jax.data.datasets.image_folder import ImageFolder
 from devnet_jax.data.datasets.verify import verify, white_level
 from devnet_jax.data.decode import decode_image, decode_mask
@@ -267,3 +267,48 @@ def test_a_folder_of_pages_trains(tmp_path: Path) -> None:
     save_pages(pages, folder / "train/good/stack.tif")
     paths = [e.path for e in verify(ImageFolder.read_raw(folder, None)) if "stack" in e.path]
     assert paths == [f"train/good/stack.tif#{n}" for n in (1, 2, 3)]
+
+
+def test_single_pages_are_examples_with_masks_of_their_own(tmp_path: Path) -> None:
+    pages = [np.full((4, 6), value, np.uint8) for value in (10, 20, 30)]
+    masks = [np.zeros((4, 6), np.uint8) for _ in pages]
+    masks[0][2, 3] = masks[1][1, 1] = 255
+    stack = save_pages(pages, tmp_path / "stack.tif")
+    drawn = save_pages(masks, tmp_path / "masks.tif")
+    third, second = (stack.with_name(f"stack.tif#{n}") for n in (3, 2))
+    alone = save(pages[0], tmp_path / "alone.png")
+    found = verify_all(
+        example(third, drawn.with_name("masks.tif#1"), 1),
+        example(second),
+        example(alone, drawn.with_name("masks.tif#2"), 1),
+    )
+    assert [e.path for e in found] == ["stack.tif#3", "stack.tif#2", "alone.png"]
+    assert [decode_image(read_content(e.image), "a")[0, 0, 0] for e in found] == [30, 20, 10]
+    assert [e.mask and np.argwhere(decode_mask(e.mask, "a")).tolist() for e in found] == [
+        [[2, 3]],
+        None,
+        [[1, 1]],
+    ]
+    with pytest.raises(UserError, match=r"mask '.*masks\.tif' has 3 pages but .*tif#3' has 1"):
+        verify_all(example(third, drawn))
+
+
+def test_files_that_are_no_images_are_errors_where_each_is_named(tmp_path: Path) -> None:
+    image = save(np.zeros((4, 6), np.uint8), tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    examples = [example(image), RawExample("t", 0, "good", tmp_path / "notes.txt", split="train")]
+    raw = RawDataset("set", examples, "", needs_test_images=False, skips_other_files=False)
+    with pytest.raises(UserError, match=r"notes\.txt' is not an image .*: convert"):
+        verify(raw)
+
+
+def test_masks_of_normal_images_that_show_defects_are_named(tmp_path: Path, caplog) -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    image, empty = save(mask, tmp_path / "a.png"), save(mask, tmp_path / "empty.png")
+    mask[1:3] = 255
+    drawn = save(mask, tmp_path / "mask.png")
+    verify_all(example(image, empty))
+    assert caplog.messages == []
+    verify_all(example(image, drawn))
+    (message,) = caplog.messages
+    assert "1 masks of normal images show defects, for example that of 'a.png'" in message
