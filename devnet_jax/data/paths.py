@@ -279,10 +279,10 @@ def output_name(name: str, suffix: str) -> PurePath:
     """Returns the relative path of a file that is written for an input file.
 
     Equal for equal names only. It is the name and the suffix, except that parts too long for a file
-    system are replaced by their hashes.
+    system are replaced by their hashes, and so are folders that would lead out of the output's.
 
     Args:
-      name: relative path of the input file, which tells it from all others.
+      name: path of the input file, which tells it from all others.
       suffix: ending of the output's name, such as ".jpg".
     """
     *folders, file = PurePath(name).parts
@@ -291,7 +291,8 @@ def output_name(name: str, suffix: str) -> PurePath:
     ending = re.compile(rf"({re.escape(suffix)}_*)\Z", re.IGNORECASE)
     renamed = [_shorten(ending.sub(r"\1_", folder)) for folder in folders]
     output = _shorten(f"{file}{suffix}", suffix)
-    if len(os.fsencode(PurePath(*renamed, output))) > _MAX_PATH_BYTES:
+    leads_out = PurePath(name).is_absolute() or ".." in folders
+    if leads_out or len(os.fsencode(PurePath(*renamed, output))) > _MAX_PATH_BYTES:
         renamed = [_hash(renamed)]
     return PurePath(*renamed, output)
 

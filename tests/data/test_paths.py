@@ -117,12 +117,15 @@ def test_each_output_has_its_own_valid_name(tmp_path: Path, suffix: str) -> None
         *("a.png", f"a.png{suffix}/b", f"a.png{suffix}_/b", f"A.PNG{suffix.upper()}/b"),
         *(f"{long}.png", f"{long}.bmp", f"{long}/1.png", f"{long}{suffix}/1.png", "\udcff.png"),
         *(f"{'d/' * 1900}1.png", f"{'d/' * 1900}2.png", f"{'d/' * 1899}1.png", "x" * 255),
+        *("/a.png", "../a.png", "b/../../a.png", f"{tmp_path}/a.png"),
     ]
     outputs = [output_name(name, suffix) for name in inputs]
     assert outputs[0] == PurePath(f"a.png{suffix}")
     assert len(set(outputs)) == len(inputs)
     for output in outputs:
         assert output.name.endswith(suffix)
+        assert not output.is_absolute()
+        assert ".." not in output.parts
         (tmp_path / output).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / output).with_name(f".{output.name}.tmp").touch()
         (tmp_path / output).touch()
