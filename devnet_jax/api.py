@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from pathlib import Path
 from typing import Any, Self
 
 from etils import epath
 
-from devnet_jax.config import Config, for_folder, full_name, with_settings
+from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.runtime.workdir import Workdir
 
@@ -23,8 +24,9 @@ class Detector(TrainedDetector):
         """Trains and evaluates a detector, as `--mode=train` does.
 
         Args:
-          data: a folder of images, laid out as train/good, test/good and test/<defect>, a fifth of
-            whose train/good calibrates the threshold; or all settings.
+          data: a folder of images, laid out as train/good, test/good and test/<defect>; or a table
+            of images and their labels, *.csv or *.tsv; or all settings. Of a folder and a table, a
+            fifth of the good images to train with calibrates the threshold.
           workdir: folder of the run, where a stopped run is resumed and the report is written. The
             default is a temporary folder, which is removed at the end.
           **settings: single settings by the last part of their names, n_anomaly=10; or by the full
@@ -37,7 +39,7 @@ class Detector(TrainedDetector):
         from devnet_jax.evaluation.evaluate import evaluate
         from devnet_jax.training.run import train
 
-        config = data if isinstance(data, Config) else for_folder(data)
+        config = data if isinstance(data, Config) else _settings_for(data)
         config = with_settings(config, {full_name(name): v for name, v in settings.items()})
         with contextlib.ExitStack() as stack:
             if workdir is None:
@@ -46,3 +48,10 @@ class Detector(TrainedDetector):
             train(config, Workdir(workdir))
             evaluate(config, Workdir(workdir))
             return cls.restore(workdir, config)
+
+
+def _settings_for(data: epath.PathLike) -> Config:
+    """Returns the settings for a folder, or for a table by its name."""
+    path = Path(data)
+    is_table = path.suffix.lower() in (".csv", ".tsv") and not path.is_dir()
+    return for_list(path) if is_table else for_folder(path)

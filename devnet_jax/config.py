@@ -34,6 +34,12 @@ class DatasetConfig:
     manual_dir: str | None = setting(
         None, "folder of the raw data set, as published", may_change=True
     )
+    labels: str | None = setting(
+        None,
+        "table of the pictures and their labels (CSV), for the data set image_list; its paths "
+        "start from manual_dir, or from the folder of the table",
+        may_change=True,
+    )
     data_dir: str | None = setting(
         None,
         "folder of the prepared data; none means $TFDS_DATA_DIR or ~/tensorflow_datasets",
@@ -452,16 +458,23 @@ FOLDER_CALIBRATION = 0.2
 
 def for_folder(folder: str | os.PathLike[str]) -> Config:
     """Returns the settings of configs/folder.py for a folder of one's own images."""
-    return with_settings(
-        Config(),
-        {
-            "dataset.name": "image_folder",
-            # Path.expanduser would raise an error for ~ if the home folder is not known.
-            "dataset.manual_dir": str(Path(os.path.expanduser(folder)).absolute()),  # noqa: PTH111
-            "model.detector": "devcore",
-            "dataset.calibration": FOLDER_CALIBRATION,
-        },
-    )
+    return _for_own_images({"name": "image_folder", "manual_dir": _absolute(folder)})
+
+
+def for_list(labels: str | os.PathLike[str]) -> Config:
+    """Returns the settings of configs/image_list.py for a table of one's own images."""
+    return _for_own_images({"name": "image_list", "labels": _absolute(labels)})
+
+
+def _for_own_images(dataset: Mapping[str, Any]) -> Config:
+    settings = {f"dataset.{name}": value for name, value in dataset.items()}
+    settings |= {"model.detector": "devcore", "dataset.calibration": FOLDER_CALIBRATION}
+    return with_settings(Config(), settings)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    # Path.expanduser would raise an error for ~ if the home folder is not known.
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
 
 
 def require_setting(name: str) -> None:

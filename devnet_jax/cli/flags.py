@@ -165,6 +165,7 @@ def with_absolute_paths(config: Config) -> Config:
     dataset = dataclasses.replace(
         config.dataset,
         manual_dir=absolute(config.dataset.manual_dir),
+        labels=absolute(config.dataset.labels),
         data_dir=absolute(config.dataset.data_dir),
     )
     pretrained = config.model.pretrained

@@ -302,6 +302,7 @@ def _open(settings: DatasetConfig) -> Source:
         category=settings.category,
         manual_dir=settings.manual_dir,
         data_dir=settings.data_dir,
+        labels=settings.labels,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from absl import logging as absl_logging
 
 from devnet_jax.data.datasets import DATASETS
 from devnet_jax.data.datasets.builder import SPLITS, AnomalyDatasetBuilder, RawDataset
+from devnet_jax.data.datasets.image_list import ImageList
 from devnet_jax.data.datasets.verify import verify, white_level
 from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import fetch
@@ -35,7 +37,7 @@ class Example:
     """An image of a data set, without its bytes.
 
     Attributes:
-      path: posix path relative to the raw folder; it names the image.
+      path: posix path relative to the raw folder, or as in the list; it names the image.
       split: "train" or "test". In published data sets, all anomalies are in test.
       label: 0 for a normal image, 1 for an anomaly.
       defect: defect class; "good" for a normal image.
@@ -115,6 +117,7 @@ def open_source(
     category: str | None = None,
     manual_dir: str | None = None,
     data_dir: str | None = None,
+    labels: str | None = None,
 ) -> Source:
     """Opens a data set; prepares it first if it is missing or its raw files have changed.
 
@@ -128,18 +131,15 @@ def open_source(
         downloads the raw files if they are public.
       data_dir: folder of all prepared data; None for $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
+      labels: table of the pictures and their labels, for image_list alone, whose `manual_dir` is by
+        default the folder of the table.
 
     Raises:
-      UserError: if the name or category is unknown, the raw folder is missing or has another
-        layout, or an image cannot be used.
+      UserError: if the name or category is unknown, the raw folder or the table is missing or has
+        another layout, or an image cannot be used.
     """
-    builder_class = DATASETS.get(name)
-    if builder_class is None:
-        raise UserError(
-            f"config.dataset.name = {name!r}: no such data set; {nearest(name, DATASETS)}"
-        )
-    _check_category(builder_class, category)
-    for setting, value in (("manual_dir", manual_dir), ("data_dir", data_dir)):
+    locations = {"manual_dir": manual_dir, "data_dir": data_dir, "labels": labels}
+    for setting, value in locations.items():
         if value is not None and "://" in value:
             raise UserError(
                 f"config.dataset.{setting} = {value!r}: data is read from local disks only;"
@@ -147,6 +147,10 @@ def open_source(
             )
     do_without_accounts()  # before TFDS uses etils
     folder = expand_home(manual_dir).absolute() if manual_dir else None
+    builder_class = _find_builder(name, labels)
+    _check_category(builder_class, category)
+    if issubclass(builder_class, ImageList) and folder is None:
+        folder = builder_class.LABELS.parent
     root = _data_root(data_dir)
     require_utf8(root, "config.dataset.data_dir")
     prepared = _PreparedData(builder_class, root, builder_class.config_name(folder, category))
@@ -194,13 +198,14 @@ def is_available(name: str, category: str | None, data_dir: str | None) -> bool:
     That is if the data set is synthetic, public for download, or was prepared earlier.
     """
     builder_class = DATASETS[name]
+    if not builder_class.NEEDS_FOLDER or builder_class.DOWNLOAD is not None:
+        return True
+    if not builder_class.NAME_IDENTIFIES_DATA:
+        return False
     root = _data_root(data_dir)
-    prepared = _PreparedData(builder_class, root, builder_class.config_name(None, category))
-    return (
-        not builder_class.NEEDS_FOLDER
-        or builder_class.DOWNLOAD is not None
-        or prepared.is_reusable()
-    )
+    return _PreparedData(
+        builder_class, root, builder_class.config_name(None, category)
+    ).is_reusable()
 
 
 def _data_root(data_dir: str | None) -> Path:
@@ -209,6 +214,31 @@ def _data_root(data_dir: str | None) -> Path:
         return expand_home(data_dir or tfds.core.constants.DATA_DIR).absolute()
     except UserError as error:
         raise UserError(f"{error}; or set config.dataset.data_dir or TFDS_DATA_DIR") from None
+
+
+def _find_builder(name: str, labels: str | None) -> type[AnomalyDatasetBuilder]:
+    """Returns the builder of a data set; that of image_list reads the table of labels."""
+    builder_class = DATASETS.get(name)
+    if builder_class is None:
+        raise UserError(
+            f"config.dataset.name = {name!r}: no such data set; {nearest(name, DATASETS)}"
+        )
+    if builder_class is not ImageList:
+        if labels is None:
+            return builder_class
+        raise UserError(
+            f"config.dataset.labels = {labels!r}: data set '{name}' has labels of its own; leave it"
+            f" unset, or set config.dataset.name={ImageList.name}"
+        )
+    if not labels:
+        raise UserError(
+            f"data set '{name}' needs a list: set config.dataset.labels to a CSV file with the"
+            " column path, and label, defect, split or mask"
+        )
+    table = expand_home(labels).absolute()
+    if not os.path.lexists(table):
+        raise UserError(f"config.dataset.labels = '{table}': no such file; give a CSV file")
+    return ImageList.of(table)
 
 
 def _check_category(builder_class: type[AnomalyDatasetBuilder], category: str | None) -> None:

@@ -30,7 +30,9 @@ from devnet_jax.report.outcomes import (
 _MAX_SCORES = 100_000  # stored in the page to count alarms
 _MAX_ERRORS = 1000  # listed in the page
 # Settings of the data's location, which are not listed as changed or unchanged.
-_LOCATION_SETTINGS = ("dataset.name", "dataset.category", "dataset.manual_dir", "dataset.data_dir")
+_LOCATION_SETTINGS = tuple(
+    f"dataset.{name}" for name in ("name", "category", "manual_dir", "labels", "data_dir")
+)
 _SCALED = (
     "scaled from 0 to 1 for each image. It shows where, not how much: a normal image has a "
     "brightest spot, too."

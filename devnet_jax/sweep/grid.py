@@ -199,7 +199,8 @@ def _expand_dataset(name: str, base: Config, data: Path | None) -> Iterator[Conf
             changes["dataset.manual_dir"] = str(data / name)
         settings = with_settings(base, changes)
         dataset = settings.dataset
-        if dataset.manual_dir is None and not is_available(name, one_category, dataset.data_dir):
+        has_files = dataset.manual_dir is not None or dataset.labels is not None
+        if not has_files and not is_available(name, one_category, dataset.data_dir):
             where = f"it is not in --data={data}" if data else "--data is not given"
             raise UserError(
                 f"--datasets={name}: the data set is not prepared, and {where}: expected a folder"
@@ -234,6 +235,7 @@ def defect_classes(dataset: DatasetConfig) -> list[str]:
             category=dataset.category,
             manual_dir=dataset.manual_dir,
             data_dir=dataset.data_dir,
+            labels=dataset.labels,
         ).examples
         classes = {example.defect for example in examples if example.label == 1}
     return sorted(classes)

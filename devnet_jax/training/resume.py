@@ -28,7 +28,7 @@ def open_dataset(config: Config, workdir: Workdir, *, grows: bool = False) -> Fe
     """
     dataset = _open(config, workdir, grows)
     # Paths and modification times may differ between hosts.
-    where = {"manual_dir": None, "data_dir": None}
+    where = {"manual_dir": None, "labels": None, "data_dir": None}
     settings = {**config.to_dict(), "dataset": {**config.to_dict()["dataset"], **where}}
     require_agreement("the settings", json.dumps(settings))
     split = {**dataset.split.to_dict(), "fingerprint": None}

@@ -9,6 +9,7 @@ from devnet_jax.data.datasets.elpv import Elpv
 from devnet_jax.data.datasets.head_ct import HeadCt
 from devnet_jax.data.datasets.hyper_kvasir import HyperKvasir
 from devnet_jax.data.datasets.image_folder import ImageFolder
+from devnet_jax.data.datasets.image_list import ImageList
 from devnet_jax.data.datasets.mastcam import Mastcam
 from devnet_jax.data.datasets.mvtec_ad import MvtecAd
 from devnet_jax.data.datasets.optical import Optical
@@ -25,6 +26,7 @@ DATASETS: Mapping[str, type[AnomalyDatasetBuilder]] = {
         HeadCt,
         HyperKvasir,
         ImageFolder,
+        ImageList,
         Mastcam,
         MvtecAd,
         Optical,
