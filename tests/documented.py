@@ -122,6 +122,9 @@ def _make_pictures(folder: Path) -> None:
     shutil.copytree(parts / "test" / "scratch", folder / "new_parts")
     shutil.copytree(parts / "test" / "good", folder / "line3" / "monday")
     shutil.copy(parts / "test" / "stain" / "000.png", folder / "part.png")
+    pictures = [file.relative_to(folder).as_posix() for file in sorted(parts.rglob("*.png"))]
+    rows = [f"{path},{path.split('/')[-2]}" for path in pictures]
+    (folder / "labels.csv").write_text("\n".join(["path,defect", *rows]))
     data = folder / "data"
     shutil.copytree(parts, data / "mvtec_anomaly_detection" / "carpet")
     for name in ("mvtec_ad", "brain_mri", "elpv"):  # data sets of sweeps, which are dry runs

@@ -301,6 +301,8 @@ def test_mvtec_ad_hard_setting_two_scales(
     ("arguments", "parts_of_message"),
     [
         (["--config.dataset.manual_dir=/no/such/folder"], ["/no/such/folder", "train/good"]),
+        (["--config.dataset.labels=labels.csv"], ["labels.csv'", "name=image_list"]),
+        (["--config.dataset.name=image_list"], ["image_list", "set config.dataset.labels"]),
         (["--config.dataset.name=mvtek_ad"], ["mvtek_ad", "did you mean mvtec_ad"]),
         (
             ["--config.dataset.name=mvtec_ad", "--config.dataset.category=carpett"],

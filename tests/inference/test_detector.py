@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from devnet_jax import Detector
-from devnet_jax.config import Config, for_folder, full_name, with_settings
+from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.errors import UserError
+from devnet_jax.evaluation.evaluate import explain
+from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
+
+PARTS = ("train_normal", "train_anomaly", "calibration", "test")
 
 
 def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
@@ -47,11 +53,44 @@ def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "where.png").stat().st_size > 100
 
 
-def test_folder_settings_are_those_of_its_config(parts: Path) -> None:
+def test_trained_from_a_list_that_grows(parts: Path, tmp_path: Path) -> None:
+    # Good pictures by relative paths, which lead out of the list's folder; defects by absolute.
+    pictures = {
+        os.path.relpath(file, tmp_path) if file.parent.name == "good" else str(file): file
+        for file in sorted(parts.rglob("*.png"))
+    }
+    rows = [f"{path},{file.parent.name}" for path, file in pictures.items()]
+    labels, workdir = tmp_path / "labels.csv", tmp_path / "run"
+    settings = {**TINY_SETTINGS, **CORE_SETTINGS, "data_dir": str(tmp_path / "data")}
+    labels.write_text("\n".join(["path,defect", *rows[:-2]]))
+    Detector.train(labels, workdir, **settings)
+    before = json.loads((workdir / "split.json").read_text())
+    listed = list(pictures)
+    assert {path for part in PARTS for path in before[part]} == set(listed[:-2])
+
+    labels.write_text("\n".join(["path,defect", *rows]))
+    Detector.train(str(labels), workdir, **settings)
+    after = json.loads((workdir / "split.json").read_text())
+    assert all(set(before[part]) <= set(after[part]) for part in PARTS)
+    assert {path for part in PARTS for path in after[part]} == set(listed)
+
+    config = with_settings(for_list(labels), {full_name(k): v for k, v in settings.items()})
+    explain(config, Workdir(workdir))
+    maps = list((workdir / "explain" / "maps").rglob("*.npy"))
+    assert len(maps) == len(after["test"])  # not beside the pictures
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "location"),
+    [("folder", for_folder, "manual_dir"), ("image_list", for_list, "labels")],
+)
+def test_settings_from_python_are_those_of_the_config(
+    parts: Path, config: str, settings: Callable[[Path], Config], location: str
+) -> None:
     namespace: dict[str, object] = {}
-    exec((REPOSITORY / "configs" / "folder.py").read_text(), namespace)
+    exec((REPOSITORY / "configs" / f"{config}.py").read_text(), namespace)
     file = Config.from_dict(namespace["get_config"]())  # type: ignore[operator]
-    assert for_folder(parts) == with_settings(file, {"dataset.manual_dir": str(parts)})
+    assert settings(parts) == with_settings(file, {f"dataset.{location}": str(parts)})
 
 
 def test_the_deviation_network_on_a_folder_has_its_own_image_size(parts: Path) -> None:
