@@ -202,10 +202,8 @@ def is_available(name: str, category: str | None, data_dir: str | None) -> bool:
         return True
     if not builder_class.NAME_IDENTIFIES_DATA:
         return False
-    root = _data_root(data_dir)
-    return _PreparedData(
-        builder_class, root, builder_class.config_name(None, category)
-    ).is_reusable()
+    config = builder_class.config_name(None, category)
+    return _PreparedData(builder_class, _data_root(data_dir), config).is_reusable()
 
 
 def _data_root(data_dir: str | None) -> Path:

@@ -58,7 +58,8 @@ class RawExample:
     """An image of a raw data set, not read yet.
 
     Attributes:
-      path: posix path relative to the raw folder, unique in the data set; it names the image.
+      path: posix path relative to the raw folder, or as in a list; it names the image, and no other
+        of the data set has it.
       label: NORMAL or ANOMALY.
       defect: defect class; GOOD for a normal image.
       image: the image file, one page of it (stack.tif#2), or its content.

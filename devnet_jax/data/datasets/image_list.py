@@ -24,7 +24,7 @@ class ImageList(AnomalyDatasetBuilder):
     """
 
     name = "image_list"
-    LAYOUT = "the pictures of the list"
+    LAYOUT = "the pictures of the list that config.dataset.labels names"
     NAME_IDENTIFIES_DATA = False
     NEEDS_TEST_IMAGES = False
     SKIPS_OTHER_FILES = False

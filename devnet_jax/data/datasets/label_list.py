@@ -189,7 +189,10 @@ def _require_files(entries: Sequence[_Entry], folder: Path, refuse: _Refuse) -> 
     masks = [_at(e.line, e.mask) for e in entries if e.mask is not None and is_missing(e.mask)]
     for missing, kind in ((pictures, "file"), (masks, "mask")):
         texts = "".join(missing)
-        advice = f"restore the files, or correct the paths, which start from '{folder}'"
+        advice = (
+            f"restore the files, or correct the paths, which start from '{folder}'"
+            " (config.dataset.manual_dir)"
+        )
         if "\\" in texts:
             advice += ", with / between folders"
         if any("\udc80" <= char <= "\udcff" for char in texts):

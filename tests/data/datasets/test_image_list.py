@@ -14,7 +14,7 @@ from PIL import Image
 from devnet_jax.data import source as source_module
 from devnet_jax.data.datasets.label_list import read_list
 from devnet_jax.data.datasets.verify import verify as verify_dataset
-from devnet_jax.data.source import Source, open_source
+from devnet_jax.data.source import Source, is_available, open_source
 from devnet_jax.errors import UserError
 
 
@@ -128,7 +128,10 @@ GOOD = "a.png,good,,,"
             r"1 row with an unknown split: 'val' \(line 3\): write train or",
         ),
         ([GOOD, ",ok,,,"], "1 row with a label but no path: line 3: add"),
-        ([GOOD, "z.png,ok,,,"], r"a file that is gone: 'z\.png' \(line 3\): .* from '.*pictures'$"),
+        (
+            [GOOD, "z.png,ok,,,"],
+            r"a file that is gone: 'z\.png' \(line 3\): .* from '.*pictures' \(config",
+        ),
         (
             [GOOD, *(f"z{n}.png,ok,,," for n in range(12))],
             r"12 rows .*'z9\.png' \(line 12\) and 2 more",
@@ -286,6 +289,10 @@ def test_files_that_cannot_be_used(
     with pytest.raises(UserError, match=message) as error:
         open_list(write_list(folder, *rows))
     assert "\n" not in str(error.value)
+
+
+def test_a_list_is_never_prepared_without_its_table(tmp_path: Path) -> None:
+    assert not is_available("image_list", None, str(tmp_path))
 
 
 def test_settings_that_do_not_fit_together(folder: Path, tmp_path: Path) -> None:
