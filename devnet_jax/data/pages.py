@@ -63,7 +63,7 @@ def same_name_error(file: str, page: int) -> UserError:
 def split_page(path: Path) -> tuple[Path, int | None]:
     """Returns the file of a picture's path, and its page from 0; `None` if the path has none."""
     match = re.fullmatch(r"(.+)#([1-9]\d{0,8})", path.name, re.DOTALL)
-    if match is None or path.exists():
+    if match is None or os.path.exists(path):  # noqa: PTH110 (Path.exists may raise)
         return path, None
     return path.with_name(match[1]), int(match[2]) - 1
 

@@ -74,8 +74,8 @@ def read_list(table_file: Path, folder: Path) -> list[RawExample]:
     n_left_out = len(table.rows) - len(entries)
     if not any(entry.label == NORMAL and entry.split != "test" for entry in entries):
         raise UserError(
-            f"'{table_file}': no picture is labelled good to train with ({n_left_out} of"
-            f" {len(table.rows)} rows have no label): label some good, with the split train or none"
+            f"'{table_file}': no picture is labelled good to train with (of {len(table.rows)} rows,"
+            f" {n_left_out} have no label): label some good, with the split train or none"
         )
     if n_left_out:
         logger.info("'%s': %d rows without a label are left out", table_file, n_left_out)
@@ -120,8 +120,8 @@ def _require_columns(table_file: Path, columns: Sequence[str]) -> None:
         quoted = name_some([f"'{name}'" for name in columns if name])
         near = nearest("path", columns)
         raise UserError(
-            f"'{table_file}': no column is named 'path', but {quoted}: rename that of the pictures'"
-            " paths" + (f"; {near}" if near.startswith("did") else "")
+            f"'{table_file}': the first line names no column 'path', but {quoted}: rename that of"
+            " the pictures' paths" + (f"; {near}" if near.startswith("did") else "")
         )
     for name in COLUMNS:
         if columns.count(name) > 1:

@@ -136,6 +136,7 @@ GOOD = "a.png,good,,,"
             [GOOD, *(f"z{n}.png,ok,,," for n in range(12))],
             r"12 rows .*'z9\.png' \(line 12\) and 2 more",
         ),
+        ([GOOD, f"{'x' * 300}.tif#2,ok,,,"], r"gone: 'x+\.tif#2' \(line 3\)"),
         ([GOOD, "x\\b.png,ok,,,"], r"gone: .*with / between folders$"),
         ([GOOD, "stack.tif#4,ok,,,"], r"gone: 'stack\.tif#4'"),
         ([GOOD, "b.png#1,ok,,,"], r"gone: 'b\.png#1'"),
@@ -151,7 +152,7 @@ GOOD = "a.png,good,,,"
         ([GOOD, "b.png,bad,Good,,"], r"an anomaly whose defect means good: 'Good' \(line 3\)"),
         (
             ["a.png,ok,,test,", "b.png,bad,,train,", "c.png,,,,"],
-            r"is labelled good to train with \(1 of 3 rows",
+            r"is labelled good to train with \(of 3 rows, 1 have no label",
         ),
         ([], "no picture is labelled good to train with"),
     ],
@@ -167,7 +168,7 @@ def test_mistakes_are_one_line(folder: Path, rows: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("paths,label", "no column is named 'path', but 'paths', 'label': .*did you mean paths"),
+        ("paths,label", "line names no column 'path', but 'paths', 'label': .*did you mean paths"),
         ("x,y", "but 'x', 'y': rename that of the pictures' paths$"),
         ("path,Path", "two columns are named 'path': rename one"),
     ],
