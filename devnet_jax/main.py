@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from devnet_jax.cli.flags import run_program, with_absolute_paths
-from devnet_jax.cli.modes import MODES, Flags
+from devnet_jax.cli.modes import MODES, Flags, Mode
 from devnet_jax.cli.saved_config import with_saved_config
 from devnet_jax.config import Config
 from devnet_jax.distributed.job import n_announced_processes
@@ -78,13 +78,10 @@ def main() -> None:
     """Runs the mode of the flags."""
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: the folder of the run")
-    workdir = Workdir(_WORKDIR.value)
-    if _MODE.value != "train":
-        workdir.require_run()
-    if _CONFIG.value is None:
-        raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
-    config = with_absolute_paths(Config.from_dict(_CONFIG.value))
-    _check_flags_of_mode()
+    workdir, mode = Workdir(_WORKDIR.value), MODES[_MODE.value]
+    config = _settings(workdir, mode)
+    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
+    mode.check(_MODE.value, flags_of_mode)
     n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
     prepare(config.train.batch_size // n_processes)
 
@@ -100,27 +97,29 @@ def main() -> None:
         _PEER_TIMEOUT.value,
         _STUCK_AFTER.value,
     )
-    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
     with join_cluster(cluster):
-        error = MODES[_MODE.value].run(config, workdir, flags_of_mode)
+        error = mode.run(config, workdir, flags_of_mode)
     if error is not None:  # raised only when all processes have finished
         raise error
 
 
-def _check_flags_of_mode() -> None:
-    """Raises `UserError` for flags that the mode lacks or does not take."""
-    if _MODE.value == "export":
-        if _OUTPUT.value is None:
-            raise UserError("--output is missing: the file to write, such as model.devnet")
-    elif _MODE.value != "predict" and _OUTPUT.value:
-        raise UserError("--output goes with --mode=predict and --mode=export")
-    if _MODE.value != "predict":
-        if _INPUT.value or _STRICT.value:
-            raise UserError("--input and --strict go with --mode=predict")
-    elif not _INPUT.value:
-        raise UserError("--input is missing: the images to score, as a file, folder or pattern")
-    elif _OUTPUT.value is None:
-        raise UserError("--output is missing: the folder to write predictions.csv to")
+def _settings(workdir: Workdir, mode: Mode) -> Config:
+    """Returns the settings of the flags or of the workdir's run.
+
+    Raises:
+      UserError: if there are none, or the workdir lacks what the mode starts from.
+    """
+    if mode.starts_from == "detector" and workdir.is_file:
+        if _CONFIG.value is not None:
+            raise UserError(
+                f"--workdir={workdir.path}: an exported file has its settings; leave --config out"
+            )
+        return Config()
+    if mode.starts_from != "nothing":
+        workdir.require_run()
+    if _CONFIG.value is None:
+        raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
+    return with_absolute_paths(Config.from_dict(_CONFIG.value))
 
 
 def console() -> None:

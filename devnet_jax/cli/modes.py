@@ -5,8 +5,8 @@ Each imports what it needs when it runs, so that this module does not import JAX
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
@@ -14,17 +14,17 @@ from devnet_jax.runtime.workdir import Workdir
 
 
 class Flags(NamedTuple):
-    """Flags that belong to single modes.
+    """Values of the flags that belong to single modes, by their names.
 
     Attributes:
-      inputs: files, folders and patterns of `--input`.
-      output: folder or file of `--output`.
+      input: files, folders and patterns.
+      output: folder or file.
       strict: True to stop at the first unreadable image.
     """
 
-    inputs: Sequence[str]
-    output: str | None
-    strict: bool
+    input: Sequence[str] = ()
+    output: str | None = None
+    strict: bool = False
 
 
 def _train(config: Config, workdir: Workdir, flags: Flags) -> None:
@@ -60,7 +60,7 @@ def _predict(config: Config, workdir: Workdir, flags: Flags) -> UserError | None
 
     assert flags.output is not None
     detector = TrainedDetector.restore(workdir.path, config)
-    prediction = predict(detector, flags.inputs, flags.output, strict=flags.strict)
+    prediction = predict(detector, flags.input, flags.output, strict=flags.strict)
     if is_rank_zero():
         print(prediction)
     if not prediction.n_unreadable:
@@ -90,20 +90,52 @@ class Mode(NamedTuple):
       help: what the mode does, for `--help`.
       run: the mode itself. It may return an error, which is raised when all processes have finished
         their work.
+      needs: names of the flags that it needs, and what each of them is.
+      takes: names of further flags that it takes.
+      starts_from: the least that `--workdir` must hold: nothing, a run, or a detector, which is a
+        run or an exported file. With a file, the mode gets the default settings.
     """
 
     help: str
     run: Callable[[Config, Workdir, Flags], UserError | None]
+    needs: Mapping[str, str] = {}
+    takes: Collection[str] = ()
+    starts_from: Literal["nothing", "run", "detector"] = "run"
+
+    def check(self, name: str, flags: Flags) -> None:
+        """Raises `UserError` for flags that the mode lacks or does not take.
+
+        Args:
+          name: name of the mode, a key of `MODES`.
+          flags: flags of the command line.
+        """
+        for flag, value in flags._asdict().items():
+            if value and flag not in {*self.needs, *self.takes}:
+                takers = [m for m in MODES if flag in {*MODES[m].needs, *MODES[m].takes}]
+                modes = " and ".join(f"--mode={taker}" for taker in takers)
+                raise UserError(f"--{flag} goes with {modes}, not with --mode={name}")
+            if not value and flag in self.needs:
+                raise UserError(f"--{flag} is missing: {self.needs[flag]}")
 
 
 MODES: Mapping[str, Mode] = {
-    "train": Mode("train, or resume training, then evaluate", _train),
+    "train": Mode("train, or resume training, then evaluate", _train, starts_from="nothing"),
     "eval": Mode("restore a checkpoint (config.evaluation.checkpoint) and evaluate it", _evaluate),
     "explain": Mode(
         "restore it and write maps of the test images to explain/ in the workdir", _explain
     ),
     "predict": Mode(
-        "restore it, and score and explain the images of --input into --output", _predict
+        "restore it, and score and explain the images of --input into --output",
+        _predict,
+        needs={
+            "input": "the images to score, as a file, folder or pattern",
+            "output": "the folder to write predictions.csv to",
+        },
+        takes=("strict",),
     ),
-    "export": Mode("restore it and write it as one file, --output=model.devnet", _export),
+    "export": Mode(
+        "restore it and write it as one file, --output=model.devnet",
+        _export,
+        needs={"output": "the file to write, such as model.devnet"},
+    ),
 }

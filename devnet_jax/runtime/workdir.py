@@ -45,6 +45,11 @@ class Workdir:
         self.explanations = self.path / "explain"
         self.report = self.path / "report.html"
 
+    @property
+    def is_file(self) -> bool:
+        """True if the path is that of a file, such as an exported detector."""
+        return self.path.is_file()
+
     def require_run(self) -> None:
         """Raises `UserError` unless the folder has the settings of a run."""
         if not self.config.exists():
