@@ -1,0 +1,160 @@
+"""Frozen features of pictures, kept in memory: they are computed once, and learned from often."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from devnet_jax.config import Config
+from devnet_jax.data.store import ImageReader
+from devnet_jax.models.devcore import Features
+from devnet_jax.training.frozen import FeatureReader, FrozenNetwork, TileFeatures
+
+_GROUP_TILES = 256
+_Key = tuple[int, tuple[int, ...]]  # a picture, and the axes that are reversed
+
+
+class FeatureStore:
+    """Features of pictures, computed when they are first read.
+
+    Patches are kept as float16, which halves their memory; a residual changes by about a thousandth
+    of the patch. When the memory is full, pictures that `pin` has not named make room.
+
+    Attributes:
+      tiles_per_batch: number of tiles in a batch.
+    """
+
+    def __init__(
+        self, config: Config, network: FrozenNetwork, images: ImageReader, capacity: int
+    ) -> None:
+        """Creates an empty store.
+
+        Args:
+          config: all settings.
+          network: network that computes the features.
+          images: the pictures.
+          capacity: largest memory of all kept features, in bytes.
+        """
+        self._reader = FeatureReader(config, network, images)
+        self.tiles_per_batch = config.evaluation.batch_size
+        self._capacity = capacity
+        self._kept: dict[_Key, Features] = {}  # leaves [T, …]
+        self._pinned: frozenset[int] = frozenset()
+        self._n_bytes = 0
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles of a picture."""
+        return self._reader.n_tiles
+
+    def pin(self, pictures: Collection[int]) -> None:
+        """Says which pictures will be read again, and stay when the memory is full."""
+        self._pinned = frozenset(pictures)
+
+    def batches(
+        self, pictures: Sequence[int], flip: tuple[int, ...] = ()
+    ) -> Iterator[tuple[Sequence[int], Features]]:
+        """Yields pictures in batches, and their features, leaves [B, T, …].
+
+        Args:
+          pictures: numbers of the pictures.
+          flip: axes of a tile that are reversed, as for `FeatureReader.read`.
+
+        Raises:
+          UserError: if a picture cannot be decoded.
+        """
+        per_batch = max(self.tiles_per_batch // self.n_tiles, 1)
+        # Several batches together, so that few missing pictures do not fill many batches.
+        group = per_batch * max(_GROUP_TILES // (per_batch * self.n_tiles), 1)
+        for start in range(0, len(pictures), group):
+            some = pictures[start : start + group]
+            found = self._found(some, flip)
+            for first in range(0, len(some), per_batch):
+                batch = some[first : first + per_batch]
+                leaves = [found[i] for i in batch]
+                yield batch, jax.tree.map(lambda *parts: np.stack(parts), *leaves)
+
+    def _found(self, pictures: Sequence[int], flip: tuple[int, ...]) -> dict[int, Features]:
+        """Returns the features of pictures, from the memory or the network."""
+        found = {i: self._kept[i, flip] for i in pictures if (i, flip) in self._kept}
+        missing = np.array([i for i in pictures if i not in found], int)
+        if len(missing):
+            for i, features in _by_picture(self._reader.read(missing, "looking", flip)):
+                found[i] = features
+                self._keep((i, flip), features)
+        return found
+
+    def _keep(self, key: _Key, features: Features) -> None:
+        size = _n_bytes(features)
+        if self._n_bytes + size > self._capacity:
+            if key[0] not in self._pinned:
+                return
+            for other in [other for other in self._kept if other[0] not in self._pinned]:
+                self._n_bytes -= _n_bytes(self._kept.pop(other))
+                if self._n_bytes + size <= self._capacity:
+                    break
+            else:
+                return
+        self._kept[key] = features
+        self._n_bytes += size
+
+
+class LearningPictures:
+    """A `FeatureSource` of some pictures of a store, numbered from 0 in the order given."""
+
+    def __init__(self, store: FeatureStore, pictures: Sequence[int]) -> None:
+        """Keeps a reference to the store; reads nothing.
+
+        Args:
+          store: features of all pictures.
+          pictures: numbers of the pictures in the store.
+        """
+        self._store = store
+        self._pictures = pictures
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles of a picture."""
+        return self._store.n_tiles
+
+    def read(
+        self, indices: np.ndarray, description: str, flip: tuple[int, ...] = ()
+    ) -> Iterator[TileFeatures]:
+        """Yields the features of pictures by their numbers here; see `FeatureReader.read`."""
+        del description  # a review shows its own progress
+        chosen = [self._pictures[i] for i in indices]
+        numbers = iter(indices.tolist())
+        n_tiles = self.n_tiles
+        for batch, features in self._store.batches(chosen, flip):
+            owners = np.repeat(list(itertools.islice(numbers, len(batch))), n_tiles)
+            flat: Features = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), features)
+            flat = flat._replace(patches=flat.patches.astype(np.float32))
+            size = self._store.tiles_per_batch
+            for start in range(0, len(owners), size):
+                part = slice(start, start + size)
+                tiles = jax.tree.map(lambda leaf, part=part: leaf[part], flat)
+                yield TileFeatures(
+                    owners[part], np.tile(np.arange(n_tiles), len(batch))[part], tiles
+                )
+
+
+def _by_picture(batches: Iterable[TileFeatures]) -> Iterator[tuple[int, Features]]:
+    """Yields each picture and its features, leaves [T, …], with patches in float16 if they fit."""
+
+    def tiles() -> Iterator[tuple[int, Features]]:
+        for batch in batches:
+            for n, owner in enumerate(batch.owners.tolist()):
+                yield owner, jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), batch.features)
+
+    for owner, group in itertools.groupby(tiles(), lambda tile: tile[0]):
+        features: Features = jax.tree.map(lambda *parts: np.stack(parts), *(f for _, f in group))
+        with np.errstate(over="ignore"):
+            half = features.patches.astype(np.float16)
+        yield owner, features._replace(patches=half) if np.isfinite(half).all() else features
+
+
+def _n_bytes(features: Features) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(features))
