@@ -30,6 +30,7 @@ FORMULAS = (
     "\r=1",
     "\n=1",
     "＝1+1",
+    "'=1",
 )
 PLAIN = ("a=b.png", "./-a.png", "/=1", "'quoted", "it's", "", " x", "part 5", "'")
 
