@@ -147,6 +147,12 @@ class Journal:
         with self._lock:
             return dict(self._masks)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all pictures that the journal has actions on."""
+        with self._lock:
+            return list(self._by_picture)
+
     def history(self, name: str) -> list[Entry]:
         """Returns the actions on a picture, the earliest first."""
         with self._lock:
