@@ -54,8 +54,8 @@ _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first u
 _PORT = flags.DEFINE_integer(
     "port",
     None,
-    "Port of the page of --mode=review, or the next free one; 0 for any. The default is that of the "
-    "last review with the same output, or 8642.",
+    "Port of the page of --mode=review, or the next free one; 0 for any. The default is that of "
+    "the last review with the same output, or 8642.",
     lower_bound=0,
     upper_bound=65535,
 )
