@@ -1,6 +1,6 @@
 // What is said about the present picture, and about its place in the list.
 
-import { byId, count, plural } from "./dom.js";
+import { byId, count, element, plural } from "./dom.js";
 import { PAGE } from "./pictures.js";
 import { alarmText, labelText } from "./wall.js";
 
@@ -13,13 +13,11 @@ export function drawCaption(item, state) {
   stage.ariaLabel = item ? `Picture ${item.name}` : "Picture";
   if (!item) return;
   const label = labelText(item);
-  const parts = [`Detector: ${alarmText(item)}`];
-  if (item.alarm && item.reason) parts[0] += `, ${item.reason}`;
-  if (item.score !== null) {
-    const limit = state.threshold === null ? "" : `, alarm from ${state.threshold.toFixed(2)}`;
-    parts.push(`score ${item.score.toFixed(2)}${limit}`);
-  }
-  said.textContent = `${parts.join(" · ")}.`;
+  const reason = item.alarm && item.reason ? `, ${item.reason}` : "";
+  const limit = state.threshold === null ? "" : ` (alarm from ${state.threshold.toFixed(2)})`;
+  const score = item.score === null ? "" : ` · score ${item.score.toFixed(2)}${limit}`;
+  said.dataset.alarm = item.alarm;
+  said.append("Detector: ", element("b", { textContent: alarmText(item) }), reason, score);
   const facts = [];
   if (label) facts.push(`Your label: ${label}.`);
   if (item.changed) facts.push(`Changed when learning: ${item.changed}.`);

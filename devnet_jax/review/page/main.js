@@ -40,7 +40,7 @@ async function stateCame(before, others) {
   if (state.generation !== before.generation) await learned();
   else if (scored && state.n_scored === state.n) await renew(0);
   else if (others) await renew(pictures.start);
-  else if (scored && pictures.current?.score === null) await refreshCurrent();
+  else if (scored && pictures.current?.score === null) await drawAll();
   if (state.error && state.error !== before.error) say(state.error);
   if (state.finished && before.working?.task === "finishing") say("Finished.");
 }
@@ -98,11 +98,6 @@ async function update(ids) {
   for (const item of pictures.items.filter((each) => ids.includes(each.id))) {
     Object.assign(item, await getJson(`/api/picture/${item.id}`));
   }
-}
-
-async function refreshCurrent() {
-  await update([pictures.current.id]);
-  draw();
 }
 
 function wallDrawn(n) {
@@ -176,18 +171,6 @@ async function showWall(shown) {
     byId("stage").focus();
   }
   drawState();
-}
-
-async function turn(step) {
-  if (step < 0 && wall.page === 0) {
-    return void (pictures.start > 0 && open(Math.max(0, pictures.start - PAGE)));
-  }
-  const index = (wall.page + step) * PAGE;
-  await pictures.fill(index + 1);
-  if (index >= pictures.items.length) return;
-  pictures.index = index;
-  await wall.show();
-  wall.focus(pictures.current?.id);
 }
 
 // ---- labels
@@ -275,7 +258,7 @@ async function toggleBrush() {
   if (!item || viewer.ready !== item.id) return;
   if (!item.width) await update([item.id]);
   await brush.open(item);
-  say("Paint over the defect.");
+  say("Paint over the defect. The mask is saved when you go on.");
 }
 
 function look(show) {
@@ -297,7 +280,7 @@ const actions = {
   defect: () => (targets().length ? kinds.open() : label("anomaly")),
   digit: (n) => kinds.ofDigit(n) !== undefined && label("anomaly", kinds.ofDigit(n)),
   next: () => move(1), previous: () => move(-1), wall: () => showWall(!wall.isOpen),
-  nextPage: () => turn(1), previousPage: () => turn(-1),
+  nextPage: () => wall.turn(1, open), previousPage: () => wall.turn(-1, open),
   map: () => !wall.isOpen && viewer.toggleMap(), brush: toggleBrush,
   zoomIn: () => viewer.zoomBy(1.5), zoomOut: () => viewer.zoomBy(1 / 1.5), fit: () => viewer.fit(),
   pan: (x, y) => viewer.pan(80 * x, 80 * y), changed: () => look("changed"),

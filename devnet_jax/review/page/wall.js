@@ -53,6 +53,21 @@ export class Wall {
     this.draw();
   }
 
+  // Shows the next page, or the one before. open(start): opens the list at a place.
+  async turn(step, open) {
+    const { pictures } = this;
+    const index = (this.page + step) * PAGE;
+    if (index < 0) {
+      if (pictures.start > 0) await open(Math.max(0, pictures.start - PAGE));
+      return;
+    }
+    await pictures.fill(index + 1);
+    if (index >= pictures.items.length) return;
+    pictures.index = index;
+    await this.show();
+    this.focus(pictures.current?.id);
+  }
+
   draw() {
     const { items } = this;
     const ids = new Set(items.map((item) => item.id));
