@@ -126,7 +126,7 @@ def as_cell(value: Any) -> Any:
     """
     if isinstance(value, PurePath):
         text = str(value)
-        return f"./{text}" if _FORMULA.match(text) else text
+        return f"./{text}" if _FORMULA.match(text) or _MARKED.match(text) else text
     if isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value)):
         return f"'{value}"
     return value
