@@ -147,7 +147,7 @@ export class Brush {
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
     context.moveTo(this.#last.x * width, this.#last.y * height);
-    context.lineTo(point.x * width, point.y * height);
+    context.lineTo(point.x * width + 0.01, point.y * height); // a line of no length is not drawn
     context.stroke();
     context.globalCompositeOperation = "source-over";
     this.#last = point;

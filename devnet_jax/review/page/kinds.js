@@ -36,7 +36,7 @@ export class Kinds {
     this.#state = state;
     const used = Object.keys(state.kinds).sort((a, b) => state.kinds[b] - state.kinds[a]);
     for (const kind of [...used, ...state.known_kinds]) {
-      if (!this.#digits.includes(kind)) this.#digits.push(kind);
+      if (kind && !this.#digits.includes(kind)) this.#digits.push(kind);
     }
   }
 
@@ -48,6 +48,11 @@ export class Kinds {
   use(kind) {
     this.#last = kind;
     if (!this.#digits.includes(kind)) this.#digits.push(kind);
+  }
+
+  // A kind that the server refused is none.
+  forget(kind) {
+    if (!(kind in this.#state.kinds)) this.#digits = this.#digits.filter((each) => each !== kind);
   }
 
   open() {

@@ -51,8 +51,9 @@ function drawCounts(state, kinds) {
   const rows = [["good", state.n_good, "g"]];
   kinds.forEach((kind, i) => {
     const n = state.kinds[kind] ?? 0;
-    if (n || i < 9) rows.push([kind || "defect", n, i < 9 ? `${i + 1}` : ""]);
+    if (n || i < 9) rows.push([kind, n, i < 9 ? `${i + 1}` : ""]);
   });
+  if (state.kinds[""]) rows.push(["defect of no kind", state.kinds[""], ""]);
   if (state.n_skipped) rows.push(["skipped", state.n_skipped, "s"]);
   const list = byId("counts"), text = JSON.stringify(rows);
   if (list.dataset.drawn === text) return;
@@ -101,9 +102,8 @@ export function estimateInWords(each) {
     parts.push(`Of 100 defects about ${hundredths(each.miss_rate)} would be missed${range}.`);
   }
   if (known(each.auroc)) {
-    parts.push(`In ${hundredths(each.auroc)} of 100 pairs the defect has a higher score than the `
-      + "good picture.");
+    parts.push(`In ${hundredths(each.auroc)} of 100 pairs the defect scores above the good picture.`);
   }
-  if (each.n_anomaly < 10) parts.push("With so few defects this is rough: each new one narrows it.");
+  if (each.n_anomaly < 10) parts.push("With so few defects this is rough.");
   return parts.join(" ");
 }

@@ -17,13 +17,15 @@ export class Viewer {
   #zoom = 1;
   #x = 0;
   #y = 0;
+  #width = 0; // of the stage
+  #height = 0;
   #pointers = new Map();
   stage = byId("stage");
   layers = byId("layers");
 
   constructor() {
     const { stage } = this;
-    new ResizeObserver(() => this.fit()).observe(stage);
+    new ResizeObserver(() => this.#resize()).observe(stage);
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), event);
@@ -125,8 +127,22 @@ export class Viewer {
     const scale = Math.min(clientWidth / naturalWidth, clientHeight / naturalHeight);
     this.layers.style.width = `${naturalWidth * scale}px`;
     this.layers.style.height = `${naturalHeight * scale}px`;
-    this.#x = (clientWidth - naturalWidth * scale) / 2;
-    this.#y = (clientHeight - naturalHeight * scale) / 2;
+    [this.#width, this.#height] = [clientWidth, clientHeight];
+    this.#place();
+  }
+
+  // Keeps the zoom, and the middle, when the window changes.
+  #resize() {
+    const zoom = this.#zoom, { clientWidth, clientHeight } = this.stage;
+    if (!this.#image || !clientWidth) return; // hidden behind the wall
+    const box = this.layers.getBoundingClientRect(), stage = this.stage.getBoundingClientRect();
+    const x = (stage.left + this.#width / 2 - box.left) / box.width;
+    const y = (stage.top + this.#height / 2 - box.top) / box.height;
+    this.fit();
+    if (zoom === 1) return;
+    this.#zoom = zoom;
+    this.#x = clientWidth / 2 - x * this.layers.offsetWidth * zoom;
+    this.#y = clientHeight / 2 - y * this.layers.offsetHeight * zoom;
     this.#place();
   }
 

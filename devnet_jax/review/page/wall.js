@@ -22,7 +22,7 @@ export class Wall {
   #focus = null; // number of the picture that Tab reaches
   #anchor = null; // first picture of a selected range
 
-  // on: {open(id), selected()}
+  // on: {open(id), drawn(number of selected pictures)}
   constructor(pictures, on) {
     this.pictures = pictures;
     this.on = on;
@@ -53,6 +53,21 @@ export class Wall {
     this.draw();
   }
 
+  // Shows the next page, or the one before. open(start): opens the list at a place.
+  async turn(step, open) {
+    const { pictures } = this;
+    const index = (this.page + step) * PAGE;
+    if (index < 0) {
+      if (pictures.start > 0) await open(Math.max(0, pictures.start - PAGE));
+      return;
+    }
+    await pictures.fill(index + 1);
+    if (index >= pictures.items.length) return;
+    pictures.index = index;
+    await this.show();
+    this.focus(pictures.current?.id);
+  }
+
   draw() {
     const { items } = this;
     const ids = new Set(items.map((item) => item.id));
@@ -67,14 +82,7 @@ export class Wall {
     if (!items.length) {
       this.#wall.append(element("p", { textContent: "No picture is in this list." }));
     }
-    const first = Math.floor(this.pictures.start / PAGE);
-    const pages = Math.max(1, Math.ceil((this.pictures.total - this.pictures.start) / PAGE) + first);
-    byId("page").value = first + this.page + 1;
-    byId("page").max = pages;
-    byId("n-pages").textContent = `of ${count(pages)}`;
-    byId("page-previous").disabled = first + this.page === 0;
-    byId("page-next").disabled = first + this.page + 1 >= pages;
-    this.on.selected(this.#selected.size);
+    this.on.drawn(this.#selected.size);
   }
 
   #draw(item) {
@@ -89,7 +97,8 @@ export class Wall {
       this.#cards.set(item.id, card);
     }
     const [label, fact, path] = card.querySelectorAll("p");
-    label.textContent = labelText(item);
+    // The colour says that it is a defect; a reader for the blind has it in words.
+    label.textContent = item.label === "anomaly" && item.defect ? item.defect : labelText(item);
     fact.textContent = item.changed || alarmText(item);
     path.textContent = item.name;
     card.title = item.name;
