@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import jax
@@ -44,6 +45,7 @@ class FeatureStore:
         self._kept: dict[_Key, Features] = {}  # leaves [T, …]
         self._pinned: frozenset[int] = frozenset()
         self._n_bytes = 0
+        self._lock = threading.Lock()  # heat maps are made in other threads
 
     @property
     def n_tiles(self) -> int:
@@ -79,7 +81,8 @@ class FeatureStore:
 
     def _found(self, pictures: Sequence[int], flip: tuple[int, ...]) -> dict[int, Features]:
         """Returns the features of pictures, from the memory or the network."""
-        found = {i: self._kept[i, flip] for i in pictures if (i, flip) in self._kept}
+        kept = ((i, self._kept.get((i, flip))) for i in pictures)
+        found = {i: features for i, features in kept if features is not None}
         missing = np.array([i for i in pictures if i not in found], int)
         if len(missing):
             for i, features in _by_picture(self._reader.read(missing, "looking", flip)):
@@ -88,18 +91,22 @@ class FeatureStore:
         return found
 
     def _keep(self, key: _Key, features: Features) -> None:
+        """Keeps features if there is room, or others give way."""
         size = _n_bytes(features)
-        if self._n_bytes + size > self._capacity:
-            if key[0] not in self._pinned:
+        with self._lock:
+            if key in self._kept:
                 return
-            for other in [other for other in self._kept if other[0] not in self._pinned]:
-                self._n_bytes -= _n_bytes(self._kept.pop(other))
-                if self._n_bytes + size <= self._capacity:
-                    break
-            else:
+            if self._n_bytes + size > self._capacity and key[0] in self._pinned:
+                self._make_room(size)
+            if self._n_bytes + size <= self._capacity:
+                self._kept[key] = features
+                self._n_bytes += size
+
+    def _make_room(self, size: int) -> None:
+        for key in [key for key in self._kept if key[0] not in self._pinned]:
+            if self._n_bytes + size <= self._capacity:
                 return
-        self._kept[key] = features
-        self._n_bytes += size
+            self._n_bytes -= _n_bytes(self._kept.pop(key))
 
 
 class LearningPictures:

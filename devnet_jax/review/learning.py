@@ -61,13 +61,10 @@ class LearnedDetector:
     own_scores: Mapping[int, float]
     expected: Mapping[str, float]
 
-    def score(
-        self, store: FeatureStore, pictures: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], RawScores]]:
-        """Yields pictures in batches, and their scores; those learned from have `own_scores`."""
-        for batch, raw in scores_of(self.detector, store, pictures):
-            own = [self.own_scores.get(i, score) for i, score in zip(batch, raw[0], strict=True)]
-            yield batch, raw._replace(scores=np.array(own, np.float32))
+    def with_own(self, pictures: Sequence[int], raw: RawScores) -> RawScores:
+        """Returns scores of pictures, with `own_scores` of those learned from."""
+        own = [self.own_scores.get(i, score) for i, score in zip(pictures, raw.scores, strict=True)]
+        return raw._replace(scores=np.array(own, np.float32))
 
 
 def scores_of(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from etils import epath
 
 from devnet_jax.data.datasets.builder import GOOD
-from devnet_jax.data.datasets.label_list import COLUMNS
+from devnet_jax.data.datasets.label_list import COLUMNS, UNLABELLED
 from devnet_jax.data.paths import is_made_by_machine, name_some
 from devnet_jax.data.tables import read_table
 from devnet_jax.errors import UserError, printable
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
     Attributes:
       path: path of the picture, relative to the folder of the pictures or absolute.
-      label: "good", "anomaly" or "".
+      label: "good", "anomaly", "unlabelled" for pictures that train as normal, or "".
       defect: kind of the defect, or "".
       split: "train", "test" or "".
       mask: path of the mask, as `path`, or "".
@@ -206,7 +206,7 @@ def _lay_out(out: Path, folder: Path, rows: Sequence[Row], copies: bool) -> Coun
     taken: set[str] = set()
     left_out = []
     for row in rows:
-        if not row.label:
+        if row.label in ("", UNLABELLED):
             continue
         picture, mask = folder / row.path, folder / row.mask
         if not os.path.isfile(picture):  # noqa: PTH113 (Path.is_file may raise)

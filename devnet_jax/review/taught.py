@@ -50,7 +50,9 @@ def taught_pictures(config: Config, workdir: Workdir) -> list[Taught]:
     pictures = [
         _picture(dataset, folder / path, path, part) for part, paths in parts for path in paths
     ]
-    missing = [f"'{picture.path}'" for picture in pictures if not split_page(picture.path)[0].is_file()]
+    missing = [
+        f"'{picture.path}'" for picture in pictures if not split_page(picture.path)[0].is_file()
+    ]
     if missing:
         raise UserError(
             f"--workdir={workdir.path}: {len(missing)} pictures of the run are no files below"

@@ -20,10 +20,13 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("path", "label", "defect", "split", "mask")
 _GOOD_WORDS = (GOOD, "normal", "ok")
 _BAD_WORDS = ("anomaly", "defect", "bad", "ng")
+# Of pictures that nobody has looked at, and that train as normal, as in the paper.
+UNLABELLED = "unlabelled"
 # With numbers as spreadsheets and data frames write them.
 _LABELS: Mapping[str, int] = {
     **dict.fromkeys((*_GOOD_WORDS, "0", "0.0"), NORMAL),
     **dict.fromkeys((*_BAD_WORDS, "1", "1.0"), ANOMALY),
+    UNLABELLED: NORMAL,
 }
 _DEFECT = "anomaly"  # the class of anomalies of which the list names none
 
@@ -76,6 +79,13 @@ def read_list(table_file: Path, folder: Path) -> list[RawExample]:
         raise UserError(
             f"'{table_file}': no picture is labelled good to train with (of {len(table.rows)} rows,"
             f" {n_left_out} have no label): label some good, with the split train or none"
+        )
+    n_unlabelled = sum(_word(row, "label") == UNLABELLED for row in table.rows)
+    if n_unlabelled:
+        logger.info(
+            "'%s': %d rows are unlabelled: they train as normal, as in the paper",
+            table_file,
+            n_unlabelled,
         )
     if n_left_out:
         logger.info("'%s': %d rows without a label are left out", table_file, n_left_out)
@@ -134,7 +144,8 @@ def _entries(table: Table, folder: Path, refuse: _Refuse) -> list[_Entry]:
     refuse(
         [_at(line, word) for line, word in words if word and word not in _LABELS],
         "an unknown label",
-        f"write {', '.join(_GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, or nothing",
+        f"write {', '.join(_GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, {UNLABELLED}, or"
+        " nothing",
     )
     labelled = [(row, label) for row in table.rows if (label := _label(row)) is not None]
     splits = [(row.line, _word(row, "split")) for row, _ in labelled]
