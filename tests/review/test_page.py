@@ -142,8 +142,8 @@ def test_each_key_labels_the_picture_that_is_seen(opened: Opened) -> None:
     soon(lambda: "3 of 300" in page.locator("#looked").inner_text(), page)
     assert counts(page)["good"] == counts(page)["dent"] == counts(page)["skipped"] == "1"
     assert page.locator("#place").inner_text() == "297 to look at"
-    page.keyboard.press("ArrowLeft")
-    assert seen(page, seen(page)) == dent
+    press(page, "ArrowLeft")
+    assert seen(page) == dent
     assert "Your label: defect: dent." in page.locator("#why").inner_text()
     press(page, "p", "p")
     assert seen(page) == good
@@ -273,8 +273,8 @@ def test_a_refused_label_is_said_and_not_kept(opened: Opened) -> None:
     alert.wait_for()
     assert "good" in alert.inner_text()
     opened.problems[:] = [text for text in opened.problems if "400" not in text]
-    page.keyboard.press("p")
-    assert seen(page, seen(page)) == first
+    press(page, "p")
+    assert seen(page) == first
     assert "Your label" not in page.locator("#why").inner_text()
     assert "good" not in [*counts(page)][1:]
     alert.get_by_role("button").click()
@@ -302,9 +302,9 @@ def thumbs(page: Page) -> Locator:
 
 
 def numbers(page: Page, selector: str = ".thumb") -> list[int]:
-    return [
-        int(each.get_attribute("data-id") or -1) for each in page.locator(f"#wall {selector}").all()
-    ]
+    return page.locator(f"#wall {selector}").evaluate_all(
+        "all => all.map((each) => Number(each.dataset.id))"
+    )
 
 
 def test_many_are_labelled_at_once_with_the_mouse(opened: Opened) -> None:
@@ -382,7 +382,7 @@ def test_the_wall_has_pages(opened: Opened) -> None:
     soon(lambda: numbers(page) == [*range(333 * 60, 20_000)], page)
     assert page.get_by_role("button", name="Next page").is_disabled()
     calls = opened.review.session.calls
-    assert sum(name.startswith("image ") for name in calls) < 200  # only what can be seen
+    assert sum(name.startswith("image ") for name in calls) < 320  # of the pages seen
 
 
 def box(locator: Locator) -> dict[str, float]:
@@ -416,8 +416,8 @@ def test_the_wheel_enlarges_what_is_under_the_pointer(opened: Opened) -> None:
     before = box(picture)
     x, y = before["x"] + 0.3 * before["width"], before["y"] + 0.6 * before["height"]
     page.mouse.move(x, y)
-    page.mouse.wheel(0, -400)
-    soon(lambda: box(picture)["width"] > 1.5 * before["width"], page)
+    page.mouse.wheel(0, -900)
+    soon(lambda: box(picture)["width"] > 5 * before["width"], page)
     after = box(picture)
     assert (x - after["x"]) / after["width"] == pytest.approx(0.3, abs=0.01)
     assert (y - after["y"]) / after["height"] == pytest.approx(0.6, abs=0.01)
@@ -438,7 +438,8 @@ def test_the_wheel_enlarges_what_is_under_the_pointer(opened: Opened) -> None:
 def test_all_pixels_come_with_the_zoom(opened: Opened) -> None:
     page = opened()
     page.get_by_label("Order").select_option(label="name")
-    seen(page, seen(page))
+    soon(lambda: seen(page) == 0, page)
+    page.locator("#stage").focus()
     press(page, *"n" * LARGE)
     picture = page.locator("#layers img:not(#map)")
     assert picture.evaluate("each => each.naturalWidth") == 1600
@@ -496,7 +497,8 @@ def test_a_painted_mask_has_the_pixels_of_the_picture(opened: Opened) -> None:
     page.mouse.up()
     press(page, "n")  # what is not saved is saved
     soon(lambda: mask(session, i).sum() < 0.6 * area, page)
-    assert np.nonzero(mask(session, i))[1].max() == pytest.approx(middle[0] - 5, abs=1.5)
+    left = np.flatnonzero(mask(session, i)[middle[1]])
+    assert left.max() == pytest.approx(middle[0] - 5, abs=1.5)
 
     press(page, "p")
     assert "Has a mask" in page.locator("#why").inner_text()
@@ -548,9 +550,8 @@ def test_it_learns_by_itself_and_shows_what_changed(opened: Opened) -> None:
     assert "1,180 good" in table.inner_text()
 
     page.keyboard.press("l")
-    soon(lambda: "before" in table.inner_text(), page)
-    cells = table.locator("tbody tr").first.locator("td").all_inner_texts()
-    assert [cell.split("\n")[0] for cell in cells] == ["about 20", "about 13"]
+    cells = table.locator("tbody tr").first.locator("td b")
+    soon(lambda: cells.all_inner_texts() == ["about 20", "about 13"], page)
 
     page.keyboard.press("c")
     changed = [each["id"] for each in session.list("teach", "changed", 0, 500)["pictures"]]
@@ -688,6 +689,7 @@ def test_labels_of_another_window_arrive(opened: Opened) -> None:
     page.keyboard.press("g")
     soon(lambda: session.labels[i] == ("good", ""), page)
     assert len([entry for entry in session.entries if i in entry["ids"]]) == 2
+    page.keyboard.press("p")
     page.locator("#history").get_by_text("defect: dent").wait_for()
 
 
@@ -732,7 +734,9 @@ def test_controls_have_names_and_news_are_read_aloud(opened: Opened) -> None:
     page = opened()
     page.keyboard.press("b")
     page.keyboard.press("d")
-    for control in page.locator("button, select, input, progress, [role=listbox]").all():
+    for control in page.locator(
+        ":is(button, select, input, progress, [role=listbox]):visible"
+    ).all():
         name = control.evaluate(
             "each => each.ariaLabel || each.labels?.[0]?.textContent || each.textContent"
         )
