@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from devnet_jax.report.content import Report
 from devnet_jax.report.page import to_html
@@ -29,20 +28,6 @@ from tests.report.example import (
 
 SCORES, LABELS, DEFECTS = draw_scores()
 VALUES = SCORES.astype(np.float64)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"needs one of the browsers {', '.join(names)}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @functools.cache

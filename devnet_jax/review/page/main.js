@@ -17,8 +17,7 @@ const LEARN_AFTER = 5; // labels
 
 let unlearned = 0; // labels since the last learning
 let stale = false; // the wall is drawn anew when nothing is selected any more
-let opened = false;
-let selected = 0; // pictures on the wall
+let opened = false, selected = 0; // of the list; pictures on the wall
 
 const reviewer = () => byId("reviewer").value.trim();
 const link = new Link({ stateCame, takenBack, refused, drawState });
@@ -48,7 +47,7 @@ async function stateCame(before, others) {
 async function refused(entry, error) {
   showProblem(error.message);
   const isMask = entry.path.startsWith("/mask/");
-  const { ids = [], defect } = isMask ? { ids: [Number(entry.path.slice(6))] } : JSON.parse(entry.body);
+  const { ids = [], defect } = isMask ? { ids: [parseInt(entry.path.slice(6))] } : JSON.parse(entry.body);
   if (defect) kinds.forget(defect);
   await update(ids); // the label that it still has
   draw();
@@ -218,7 +217,7 @@ function undo() {
 }
 
 async function takenBack(ids) {
-  if (!ids.length) return say("There is nothing to take back.");
+  if (!ids.length) return say("Nothing is left to take back.");
   unlearned = Math.max(0, unlearned - ids.length);
   say(`Taken back: ${plural(ids.length, "label")}.`);
   if (link.connected) await update(ids).catch(() => {});
@@ -243,7 +242,8 @@ function finish() {
 }
 
 function sendMask(item, blob) {
-  outbox.add({ method: blob ? "PUT" : "DELETE", path: `/mask/${item.id}`, type: "image/png", body: blob });
+  const path = `/mask/${item.id}?${new URLSearchParams({ reviewer: reviewer() })}`;
+  outbox.add({ method: blob ? "PUT" : "DELETE", path, type: "image/png", body: blob });
   say(blob ? "The mask is saved." : "The mask is removed.");
 }
 
