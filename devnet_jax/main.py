@@ -4,6 +4,9 @@ python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quicksta
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
+python -m devnet_jax.main --mode=review --workdir=runs/quickstart --input=FOLDER
+
+A first word that is the name of a mode stands for --mode: devnet review --workdir=… --input=…
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from devnet_jax.cli.flags import run_program, with_absolute_paths
+from devnet_jax.cli.flags import run_program, with_absolute_paths, with_mode
 from devnet_jax.cli.modes import MODES, Flags, Mode
 from devnet_jax.cli.saved_config import with_saved_config
 from devnet_jax.config import Config
@@ -37,12 +40,32 @@ _MODE = flags.DEFINE_enum(
     "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items()) + ".",
 )
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "Images for --mode=predict: a file, folder or glob pattern. May be repeated."
+    "input",
+    [],
+    "Images for --mode=predict and --mode=review: a file, folder or glob pattern. May be repeated.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Output folder of --mode=predict, or output file of --mode=export."
+    "output",
+    None,
+    "Output folder of --mode=predict and --mode=review (by default review/ in the workdir), or "
+    "output file of --mode=export.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
+_PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "Port of the page of --mode=review, or the next free one; 0 for any. The default is that of "
+    "the last review with the same output, or 8642.",
+    lower_bound=0,
+    upper_bound=65535,
+)
+_EXPORT_FOLDERS = flags.DEFINE_string(
+    "export_folders",
+    None,
+    "Folder in which --mode=review lays the labelled images out as folders, at its end, or without "
+    "--input at once.",
+)
+_COPIES = flags.DEFINE_bool("copies", False, "Copies in --export_folders, not links.")
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     None,
@@ -79,8 +102,15 @@ def main() -> None:
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: the folder of the run")
     workdir, mode = Workdir(_WORKDIR.value), MODES[_MODE.value]
-    config = _settings(workdir, mode)
-    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
+    flags_of_mode = Flags(
+        _INPUT.value,
+        _OUTPUT.value,
+        _STRICT.value,
+        _PORT.value,
+        _EXPORT_FOLDERS.value,
+        _COPIES.value,
+    )
+    config = _settings(workdir, mode, flags_of_mode)
     mode.check(_MODE.value, flags_of_mode)
     n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
     prepare(config.train.batch_size // n_processes)
@@ -103,8 +133,8 @@ def main() -> None:
         raise error
 
 
-def _settings(workdir: Workdir, mode: Mode) -> Config:
-    """Returns the settings of the flags or of the workdir's run.
+def _settings(workdir: Workdir, mode: Mode, flags_of_mode: Flags) -> Config:
+    """Returns the settings of the flags, of the workdir's run, or of the mode.
 
     Raises:
       UserError: if there are none, or the workdir lacks what the mode starts from.
@@ -117,6 +147,8 @@ def _settings(workdir: Workdir, mode: Mode) -> Config:
         return Config()
     if mode.starts_from != "nothing":
         workdir.require_run()
+    if _CONFIG.value is None and mode.settings is not None:
+        return mode.settings(workdir, flags_of_mode)
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     return with_absolute_paths(Config.from_dict(_CONFIG.value))
@@ -124,7 +156,7 @@ def _settings(workdir: Workdir, mode: Mode) -> Config:
 
 def console() -> None:
     """Entry point of `python -m devnet_jax.main`."""
-    sys.argv = with_saved_config(sys.argv)
+    sys.argv = with_saved_config(with_mode(sys.argv, MODES))
     run_program(main)
 
 

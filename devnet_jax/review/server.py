@@ -6,7 +6,6 @@ import asyncio
 import functools
 import importlib.resources
 import json
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +21,9 @@ from devnet_jax.errors import UserError
 from devnet_jax.report.html.template import render
 from devnet_jax.review.guard import Guard, cookie_name
 from devnet_jax.review.journal import checked_label, checked_name
-from devnet_jax.review.responses import JsonResponse
 from devnet_jax.review.protocol import Session
+from devnet_jax.review.responses import JsonResponse
 from devnet_jax.runtime.host_devices import n_cores
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
