@@ -125,7 +125,10 @@ def read_labels(results: Results) -> tuple[Path, list[Row]]:
     cells = (row.cells for row in read_table(results.labels).rows)
     rows = [Row(*(row.get(name, "") for name in COLUMNS)) for row in cells]
     rows = [row._replace(path=str(PurePosixPath(row.path))) for row in rows]  # without "./"
-    if results.journal.stat().st_mtime_ns <= results.labels.stat().st_mtime_ns:
+    is_complete = not results.journal.exists() or (
+        results.journal.stat().st_mtime_ns <= results.labels.stat().st_mtime_ns
+    )
+    if is_complete:
         return folder, rows
     with Journal(results.journal) as journal:
         by_path = {row.path: row for row in rows}

@@ -87,6 +87,7 @@ def test_the_table_is_read_as_it_was_written(results: Results, pictures: Path) -
     expected[str(outside)] = (0, "good", "test", None)
     assert by_path(read_list(results.labels, pictures)) == expected
 
+    assert read_labels(results) == (pictures, [*rows, Row("gone.png")])
     Journal(results.journal).close()
     os.utime(results.labels)
     assert read_labels(results) == (pictures, [*rows, Row("gone.png")])

@@ -7,6 +7,7 @@ import { greyPng } from "./png.js";
 export class Brush {
   item = null; // the picture that is painted
   #canvas = byId("mask");
+  #context = this.#canvas.getContext("2d", { willReadFrequently: true });
   #size = byId("brush-size");
   #erasing = false;
   #changed = false;
@@ -62,7 +63,7 @@ export class Brush {
     const response = await request(`/mask/${item.id}`, { cache: "no-store" });
     const image = await createImageBitmap(await response.blob());
     if (this.item !== item) return;
-    const context = this.#canvas.getContext("2d");
+    const context = this.#context;
     context.drawImage(image, 0, 0, item.width, item.height);
     const pixels = context.getImageData(0, 0, item.width, item.height);
     const colour = getComputedStyle(this.#canvas).color.match(/\d+/g).map(Number);
@@ -80,7 +81,7 @@ export class Brush {
     await this.#loading;
     this.#changed = false;
     const { width, height } = this.#canvas;
-    const { data } = this.#canvas.getContext("2d").getImageData(0, 0, width, height);
+    const { data } = this.#context.getImageData(0, 0, width, height);
     const grey = new Uint8Array(width * height);
     let empty = true;
     for (let i = 0; i < grey.length; i++) {
@@ -109,7 +110,7 @@ export class Brush {
   }
 
   #clear() {
-    this.#canvas.getContext("2d").clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     this.#changed = true;
   }
 
@@ -139,7 +140,7 @@ export class Brush {
   }
 
   move(point) {
-    const context = this.#canvas.getContext("2d");
+    const context = this.#context;
     const { width, height } = this.#canvas;
     context.globalCompositeOperation = this.#erasing ? "destination-out" : "source-over";
     context.strokeStyle = getComputedStyle(this.#canvas).color;

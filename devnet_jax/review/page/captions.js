@@ -4,6 +4,8 @@ import { byId, count, element, plural } from "./dom.js";
 import { PAGE } from "./pictures.js";
 import { alarmText, labelText } from "./wall.js";
 
+const digits = (value) => Number(value.toPrecision(4)).toString();
+
 export function drawCaption(item, state) {
   byId("name").textContent = item?.name ?? "";
   const said = byId("verdict"), stage = byId("stage");
@@ -14,8 +16,8 @@ export function drawCaption(item, state) {
   if (!item) return;
   const label = labelText(item);
   const reason = item.alarm && item.reason ? `, ${item.reason}` : "";
-  const limit = state.threshold === null ? "" : ` (alarm from ${state.threshold.toFixed(2)})`;
-  const score = item.score === null ? "" : ` · score ${item.score.toFixed(2)}${limit}`;
+  const limit = state.threshold === null ? "" : ` (alarm from ${digits(state.threshold)})`;
+  const score = item.score === null ? "" : ` · score ${digits(item.score)}${limit}`;
   said.dataset.alarm = item.alarm;
   said.append("Detector: ", element("b", { textContent: alarmText(item) }), reason, score);
   const facts = [];

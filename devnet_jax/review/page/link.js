@@ -1,6 +1,6 @@
 // The connection to the server: what it says about its state, and whether it is there.
 
-import { Outbox, Refused, getJson } from "./api.js";
+import { Lost, Outbox, Refused, getJson } from "./api.js";
 import { byId, pause, plural, say } from "./dom.js";
 
 const STOPPED = "The review has stopped. Start the same command again; this page goes on by itself.";
@@ -11,6 +11,7 @@ export class Link {
   #asked = 0; // number of the newest question for the state
   #taken = 0; // number of the question whose answer is in force
   #version = 0; // of the labels that this page knows
+  #returned = false; // the connection, since the last state: anything may have changed
 
   // on: {stateCame(state before, whether others have labelled), takenBack(ids),
   //      refused(entry, error), drawState()}
@@ -51,7 +52,9 @@ export class Link {
     const before = this.state;
     this.state = state;
     const risen = state.version - this.#version;
-    const others = before !== null && ours !== null && ![0, Math.min(1, ours), ours].includes(risen);
+    const others = before !== null && (this.#returned
+      || (ours !== null && ![0, Math.min(1, ours), ours].includes(risen)));
+    this.#returned = false;
     if (ours !== null || before === null) this.#version = state.version;
     await this.on.stateCame(before, others);
   }
@@ -72,11 +75,9 @@ export class Link {
   }
 
   lost(error) {
-    if (!(error instanceof Refused || error instanceof TypeError)) throw error; // a fault of ours
+    if (!(error instanceof Refused || error instanceof Lost)) throw error; // a fault of ours
     this.connected = false;
-    const text = error instanceof Refused
-      ? `${error.message}${error.status === 403 ? " Open the address that the command prints." : ""}`
-      : STOPPED;
+    const text = error instanceof Refused ? error.message : STOPPED;
     const n = this.outbox.size;
     const all = n ? `${text} ${plural(n, "answer")} will be sent then.` : text;
     if (byId("lost").textContent !== all) byId("lost").textContent = all;
@@ -87,6 +88,7 @@ export class Link {
   #found() {
     if (this.connected) return;
     this.connected = true;
+    this.#returned = true;
     byId("lost").hidden = true;
     say("The review is there again.");
     this.outbox.wake();

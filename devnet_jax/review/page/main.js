@@ -17,8 +17,7 @@ const LEARN_AFTER = 5; // labels
 
 let unlearned = 0; // labels since the last learning
 let stale = false; // the wall is drawn anew when nothing is selected any more
-let opened = false;
-let selected = 0; // pictures on the wall
+let opened = false, selected = 0; // of the list; pictures on the wall
 
 const reviewer = () => byId("reviewer").value.trim();
 const link = new Link({ stateCame, takenBack, refused, drawState });
@@ -26,8 +25,17 @@ const { outbox } = link;
 const pictures = new Pictures(() => outbox.idle());
 const viewer = new Viewer();
 const brush = new Brush(viewer, sendMask);
-const kinds = new Kinds((kind) => label("anomaly", kind));
-const wall = new Wall(pictures, { open: openPicture, drawn: wallDrawn });
+const kinds = new Kinds((kind) => attempt(() => label("anomaly", kind)));
+const wall = new Wall(pictures, { open: (id) => attempt(() => openPicture(id)), drawn: wallDrawn });
+
+// Without a connection the page says so, and goes on when it is there again.
+async function attempt(act) {
+  try {
+    await act();
+  } catch (error) {
+    link.lost(error);
+  }
+}
 
 // ---- the server's answers
 
@@ -41,6 +49,7 @@ async function stateCame(before, others) {
   else if (scored && state.n_scored === state.n) await renew(0);
   else if (others) await renew(pictures.start);
   else if (scored && pictures.current?.score === null) await drawAll();
+  if (!pictures.current && !pictures.ended) await move(0); // it had to wait
   if (state.error && state.error !== before.error) say(state.error);
   if (state.finished && before.working?.task === "finishing") say("Finished.");
 }
@@ -48,7 +57,7 @@ async function stateCame(before, others) {
 async function refused(entry, error) {
   showProblem(error.message);
   const isMask = entry.path.startsWith("/mask/");
-  const { ids = [], defect } = isMask ? { ids: [Number(entry.path.slice(6))] } : JSON.parse(entry.body);
+  const { ids = [], defect } = isMask ? { ids: [parseInt(entry.path.slice(6))] } : JSON.parse(entry.body);
   if (defect) kinds.forget(defect);
   await update(ids); // the label that it still has
   draw();
@@ -78,8 +87,8 @@ function drawPicture() {
   viewer.show(item, link.state.generation);
   viewer.prefetch(pictures.items.slice(pictures.index + 1, pictures.index + 4).map((each) => each.id));
   if (!item && pictures.ended) {
-    viewer.notice(pictures.items.length ? "That was the last picture of this list."
-      : "No picture is in this list. Choose another one under “Show”.");
+    const text = pictures.items.length ? "That was the last picture of this list." : "No picture is in this list.";
+    viewer.notice(`${text} Choose another one under “Show”, or finish.`);
   } else if (!item) viewer.notice("More pictures are coming");
 }
 
@@ -96,7 +105,9 @@ async function drawAll() {
 
 async function update(ids) {
   for (const item of pictures.items.filter((each) => ids.includes(each.id))) {
-    Object.assign(item, await getJson(`/api/picture/${item.id}`));
+    const found = await getJson(`/api/picture/${item.id}`);
+    if (found.name !== item.name) location.reload(); // started again with other pictures
+    Object.assign(item, found);
   }
 }
 
@@ -104,7 +115,7 @@ function wallDrawn(n) {
   drawPages(pictures, wall.page);
   if (n !== selected && n) say(`${plural(n, "picture")} selected`);
   selected = n;
-  if (!n && stale) renew(0);
+  if (!n && stale) attempt(() => renew(0));
 }
 
 // ---- lists
@@ -181,7 +192,7 @@ function targets() {
   return item && viewer.ready === item.id ? [item] : [];
 }
 
-function label(value, defect = "") {
+async function label(value, defect = "") {
   const items = targets();
   if (!items.length) {
     say(wall.isOpen ? "Select pictures first: click their corners, or press Space on them."
@@ -193,18 +204,17 @@ function label(value, defect = "") {
   for (const item of items) Object.assign(item, { label: value, defect, labelled: true });
   if (value === "anomaly") kinds.use(defect);
   viewer.ready = null; // one label for one look
-  const closed = brush.close(); // its mask is sent first
   const what = labelText(items[0]);
-  closed.then(() => {
-    outbox.post("/api/label", { ids, label: value, defect, reviewer: reviewer() });
-    if (value !== "skip") unlearned += ids.length;
-    if (byId("auto").checked && unlearned >= LEARN_AFTER) learn();
-  });
   say(ids.length > 1 ? `${count(ids.length)} pictures: ${what}` : `${items[0].name}: ${what}`);
+  await attempt(() => brush.close()); // its mask is sent first
+  const names = Object.fromEntries(items.map((item) => [item.id, item.name]));
+  outbox.post("/api/label", { ids, label: value, defect, reviewer: reviewer() }, names);
+  if (value !== "skip") unlearned += ids.length;
+  if (byId("auto").checked && unlearned >= LEARN_AFTER) learn();
   if (wall.isOpen) {
     wall.select([]);
     wall.focus();
-  } else closed.then(() => move(1));
+  } else await move(1);
 }
 
 function undo() {
@@ -218,7 +228,7 @@ function undo() {
 }
 
 async function takenBack(ids) {
-  if (!ids.length) return say("There is nothing to take back.");
+  if (!ids.length) return say("Nothing is left to take back.");
   unlearned = Math.max(0, unlearned - ids.length);
   say(`Taken back: ${plural(ids.length, "label")}.`);
   if (link.connected) await update(ids).catch(() => {});
@@ -243,7 +253,8 @@ function finish() {
 }
 
 function sendMask(item, blob) {
-  outbox.add({ method: blob ? "PUT" : "DELETE", path: `/mask/${item.id}`, type: "image/png", body: blob });
+  const path = `/mask/${item.id}?${new URLSearchParams({ reviewer: reviewer() })}`;
+  outbox.add({ method: blob ? "PUT" : "DELETE", path, type: "image/png", body: blob, names: { [item.id]: item.name } });
   say(blob ? "The mask is saved." : "The mask is removed.");
 }
 
@@ -261,9 +272,9 @@ async function toggleBrush() {
   say("Paint over the defect. The mask is saved when you go on.");
 }
 
-function look(show) {
-  byId("show").value = show;
-  pictures.show = show;
+function lookAtChanged() {
+  if (!link.state.n_changed) return say("No picture changed sides.");
+  byId("show").value = pictures.show = "changed";
   byId("offer").hidden = true;
   return open();
 }
@@ -283,17 +294,22 @@ const actions = {
   nextPage: () => wall.turn(1, open), previousPage: () => wall.turn(-1, open),
   map: () => !wall.isOpen && viewer.toggleMap(), brush: toggleBrush,
   zoomIn: () => viewer.zoomBy(1.5), zoomOut: () => viewer.zoomBy(1 / 1.5), fit: () => viewer.fit(),
-  pan: (x, y) => viewer.pan(80 * x, 80 * y), changed: () => look("changed"),
+  pan: (x, y) => viewer.pan(80 * x, 80 * y), changed: lookAtChanged,
   help: () => byId("help").showModal(), results: () => openDone(link.state, false),
   stepBrush: (x, y) => brush.step(x, y), dab: () => brush.dab(), save,
   toggleErase: () => brush.toggleErase(), smaller: () => brush.resize(0.8),
   larger: () => brush.resize(1.25),
 };
 
-wire(actions, {
+const fields = {
   order: (value) => { pictures.order = value; return open(); },
   show: (value) => { pictures.show = value; return open(); },
   page: (value) => wall.isOpen && open(Math.max(0, Math.floor(value) - 1) * PAGE),
-});
-listen(actions, () => (wall.isOpen ? "wall" : brush.item ? "brush" : "viewer"));
+};
+
+const guarded = (acts) => Object.fromEntries(Object.entries(acts).map(
+  ([name, act]) => [name, (...values) => attempt(() => act(...values))],
+));
+wire(guarded(actions), guarded(fields));
+listen(guarded(actions), () => (wall.isOpen ? "wall" : brush.item ? "brush" : "viewer"));
 link.start();
