@@ -63,8 +63,9 @@ class Board:
 
     def next_pending(self, n: int) -> list[int]:
         """Returns up to n pictures to score: those of which a detector is least sure come first."""
-        waiting = np.flatnonzero(self._pending)
-        waiting = waiting[[int(i) not in self.errors for i in waiting]] if self.errors else waiting
+        pending = self._pending.copy()
+        pending[self._errors()] = False
+        waiting = np.flatnonzero(pending)
         if self.threshold is None or len(waiting) <= n:
             return waiting[:n].tolist()
         distance = np.abs(np.nan_to_num(self.scores[waiting], nan=np.inf) - self.threshold)
@@ -87,7 +88,7 @@ class Board:
     @property
     def n_pending(self) -> int:
         """Number of pictures that the detector in force has not scored yet."""
-        return int(self._pending.sum()) - len(self.errors)
+        return int(self._pending.sum()) - sum(self._pending[i] for i in self._errors())
 
     def summary(self) -> dict[str, Any]:
         """Returns the counts of the page's state."""
@@ -150,6 +151,10 @@ class Board:
             "changed": {0: "", 1: "now an alarm", -1: "no alarm any more"}[int(self._changed[i])],
         }
 
+    def _errors(self) -> list[int]:
+        # Those of the run's pictures have higher numbers.
+        return [i for i in list(self.errors) if i < len(self.names)]
+
     def _shown(self, show: str) -> np.ndarray:
         """Returns the pictures of a filter, bool [N]."""
         if show == "all":
@@ -172,7 +177,7 @@ class Board:
 
     def _suggestions(self) -> Iterable[Any]:
         seen = np.zeros(len(self.names), bool)
-        seen[[*self.labels, *self.errors]] = True
+        seen[[*self.labels, *self._errors()]] = True
         again = self._disagrees()
         # Not at once again: the reviewer has just said it.
         just_labelled = [i for i, g in self._labelled_in.items() if g == self.generation]

@@ -15,6 +15,7 @@ from devnet_jax.models.devcore import Features
 from devnet_jax.training.frozen import FeatureReader, FrozenNetwork, TileFeatures
 
 _GROUP_TILES = 256
+_KEPT_DTYPE = np.float16
 _Key = tuple[int, tuple[int, ...]]  # a picture, and the axes that are reversed
 
 
@@ -149,7 +150,7 @@ class LearningPictures:
 
 
 def _by_picture(batches: Iterable[TileFeatures]) -> Iterator[tuple[int, Features]]:
-    """Yields each picture and its features, leaves [T, …], with patches in float16 if they fit."""
+    """Yields each picture and its features, leaves [T, …], with patches in `_KEPT_DTYPE` if they fit."""
 
     def tiles() -> Iterator[tuple[int, Features]]:
         for batch in batches:
@@ -159,7 +160,7 @@ def _by_picture(batches: Iterable[TileFeatures]) -> Iterator[tuple[int, Features
     for owner, group in itertools.groupby(tiles(), lambda tile: tile[0]):
         features: Features = jax.tree.map(lambda *parts: np.stack(parts), *(f for _, f in group))
         with np.errstate(over="ignore"):
-            half = features.patches.astype(np.float16)
+            half = features.patches.astype(_KEPT_DTYPE)
         yield owner, features._replace(patches=half) if np.isfinite(half).all() else features
 
 

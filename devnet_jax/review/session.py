@@ -82,7 +82,7 @@ class ReviewSession:
         self._wants_learning = not self._has_run or bool(given)
         self._wants_refinement = not self._has_run
         self._wants_finish = False
-        self._table_due: float | None = None
+        self._table_due: float | None = time.monotonic()
         self._ends = False
         self._condition = threading.Condition(threading.RLock())
         if self._has_run:
@@ -171,7 +171,13 @@ class ReviewSession:
         name, file = self._pictures.names[i], ""
         if png is not None:
             sizes = self._pictures.shown_size(i), self._pictures.size(i)
-            written = write_mask(self._results.masks, name, png, *sizes)
+            try:
+                written = write_mask(self._results.masks, name, png, *sizes)
+            except OSError as error:
+                raise UserError(
+                    f"{self._results.masks}: {error.strerror}; the mask is not taken: free disk"
+                    " space, and save it again"
+                ) from error
             file = f"{self._results.masks.name}/{written}"
         with self._condition:
             self._journal.append_mask(name, file, reviewer)
