@@ -30,7 +30,7 @@ from devnet_jax.distributed.cluster import (
 )
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.estimate import expected_performance
-from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
+from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
 from devnet_jax.inference.detector import TrainedDetector, write_calibration
@@ -58,6 +58,7 @@ class TestScores:
     Attributes:
       scores: float64 [N], as written to files (`as_written`).
       reasons: reason of each alarm, "" without one (`Scores.reasons`).
+      kinds: labelled kind that each image is like; empty without labelled kinds (`Scores.kinds`).
       pixel_metrics: metrics of the maps (`PixelMetrics.compute`), the number of anomalous images
         behind them, and the number of images left out because their masks vanish when resized;
         empty without masks.
@@ -67,6 +68,7 @@ class TestScores:
 
     scores: np.ndarray
     reasons: Sequence[str]
+    kinds: Sequence[str | None]
     pixel_metrics: dict[str, float]
     pixel_aurocs: np.ndarray
     pictures: Sequence[Picture]
@@ -183,6 +185,7 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
     n_vanished = 0
     scores: list[np.ndarray] = [np.empty(0)]
     reasons: list[str] = []
+    kinds: list[str | None] = []
     pictures: list[Picture] = []
     paths = [example.path for example in examples]
     for start, images in image_chunks(dataset, paths, detector.config, "testing"):
@@ -190,6 +193,7 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
         scored = detector.score(images)
         scores.append(as_written(scored.scores))
         reasons += scored.reasons
+        kinds += scored.kinds
         maps = None
         load_mask = functools.partial(dataset.mask, original=detector.original_maps)
         masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
@@ -209,6 +213,7 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
     local_results = {
         "scores": np.concatenate(scores),
         "reasons": reasons,
+        "kinds": kinds,
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
@@ -231,7 +236,8 @@ def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
     scores = np.concatenate([result["scores"] for result in results])
     reasons = [reason for result in results for reason in result["reasons"]]
     pictures = [Picture(**fields) for result in results for fields in result["pictures"]]
-    return TestScores(scores, reasons, pixel_metrics, pixel_aurocs, pictures)
+    kinds = [kind for result in results for kind in result["kinds"]]
+    return TestScores(scores, reasons, kinds, pixel_metrics, pixel_aurocs, pictures)
 
 
 def _make_pictures(
@@ -367,6 +373,14 @@ def compute_metrics(
         results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         for name, rate in alarm_rates(labels, scores, threshold.value).items():
             results[f"{kind}_{name}"] = rate
+    anomalies = np.flatnonzero(labels == 1).tolist()
+    if detector.threshold is not None and detector.kinds and anomalies:
+        results |= kind_metrics(
+            [dataset.test_examples[i].defect for i in anomalies],
+            [test.kinds[i] for i in anomalies],
+            detector.threshold.alarms(scores[anomalies]).tolist(),
+            detector.kinds,
+        )
     if detector.config.dataset.calibration:
         results["n_calibration"] = len(dataset.calibration)
     return results
