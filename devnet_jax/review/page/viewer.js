@@ -93,6 +93,12 @@ export class Viewer {
     return image;
   }
 
+  // The numbers stand for other pictures now.
+  forget() {
+    this.#images.clear();
+    this.ready = null;
+  }
+
   prefetch(ids) {
     for (const id of ids) this.#load(id).decode().catch(() => {});
   }
