@@ -195,6 +195,24 @@ def test_a_picture_that_is_not_seen_yet_gets_no_label(opened: Opened) -> None:
     assert session.version == 1
 
 
+def test_the_next_picture_does_not_wait_for_the_server(opened: Opened) -> None:
+    class Busy(FakeSession):
+        waits = threading.Event()
+
+        def label(self, *arguments: Any) -> None:
+            self.waits.wait(10)
+            super().label(*arguments)
+
+    session = Busy()
+    page = opened(session)
+    ids = press(page, *"gsgsg")
+    assert session.version == 0
+    session.waits.set()
+    soon(lambda: session.version == 5, page)
+    assert [entry["ids"][0] for entry in session.entries] == ids
+    assert [entry["label"] for entry in session.entries] == ["good", "skip", "good", "skip", "good"]
+
+
 def test_no_key_acts_while_one_types(opened: Opened) -> None:
     page = opened()
     page.locator("#settings summary").click()
@@ -543,7 +561,7 @@ def test_it_learns_by_itself_and_shows_what_changed(opened: Opened) -> None:
     offer.wait_for()
     assert session.calls["learn"] == 1
     n = session.state()["n_changed"]
-    assert f"{n} pictures changed sides" in offer.inner_text()
+    assert f"{n} changed sides" in offer.inner_text()
     assert f"{n} pictures changed sides" in status(page)
     table = page.locator("#estimate")
     assert table.locator("th:visible").all_inner_texts()[0] == "now"

@@ -282,7 +282,8 @@ const actions = {
   zoomIn: () => viewer.zoomBy(1.5), zoomOut: () => viewer.zoomBy(1 / 1.5), fit: () => viewer.fit(),
   pan: (x, y) => viewer.pan(80 * x, 80 * y), changed: lookAtChanged,
   help: () => byId("help").showModal(), results: () => openDone(link.state, false),
-  stepBrush: (x, y) => brush.step(x, y), dab: () => brush.dab(), save: async () => await brush.store() || say("Nothing new is painted."),
+  stepBrush: (x, y) => brush.step(x, y), dab: () => brush.dab(),
+  save: async () => await brush.store() || say("Nothing new is painted."),
   toggleErase: () => brush.toggleErase(), smaller: () => brush.resize(0.8),
   larger: () => brush.resize(1.25),
 };

@@ -26,6 +26,10 @@ export class Viewer {
   constructor() {
     const { stage } = this;
     new ResizeObserver(() => this.#resize()).observe(stage);
+    byId("map").addEventListener("error", (event) => {
+      event.target.hidden = true;
+      event.target.removeAttribute("src"); // asked for again when it is drawn
+    });
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), event);
