@@ -202,8 +202,11 @@ class Teacher:
         heat = detector.heat(detector.lay(laid, self._pictures.size(i)), "score_map")
         alpha = 255 * _OPACITY * heat[..., None]
         pixels = np.rint(np.concatenate([coloured(heat), alpha], axis=-1)).astype(np.uint8)
-        image = Image.fromarray(pixels)
-        image.thumbnail((_MAX_MAP, _MAX_MAP))
+        # Maps may be square where pictures are not.
+        height, width = self._pictures.shown_size(i)
+        scale = min(1.0, _MAX_MAP / max(height, width))
+        shown = (max(round(scale * width), 1), max(round(scale * height), 1))
+        image = Image.fromarray(pixels).resize(shown, Image.Resampling.BILINEAR)
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
