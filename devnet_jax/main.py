@@ -3,6 +3,8 @@
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
+python -m devnet_jax.main --mode=eval --workdir=runs/quickstart --input=LABELLED --output=FOLDER
+python -m devnet_jax.main --mode=compare --workdir=runs/new --against=runs/old --output=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
 """
 
@@ -29,7 +31,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "Config file, such as configs/mvtec.py:carpet. --config.train.batch_size=16 overrides a single "
     "setting. The default is the config of the run in --workdir.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, or, where a mode allows it, an exported file."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -37,10 +41,19 @@ _MODE = flags.DEFINE_enum(
     "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items()) + ".",
 )
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "Images for --mode=predict: a file, folder or glob pattern. May be repeated."
+    "input",
+    [],
+    "Images for --mode=predict: a file, folder or glob pattern. May be repeated. Labelled images "
+    "for --mode=eval and --mode=compare: a folder or a CSV list.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Output folder of --mode=predict, or output file of --mode=export."
+    "output",
+    None,
+    "Output folder of --mode=predict, --mode=compare, and --mode=eval with --input, or output file "
+    "of --mode=export.",
+)
+_AGAINST = flags.DEFINE_string(
+    "against", None, "For --mode=compare: the run or exported file to compare --workdir with."
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
 _CLUSTER = flags.DEFINE_enum(
@@ -80,7 +93,7 @@ def main() -> None:
         raise UserError("--workdir is missing: the folder of the run")
     workdir, mode = Workdir(_WORKDIR.value), MODES[_MODE.value]
     config = _settings(workdir, mode)
-    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value)
+    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value, _AGAINST.value)
     mode.check(_MODE.value, flags_of_mode)
     n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
     prepare(config.train.batch_size // n_processes)
