@@ -104,7 +104,7 @@ def compare(
             Side(str(b), scores_b, b.detector.threshold),
         )
         labels = np.array([example.label for example in common.examples], int)
-        changes = _changes(labels, sides)
+        changes = changes_of_side(labels, sides)
         shown = _most_changed(sides, changes)
         views = [
             _make_views(opened, pictures, [common.examples[i] for i in shown])
@@ -192,7 +192,7 @@ def _score(opened: Opened, pictures: Pictures, examples: Sequence[Example]) -> n
     return as_written(score_paths(opened.detector, pictures, paths, "comparing"))
 
 
-def _changes(labels: np.ndarray, sides: tuple[Side, Side]) -> list[str]:
+def changes_of_side(labels: np.ndarray, sides: tuple[Side, Side]) -> list[str]:
     """Returns the change of each picture from B to A, a key of `CHANGES`, or "" without one."""
     if sides[0].threshold is None or sides[1].threshold is None:
         return [""] * len(labels)
