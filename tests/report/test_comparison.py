@@ -85,7 +85,7 @@ def test_without_thresholds_and_with_one_side_only_the_page_is_written() -> None
         Comparison("", (sides[0], sides[1]), comparison.labels[normal], defects, results, [], [])
     )
     assert "changed sides" not in page.split('id="reading"')[0]
-    assert "AUROC of A" not in page
+    assert "<dt>AUROC of A</dt>" not in page
 
 
 @pytest.mark.parametrize(
