@@ -6,6 +6,9 @@ python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDE
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart --input=LABELLED --output=FOLDER
 python -m devnet_jax.main --mode=compare --workdir=runs/new --against=runs/old --output=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
+python -m devnet_jax.main --mode=review --workdir=runs/quickstart --input=FOLDER
+
+A first word that is the name of a mode stands for --mode: devnet review --workdir=… --input=…
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from devnet_jax.cli.flags import run_program, with_absolute_paths
+from devnet_jax.cli.flags import run_program, with_absolute_paths, with_mode
 from devnet_jax.cli.modes import MODES, Flags, Mode
 from devnet_jax.cli.saved_config import with_saved_config
 from devnet_jax.config import Config
@@ -43,19 +46,34 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "Images for --mode=predict: a file, folder or glob pattern. May be repeated. Labelled images "
-    "for --mode=eval and --mode=compare: a folder or a CSV list.",
+    "Images for --mode=predict and --mode=review: a file, folder or glob pattern. May be repeated. "
+    "Labelled images for --mode=eval and --mode=compare: a folder or a CSV list.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Output folder of --mode=predict, --mode=compare, and --mode=eval with --input, or output file "
-    "of --mode=export.",
+    "Output folder of --mode=predict, --mode=compare, --mode=eval with --input, and --mode=review "
+    "(by default review/ in the workdir), or output file of --mode=export.",
 )
 _AGAINST = flags.DEFINE_string(
     "against", None, "For --mode=compare: the run or exported file to compare --workdir with."
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
+_PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "Port of the page of --mode=review, or the next free one; 0 for any. The default is that of "
+    "the last review with the same output, or 8642.",
+    lower_bound=0,
+    upper_bound=65535,
+)
+_EXPORT_FOLDERS = flags.DEFINE_string(
+    "export_folders",
+    None,
+    "Folder in which --mode=review lays the labelled images out as folders, at its end, or without "
+    "--input at once.",
+)
+_COPIES = flags.DEFINE_bool("copies", False, "Copies in --export_folders, not links.")
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     None,
@@ -92,8 +110,16 @@ def main() -> None:
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: the folder of the run")
     workdir, mode = Workdir(_WORKDIR.value), MODES[_MODE.value]
-    config = _settings(workdir, mode)
-    flags_of_mode = Flags(_INPUT.value, _OUTPUT.value, _STRICT.value, _AGAINST.value)
+    flags_of_mode = Flags(
+        _INPUT.value,
+        _OUTPUT.value,
+        _STRICT.value,
+        _PORT.value,
+        _EXPORT_FOLDERS.value,
+        _COPIES.value,
+        _AGAINST.value,
+    )
+    config = _settings(workdir, mode, flags_of_mode)
     mode.check(_MODE.value, flags_of_mode)
     n_processes = _NUM_PROCESSES.value or n_announced_processes(_CLUSTER.value)
     prepare(config.train.batch_size // n_processes)
@@ -116,8 +142,8 @@ def main() -> None:
         raise error
 
 
-def _settings(workdir: Workdir, mode: Mode) -> Config:
-    """Returns the settings of the flags or of the workdir's run.
+def _settings(workdir: Workdir, mode: Mode, flags_of_mode: Flags) -> Config:
+    """Returns the settings of the flags, of the workdir's run, or of the mode.
 
     Raises:
       UserError: if there are none, or the workdir lacks what the mode starts from.
@@ -130,6 +156,8 @@ def _settings(workdir: Workdir, mode: Mode) -> Config:
         return Config()
     if mode.starts_from != "nothing":
         workdir.require_run()
+    if _CONFIG.value is None and mode.settings is not None:
+        return mode.settings(workdir, flags_of_mode)
     if _CONFIG.value is None:
         raise UserError(f"--workdir={workdir.path}: no run is there; give a --config to train")
     return with_absolute_paths(Config.from_dict(_CONFIG.value))
@@ -137,7 +165,7 @@ def _settings(workdir: Workdir, mode: Mode) -> Config:
 
 def console() -> None:
     """Entry point of `python -m devnet_jax.main`."""
-    sys.argv = with_saved_config(sys.argv)
+    sys.argv = with_saved_config(with_mode(sys.argv, MODES))
     run_program(main)
 
 

@@ -23,7 +23,7 @@ LAYERS = (
     ("inference", "export"),
     ("report",),
     ("evaluation", "prediction"),
-    ("sweep",),
+    ("sweep", "review"),
     ("api", "cli", "launchers", "main", "__main__", "__init__"),
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -46,6 +46,14 @@ _HINTS = {
 def flag_names(argv: Sequence[str]) -> list[str]:
     """Returns the flag name of each argument of a command line."""
     return [argument.lstrip("-").split("=", 1)[0] for argument in argv]
+
+
+def with_mode(argv: Sequence[str], modes: Iterable[str]) -> list[str]:
+    """Returns the command line with `--mode=predict` for a first word `predict`, and others."""
+    program, *arguments = argv
+    if arguments and arguments[0] in modes:
+        arguments[0] = f"--mode={arguments[0]}"
+    return [program, *arguments]
 
 
 def run_program(main: Callable[[], Any]) -> None:

@@ -5,12 +5,17 @@ Each imports what it needs when it runs, so that this module does not import JAX
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from devnet_jax.config import Config
+from devnet_jax.config import Config, for_list
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.accounts import expand_home
 from devnet_jax.runtime.workdir import Workdir
+
+if TYPE_CHECKING:
+    from devnet_jax.review.results import Results
 
 
 class Flags(NamedTuple):
@@ -20,12 +25,18 @@ class Flags(NamedTuple):
       input: files, folders and patterns.
       output: folder or file.
       strict: True to stop at the first unreadable image.
+      port: port of the page; 0 for any.
+      export_folders: folder.
+      copies: True for copies in that folder instead of links.
       against: folder of another run, or an exported file.
     """
 
     input: Sequence[str] = ()
     output: str | None = None
     strict: bool = False
+    port: int | None = None
+    export_folders: str | None = None
+    copies: bool = False
     against: str | None = None
 
 
@@ -129,6 +140,51 @@ def _export(config: Config, workdir: Workdir, flags: Flags) -> None:
         print(f"detector in one file: {flags.output}")
 
 
+def _review(config: Config, workdir: Workdir, flags: Flags) -> None:
+    from devnet_jax.review.results import Results, export_folders, read_labels, require_empty
+
+    results = Results.of(workdir, flags.output)
+    out = None if flags.export_folders is None else expand_home(flags.export_folders).absolute()
+    if out is not None:
+        require_empty(out)  # rather than after an hour's work
+    if flags.input:
+        _look(config, workdir, flags, results)
+    if out is not None:
+        print(export_folders(out, *read_labels(results), copies=flags.copies))
+
+
+def _look(config: Config, workdir: Workdir, flags: Flags, results: Results) -> None:
+    """Serves the page until it is told to end, and says where the labels are."""
+    if workdir.is_file:
+        raise UserError(
+            f"--workdir={workdir.path}: a file cannot learn; give the folder of a run, or another "
+            "folder to begin without one"
+        )
+    try:
+        from devnet_jax.review.serve import serve
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--mode=review needs {error.name}, which is not installed: pip install "
+            "'devnet-jax[review]'"
+        ) from None
+    from devnet_jax.review.session import open_session
+
+    with contextlib.closing(open_session(config, workdir, flags.input, results.path)) as session:
+        serve(session, results.address, flags.port)
+        state = session.state()
+    print(f"{state['n_looked']} pictures looked at; labels: {results.labels}")
+    if state["finished"]:
+        print(f"detector: {results.detector}; to go on:", *state["finished"]["commands"], sep="\n")
+    else:
+        print("to go on with the review, run the same command again")
+
+
+def _settings_of_review(workdir: Workdir, flags: Flags) -> Config:
+    from devnet_jax.review.results import Results
+
+    return for_list(Results.of(workdir, flags.output).labels)
+
+
 class Mode(NamedTuple):
     """An entry of `MODES`.
 
@@ -138,15 +194,20 @@ class Mode(NamedTuple):
         their work.
       needs: names of the flags that it needs, and what each of them is.
       takes: names of further flags that it takes.
+      instead: flags that make a needed one unnecessary, by its name.
       starts_from: the least that `--workdir` must hold: nothing, a run, or a detector, which is a
         run or an exported file. With a file, the mode gets the default settings.
+      settings: function that returns the settings if there is neither a run nor `--config`; `None`
+        if the mode then refuses.
     """
 
     help: str
     run: Callable[[Config, Workdir, Flags], UserError | None]
     needs: Mapping[str, str] = {}
     takes: Collection[str] = ()
+    instead: Mapping[str, str] = {}
     starts_from: Literal["nothing", "run", "detector"] = "run"
+    settings: Callable[[Workdir, Flags], Config] | None = None
 
     def check(self, name: str, flags: Flags) -> None:
         """Raises `UserError` for flags that the mode lacks or does not take.
@@ -160,7 +221,8 @@ class Mode(NamedTuple):
                 takers = [m for m in MODES if flag in {*MODES[m].needs, *MODES[m].takes}]
                 modes = " and ".join(f"--mode={taker}" for taker in takers)
                 raise UserError(f"--{flag} goes with {modes}, not with --mode={name}")
-            if not value and flag in self.needs:
+            is_replaced = flag in self.instead and getattr(flags, self.instead[flag])
+            if not value and flag in self.needs and not is_replaced:
                 raise UserError(f"--{flag} is missing: {self.needs[flag]}")
 
 
@@ -199,5 +261,14 @@ MODES: Mapping[str, Mode] = {
         "restore it and write it as one file, --output=model.devnet",
         _export,
         needs={"output": "the file to write, such as model.devnet"},
+    ),
+    "review": Mode(
+        "label the images of --input on a page in the browser, and learn from the labels",
+        _review,
+        needs={"input": "the images to label, as a file, folder or pattern"},
+        takes=("output", "port", "export_folders", "copies"),
+        instead={"input": "export_folders"},
+        starts_from="nothing",
+        settings=_settings_of_review,
     ),
 }

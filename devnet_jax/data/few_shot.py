@@ -171,7 +171,7 @@ class FewShotDataset:
             (1, split.train_contamination + split.train_anomaly),
         ):
             for path in paths:
-                if self.source.examples[self._index[path]].label != label:
+                if self.example(path).label != label:
                     raise UserError(
                         f"{path} has another label in data set {self.source.name} than in "
                         "split.json; undo the change, or train again in another workdir"
@@ -182,15 +182,19 @@ class FewShotDataset:
         """The index of each example by its path."""
         return {example.path: i for i, example in enumerate(self.source.examples)}
 
+    def example(self, path: str) -> Example:
+        """Returns the example of a picture by its path."""
+        return self.source.examples[self._index[path]]
+
     @property
     def labelled_defects(self) -> list[str]:
         """The defect class of each labelled anomaly."""
-        return [self.source.examples[self._index[path]].defect for path in self.split.train_anomaly]
+        return [self.example(path).defect for path in self.split.train_anomaly]
 
     @cached_property
     def test_examples(self) -> list[Example]:
         """The examples of the test images."""
-        return [self.source.examples[self._index[path]] for path in self.split.test]
+        return [self.example(path) for path in self.split.test]
 
     @cached_property
     def test_duplicates(self) -> list[str]:
@@ -217,7 +221,7 @@ class FewShotDataset:
         return {self._digest(path) for path in self.split.calibration}
 
     def _digest(self, path: str) -> str:
-        return self.source.examples[self._index[path]].digest
+        return self.example(path).digest
 
     def train_images(self) -> TrainImages:
         """Returns the training images, `split.train`; nothing is read yet."""

@@ -33,8 +33,13 @@ def lay_over(image: np.ndarray, heat: np.ndarray, strength: float) -> np.ndarray
       uint8 [H, W, 3].
     """
     heat = heat.astype(np.float32)
-    colours = _colours()[np.rint(255 * heat).astype(np.uint8)]
+    colours = coloured(heat)
     return np.rint(image + (colours - image) * (strength * heat)[..., None]).astype(np.uint8)
+
+
+def coloured(heat: np.ndarray) -> np.ndarray:
+    """Returns the colours of a heat map in [0, 1]: float32 [H, W, 3], from 0 to 255."""
+    return _colours()[np.rint(255 * heat).astype(np.uint8)]
 
 
 @functools.cache

@@ -174,7 +174,11 @@ class ImageScorer(abc.ABC):
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        scores, maps, kinds = self._score(self.prepare(images).pixels)
+        return self.interpret(self._score(self.prepare(images).pixels))
+
+    def interpret(self, raw: RawScores) -> Scores:
+        """Returns the output of the network with p-values, alarms and their reasons."""
+        scores, maps, kinds = raw
         written = as_written(scores)
         alarms = None if self.threshold is None else self.threshold.alarms(written)
         reasons = self._reasons(kinds, np.ones(len(scores), bool) if alarms is None else alarms)

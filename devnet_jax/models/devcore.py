@@ -285,7 +285,10 @@ class DevCore(nn.Module):
     ) -> Positions:
         """Scores the positions of images, or of tiles; arguments as for `__call__`."""
         del train
-        features = self.features(images, inside)
+        return self.compare(self.features(images, inside))
+
+    def compare(self, features: Features) -> Positions:
+        """Scores the positions of images, or of tiles, by their features."""
         scores, kinds = self.position_head(features.patches)
         return Positions(scores, kinds, features.levels, features.fine, features.coarse)
 

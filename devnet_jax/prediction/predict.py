@@ -290,11 +290,18 @@ def _make_pictures(
             overlay=None if overlay is None else thumbnail(overlay, side),
             p_value=result.p_value,
             reason=result.reason,
+            kind=_named_kind(result.reason, detector.kinds),
         )
 
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
     pictures = map_in_threads(make_picture, results, "report")
     return [picture for picture in pictures if picture is not None]
+
+
+def _named_kind(reason: str, kinds: Sequence[str]) -> str:
+    """Returns the labelled kind that a reason of `Scores.reasons` names, or ""."""
+    named = [kind for kind in kinds if reason.startswith(f"like the labelled {kind}")]
+    return max(named, key=len, default="")  # one kind's name may be the beginning of another's
 
 
 def _read_overlay(path: Path) -> np.ndarray | None:
@@ -326,6 +333,8 @@ def _make_report(
         notes=_make_notes(detector),
         pictures=pictures,
         errors=errors,
+        kinds=detector.kinds,
+        folder="" if all(Path(each.path).is_absolute() for each in pictures) else str(Path.cwd()),
         **detector_fields(detector),
     )
 

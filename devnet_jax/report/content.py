@@ -27,6 +27,7 @@ class Picture:
       mask: thumbnail of the mask of the defect, if there is one.
       p_value: p-value of the score under the prior, if there is one.
       reason: reason of the alarm at the threshold in force (`Scores.reasons`), or "".
+      kind: labelled kind that the reason names, or "".
     """
 
     path: str
@@ -38,6 +39,7 @@ class Picture:
     mask: bytes | None = None
     p_value: float | None = None
     reason: str = ""
+    kind: str = ""
 
     @property
     def is_anomaly(self) -> bool | None:
@@ -67,6 +69,8 @@ class Report:
       errors: path and error message of each image that could not be read.
       settings: name, value and default of each setting.
       versions: names and versions of the software.
+      kinds: labelled kinds of defects that the detector knows.
+      folder: folder that relative paths of pictures start from; "" if it is of no use.
     """
 
     title: str
@@ -87,6 +91,8 @@ class Report:
     errors: Sequence[tuple[str, str]] = ()
     settings: Sequence[tuple[str, Any, Any]] = ()
     versions: Sequence[tuple[str, str]] = ()
+    kinds: Sequence[str] = ()
+    folder: str = ""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` if the fields are inconsistent."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -176,6 +179,8 @@ def to_html(report: Report) -> str:
             "step": step,
             "groups": [_sample_scores(group, step) for group in groups],
             "outcomes": OUTCOMES,
+            "kinds": report.kinds,
+            "identity": _identity(report),
         },
         errors=report.errors[:_MAX_ERRORS],
         changed=[row for row in settings if row[1] != row[2]],
@@ -186,6 +191,7 @@ def to_html(report: Report) -> str:
         rate=_rate,
         plural=_plural,
         p_value=_p_value,
+        shell_quote=shlex.quote,
         asdict=asdict,
     )
 
@@ -241,6 +247,12 @@ def _sample_scores(group: Group, step: int) -> dict[str, Any]:
         "n": len(group.scores),
         "scores": group.scores[::-1][step // 2 :: step].tolist(),
     }
+
+
+def _identity(report: Report) -> str:
+    """Returns a name of the report, under which the browser keeps the marks of its pictures."""
+    scores = sorted((picture.path, picture.score) for picture in report.pictures)
+    return hashlib.sha256(json.dumps([report.folder, scores]).encode()).hexdigest()[:32]
 
 
 def _describe_heat_map(report: Report) -> str:

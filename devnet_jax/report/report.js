@@ -229,6 +229,7 @@
     byId("previous").disabled = i === 0;
     byId("next").disabled = i === list.length - 1;
     if (!viewer.open) viewer.showModal();
+    viewer.dispatchEvent(new CustomEvent("view", {detail: card}));
   }
   function step(by) {
     const list = neighbours();
@@ -240,9 +241,10 @@
     if (card && event.target.closest(".views")) view(card);
     else if (event.target === viewer) viewer.close();
   });
-  viewer.addEventListener("keydown", (event) => {
+  // Of the document: a button that is disabled at the last image loses the focus.
+  document.addEventListener("keydown", (event) => {
     const by = {ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1}[event.key];
-    if (by === undefined) return;
+    if (by === undefined || !viewer.open || event.target.matches("input")) return;
     event.preventDefault();
     step(by);
   });

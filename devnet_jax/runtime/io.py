@@ -121,15 +121,15 @@ def full_disk_message(error: BaseException | None) -> str | None:
 def as_cell(value: Any) -> Any:
     """Returns the cell of a value in a CSV file; no spreadsheet takes it for a formula.
 
-    A path that begins like a formula is written as the same path with "./" before it, other text
-    with an apostrophe before it. Numbers stay numbers.
+    A path that begins like a formula, or as if it had been marked, is written as the same path with
+    "./" before it, other text with an apostrophe before it. Numbers stay numbers.
     """
-    if isinstance(value, PurePath):
-        text = str(value)
-        return f"./{text}" if _FORMULA.match(text) else text
-    if isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value)):
-        return f"'{value}"
-    return value
+    if not isinstance(value, (str, PurePath)):
+        return value
+    text = str(value)
+    if _FORMULA.match(text) or _MARKED.match(text):
+        return f"./{text}" if isinstance(value, PurePath) else f"'{text}"
+    return text
 
 
 def from_cell(cell: str) -> str:

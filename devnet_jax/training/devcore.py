@@ -28,6 +28,8 @@ from devnet_jax.rng import generator
 from devnet_jax.training.devcore_head import FittedHead, LearningSet, fit_head
 from devnet_jax.training.frozen import (
     FeatureReader,
+    FeatureSource,
+    FrozenNetwork,
     GoodParts,
     Means,
     TileFeatures,
@@ -85,11 +87,17 @@ def fit_devcore(
         backbone, the weights cannot be loaded or give features that are not finite, or an image
         cannot be decoded.
     """
-    if n_normal < 2:
-        raise UserError(
-            f"normal images for training: {n_normal}; the memory needs at least two; add some, or "
-            "hold fewer of them out (config.dataset.calibration)"
-        )
+    network = frozen_network(config)
+    reader = FeatureReader(config, network, images)
+    return fit_features(config, network, reader, n_normal, kinds)
+
+
+def frozen_network(config: Config) -> FrozenNetwork:
+    """Returns DevCore's network before it is fitted, with the pretrained backbone.
+
+    Raises:
+      UserError: if the weights cannot be loaded.
+    """
     if config.model.pretrained == "none":
         logger.warning(
             "config.model.pretrained = 'none': the backbone is frozen with random weights, and "
@@ -98,10 +106,31 @@ def fit_devcore(
     variables = first_variables(config)
     model = make_model(config).clone(folded=True)
     assert isinstance(model, DevCore)
-    folded = jax.jit(fold_batch_norm, static_argnames="backbone")(
-        variables, backbone=config.model.backbone
-    )
-    reader = FeatureReader(config, model, folded, images)
+    fold = jax.jit(fold_batch_norm, static_argnames="backbone")
+    return FrozenNetwork(model, variables, fold(variables, backbone=config.model.backbone))
+
+
+def fit_features(
+    config: Config,
+    network: FrozenNetwork,
+    reader: FeatureSource,
+    n_normal: int,
+    kinds: Sequence[int],
+) -> FittedDevCore | None:
+    """Fits DevCore to the features of training images; see `fit_devcore`.
+
+    Args:
+      config: all settings.
+      network: network that the features are of.
+      reader: features of normal training images, followed by labelled anomalies.
+      n_normal: number of normal training images.
+      kinds: kind of each labelled anomaly, numbered from 0.
+    """
+    if n_normal < 2:
+        raise UserError(
+            f"normal images for training: {n_normal}; the memory needs at least two; add some, or "
+            "hold fewer of them out (config.dataset.calibration)"
+        )
     good = collect_good_parts(config, reader, n_normal)
     if not all(np.isfinite(values).all() for values in good):
         raise UserError(
@@ -111,7 +140,7 @@ def fit_devcore(
     if not is_rank_zero():
         return None
     memory = _choose_memory(config, good)
-    data, scale, labelled = _learning_set(config, reader, memory, good, len(images) - n_normal)
+    data, scale, labelled = _learning_set(config, reader, memory, good, len(kinds))
     head = fit_head(config, data)
     learned = {
         "position_head": {
@@ -123,8 +152,8 @@ def fit_devcore(
         },
         "image_head": head.image_parameters,
     }
-    params = {**variables["params"], **jax.tree.map(jnp.asarray, learned)}
-    return FittedDevCore({**variables, "params": params}, head)
+    params = {**network.variables["params"], **jax.tree.map(jnp.asarray, learned)}
+    return FittedDevCore({**network.variables, "params": params}, head)
 
 
 def _choose_memory(config: Config, good: GoodParts) -> _Memory:
@@ -143,7 +172,7 @@ def _choose_memory(config: Config, good: GoodParts) -> _Memory:
 
 
 def _learning_set(
-    config: Config, reader: FeatureReader, memory: _Memory, good: GoodParts, n_anomaly: int
+    config: Config, reader: FeatureSource, memory: _Memory, good: GoodParts, n_anomaly: int
 ) -> tuple[LearningSet, float, np.ndarray]:
     """Reads the images that the head is learned from.
 
@@ -190,7 +219,7 @@ def _learning_set(
 
 
 def _flipped_vectors(
-    reader: FeatureReader, good: GoodParts, anomalies: np.ndarray
+    reader: FeatureSource, good: GoodParts, anomalies: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Reads the labelled anomalies flipped in F ways: by view, float32 [a, F, D]."""
     flipped = []

@@ -52,6 +52,33 @@ class TileFeatures(NamedTuple):
     features: Features
 
 
+class FrozenNetwork(NamedTuple):
+    """DevCore's network before it is fitted.
+
+    Attributes:
+      model: folded network.
+      variables: its variables, not folded.
+      folded: variables of the folded network.
+    """
+
+    model: DevCore
+    variables: dict[str, Any]
+    folded: dict[str, Any]
+
+
+class FeatureSource(Protocol):
+    """The interface of the features of images: `FeatureReader`, or features kept from earlier."""
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles of an image."""
+
+    def read(
+        self, indices: np.ndarray, description: str, flip: tuple[int, ...] = ()
+    ) -> Iterator[TileFeatures]:
+        """Yields the features of images; see `FeatureReader.read`."""
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def frozen_features(model: DevCore, variables: dict[str, Any], images: jax.Array) -> Features:
     """Returns the features of images, or tiles, uint8 [B, H, W, C]."""
@@ -62,19 +89,16 @@ def frozen_features(model: DevCore, variables: dict[str, Any], images: jax.Array
 class FeatureReader:
     """Reads training images and computes their features, batch by batch, with prefetching."""
 
-    def __init__(
-        self, config: Config, model: DevCore, variables: dict[str, Any], images: ImageReader
-    ) -> None:
+    def __init__(self, config: Config, network: FrozenNetwork, images: ImageReader) -> None:
         """Creates a reader; nothing is read yet.
 
         Args:
           config: all settings.
-          model: folded network.
-          variables: its variables.
+          network: network that computes the features.
           images: the training images.
         """
         self._batch_size = config.evaluation.batch_size
-        self._function = functools.partial(frozen_features, model, variables)
+        self._function = functools.partial(frozen_features, network.model, network.folded)
         self._images = images
 
     @property
@@ -169,7 +193,7 @@ class Means:
         }
 
 
-def collect_good_parts(config: Config, reader: FeatureReader, n_normal: int) -> GoodParts:
+def collect_good_parts(config: Config, reader: FeatureSource, n_normal: int) -> GoodParts:
     """Reads all normal training images once; several processes share them.
 
     It keeps about `devcore.memory_samples` positions, equally many of each image. Beyond these,

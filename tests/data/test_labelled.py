@@ -107,10 +107,16 @@ def test_an_empty_class_folder_and_a_damaged_picture_are_named(tmp_path: Path) -
 
 
 def test_a_list_counts_all_labelled_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for i in range(4):
+    for i in range(5):
         save(tmp_path / "pictures" / f"{i}.png", i)
     table = tmp_path / "labels.csv"
-    rows = ["0.png,good,,train", "1.png,good,,test", "2.png,,dent,train", "3.png,,,"]
+    rows = [
+        "0.png,good,,train",
+        "1.png,good,,test",
+        "2.png,,dent,train",
+        "3.png,,,",
+        "4.png,unlabelled,,train",
+    ]
     table.write_text("\n".join(["path,label,defect,split", *(f"pictures/{row}" for row in rows)]))
     expected = {"pictures/0.png": "good", "pictures/1.png": "good", "pictures/2.png": "dent"}
     assert listed(table) == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
+import json
 import os
 import re
 import shutil
@@ -176,6 +178,27 @@ def test_alarms_have_reasons(
     report = (tmp_path / "report.html").read_text()
     for reason in {*reasons} - {""}:
         assert report.count(f'<span class="reason">{reason}</span>') == reasons.count(reason)
+
+
+def test_the_report_knows_the_kinds_of_alarms_and_the_folder_of_relative_paths(
+    core: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(parts.parent)
+    names = ("cut", "cut, deep")  # the first is the beginning of the second
+    assert len(core.kinds) == len(names)
+    predict(dataclasses.replace(core, kinds=names), [parts.name], str(tmp_path))
+    report = (tmp_path / "report.html").read_text()
+    pictures = re.findall(r'data-picture="([^"]*)"', report)
+    kinds = dict(json.loads(html.unescape(picture)) for picture in pictures)
+    reasons = {row["path"]: row["reason"] for row in read_table(tmp_path / "predictions.csv")}
+    assert kinds.keys() == reasons.keys()
+    assert {*kinds.values()} > {""}
+    for path, kind in kinds.items():
+        begins = [name for name in names if reasons[path].startswith(f"like the labelled {name}")]
+        assert kind == (begins[-1] if begins else "")
+    assert f"--config.dataset.manual_dir={parts.parent}<" in report
+    predict(core, [str(parts)], str(tmp_path / "absolute"))
+    assert "manual_dir=" not in (tmp_path / "absolute" / "report.html").read_text()
 
 
 def test_reasons_survive_an_interruption(

@@ -6,18 +6,12 @@ The expected numbers are computed from the scores with NumPy.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page
 
-from devnet_jax.report.content import Report
-from devnet_jax.report.page import to_html
 from tests.report.example import (
     CALIBRATED,
     HOSTILE,
@@ -29,61 +23,6 @@ from tests.report.example import (
 
 SCORES, LABELS, DEFECTS = draw_scores()
 VALUES = SCORES.astype(np.float64)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"needs one of the browsers {', '.join(names)}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
-@functools.cache
-def example_html() -> str:
-    return to_html(make_report())
-
-
-Opener = Callable[..., Page]
-
-
-@pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
-    """Returns a function that opens a report from disk.
-
-    The test fails if the page logs an error or requests another address.
-    """
-    contexts, problems = [], []
-
-    def open_page(report: Report | None = None, **options) -> Page:
-        file = tmp_path / "report.html"
-        file.write_text(example_html() if report is None else to_html(report), encoding="utf-8")
-        contexts.append(
-            browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        )
-        page = contexts[-1].new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-
-        def on_request(request) -> None:
-            if request.url != file.as_uri() and not request.url.startswith("data:"):
-                problems.append(request.url)
-
-        page.on("request", on_request)
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert problems == []
 
 
 def outcomes(threshold: float) -> np.ndarray:
@@ -357,6 +296,9 @@ def test_the_viewer_shows_a_card_and_arrow_keys_change_it(opened):
     for _ in order:
         page.keyboard.press("ArrowRight")
     assert number() == order[-1]
+    page.keyboard.press("ArrowLeft")
+    assert number() == order[-2]
+    page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
     assert page.evaluate("document.activeElement.closest('.card').querySelector('.path').title"

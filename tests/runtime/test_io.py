@@ -30,6 +30,7 @@ FORMULAS = (
     "\r=1",
     "\n=1",
     "＝1+1",
+    "'=1",
 )
 PLAIN = ("a=b.png", "./-a.png", "/=1", "'quoted", "it's", "", " x", "part 5", "'")
 
@@ -39,7 +40,8 @@ def test_what_looks_like_a_formula_is_marked(text: str) -> None:
     assert as_cell(text) == f"'{text}"
     path = PurePosixPath(text)
     assert as_cell(path) == f"./{path}"
-    assert PurePosixPath(as_cell(path)) == path  # the same file
+    for file in (path, PurePosixPath(f"'{text}")):
+        assert PurePosixPath(from_cell(as_cell(file))) == file
 
 
 @pytest.mark.parametrize("value", [*PLAIN, -1.5, -3, 0, None, float("-inf")])

@@ -17,10 +17,10 @@ from devnet_jax.config import Config, with_settings
 from devnet_jax.errors import UserError
 from devnet_jax.models import to_torch_state_dict
 from devnet_jax.models.build import abstract_variables, make_model, make_variables
-from devnet_jax.models.devcore import COMPONENTS
+from devnet_jax.models.devcore import COMPONENTS, DevCore
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.devcore import FittedDevCore, fit_devcore
-from devnet_jax.training.frozen import FeatureReader, frozen_features
+from devnet_jax.training.frozen import FeatureReader, FrozenNetwork, frozen_features
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, TINY_SETTINGS, Main
 from tests.data.test_store import ArrayReader
 from tests.distributed.test_cluster import run as run_processes
@@ -228,9 +228,11 @@ def fit_with_weights(tmp_path: Path) -> Callable[[float], FittedDevCore | None]:
 def test_features_of_flipped_images(flip: tuple[int, ...]) -> None:
     config = with_settings(Config(), {**TINY_SETTINGS, **CORE_SETTINGS})
     model, variables = make_model(config), make_variables(config)
+    assert isinstance(model, DevCore)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    reader = FeatureReader(config, model, variables, ArrayReader(images))
+    network = FrozenNetwork(model, variables, variables)
+    reader = FeatureReader(config, network, ArrayReader(images))
     (tiles,) = reader.read(np.array([2, 0]), "reading", flip)
     flipped = np.flip(images[[2, 0]], tuple(axis + 1 for axis in flip))
     expected = frozen_features(model, variables, flipped)

@@ -20,10 +20,13 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("path", "label", "defect", "split", "mask")
 GOOD_WORDS = (GOOD, "normal", "ok")
 _BAD_WORDS = ("anomaly", "defect", "bad", "ng")
+# Of pictures that nobody has looked at, and that train as normal, as in the paper.
+UNLABELLED = "unlabelled"
 # With numbers as spreadsheets and data frames write them.
 _LABELS: Mapping[str, int] = {
     **dict.fromkeys((*GOOD_WORDS, "0", "0.0"), NORMAL),
     **dict.fromkeys((*_BAD_WORDS, "1", "1.0"), ANOMALY),
+    UNLABELLED: NORMAL,
 }
 _DEFECT = "anomaly"  # the class of anomalies of which the list names none
 
@@ -59,13 +62,18 @@ def read_list(table_file: Path, folder: Path, *, trains: bool = True) -> list[Ra
       table_file: table with the columns `COLUMNS`, of which only the first is needed; further
         columns are ignored.
       folder: folder that relative paths start from.
-      trains: True if the list must have a good picture to train with.
+      trains: True if the list must have a good picture to train with; else the unlabelled rows,
+        which train as normal, are left out, too.
 
     Raises:
       UserError: if the table cannot be read or has no paths, a label, a split or a path is wrong,
         two rows are for one picture, or no good picture is left to train with.
     """
     table = read_table(table_file)
+    n_rows = len(table.rows)
+    if not trains:
+        looked_at = [row for row in table.rows if _word(row, "label") != UNLABELLED]
+        table = table._replace(rows=looked_at)
     _require_columns(table_file, table.columns)
     refuse = functools.partial(_refuse, table_file)
     entries = _entries(table, folder, refuse)
@@ -73,11 +81,18 @@ def read_list(table_file: Path, folder: Path, *, trains: bool = True) -> list[Ra
     _require_files(entries, f"'{folder}' ({setting})", refuse)
     _require_one_row_each(entries, refuse)
     _compare_labels_with_defects(table_file, entries, refuse)
-    n_left_out = len(table.rows) - len(entries)
+    n_left_out = n_rows - len(entries)
     if trains and not any(e.label == NORMAL and e.split != "test" for e in entries):
         raise UserError(
             f"'{table_file}': no picture is labelled good to train with (of {len(table.rows)} rows,"
             f" {n_left_out} have no label): label some good, with the split train or none"
+        )
+    n_unlabelled = sum(_word(row, "label") == UNLABELLED for row in table.rows)
+    if n_unlabelled:
+        logger.info(
+            "'%s': %d rows are unlabelled: they train as normal, as in the paper",
+            table_file,
+            n_unlabelled,
         )
     if n_left_out:
         logger.info("'%s': %d rows without a label are left out", table_file, n_left_out)
@@ -136,7 +151,8 @@ def _entries(table: Table, folder: Path, refuse: _Refuse) -> list[_Entry]:
     refuse(
         [_at(line, word) for line, word in words if word and word not in _LABELS],
         "an unknown label",
-        f"write {', '.join(GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, or nothing",
+        f"write {', '.join(GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, {UNLABELLED}, or"
+        " nothing",
     )
     labelled = [(row, label) for row in table.rows if (label := _label(row)) is not None]
     splits = [(row.line, _word(row, "split")) for row, _ in labelled]

@@ -1,0 +1,1 @@
+"""The page of the review: one template, a style sheet and ES modules, served as they are."""
