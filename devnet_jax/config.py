@@ -244,6 +244,12 @@ class TrainConfig:
     )
     epochs: int = setting(50, "number of epochs", minimum=1, may_change=True)
     steps_per_epoch: int = setting(20, "number of steps in an epoch", minimum=1)
+    warm_start: bool = setting(
+        False,
+        "go on from the newest checkpoint, up to train.epochs, with the images that are new since "
+        "the run began; devcore learns anew with them in any case",
+        may_change=True,
+    )
     rotation: float = setting(
         180.0,
         "largest angle of the random rotations, in degrees in either direction",

@@ -114,6 +114,8 @@ class CheckpointFiles:
         except Exception as error:
             raise _damaged(path, error) from error
         changed = changed_settings(Config.from_dict(settings, source=path), config)
+        if config.train.warm_start:  # labels may have been added since
+            changed.pop("config.dataset.n_anomaly", None)
         if changed:
             raise UserError(
                 f"{path}: saved by a run with other settings: {describe_changes(changed)}"

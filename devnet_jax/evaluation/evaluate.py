@@ -29,13 +29,12 @@ from devnet_jax.distributed.cluster import (
     report_progress,
 )
 from devnet_jax.evaluation.estimate import expected_performance
-from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
+from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
 from devnet_jax.export.read import MAX_BATCH_SIZE
 from devnet_jax.inference.detector import TrainedDetector, write_calibration
 from devnet_jax.inference.scorer import ImageScorer, Scores, as_written
-from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
 from devnet_jax.report.page import to_html
@@ -73,6 +72,7 @@ class TestScores:
     Attributes:
       scores: float64 [N], as written to files (`as_written`).
       reasons: reason of each alarm, "" without one (`Scores.reasons`).
+      kinds: labelled kind that each image is like; empty without labelled kinds (`Scores.kinds`).
       pixel_metrics: metrics of the maps (`PixelMetrics.compute`), the number of anomalous images
         behind them, and the number of images left out because their masks vanish when resized;
         empty without masks.
@@ -82,6 +82,7 @@ class TestScores:
 
     scores: np.ndarray
     reasons: Sequence[str]
+    kinds: Sequence[str | None]
     pixel_metrics: dict[str, float]
     pixel_aurocs: np.ndarray
     pictures: Sequence[Picture]
@@ -221,6 +222,7 @@ def score_test_images(
     n_vanished = 0
     scores: list[np.ndarray] = [np.empty(0)]
     reasons: list[str] = []
+    kinds: list[str | None] = []
     shown: list[Picture] = []
     paths = [example.path for example in examples]
     for start, images in image_chunks(detector, pictures, paths, "testing"):
@@ -228,6 +230,7 @@ def score_test_images(
         scored = detector.score(images)
         scores.append(as_written(scored.scores))
         reasons += scored.reasons
+        kinds += scored.kinds
         maps = None
         load_mask = functools.partial(pictures.mask, original=detector.original_maps)
         masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
@@ -247,6 +250,7 @@ def score_test_images(
     local_results = {
         "scores": np.concatenate(scores),
         "reasons": reasons,
+        "kinds": kinds,
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
@@ -269,7 +273,8 @@ def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
     scores = np.concatenate([result["scores"] for result in results])
     reasons = [reason for result in results for reason in result["reasons"]]
     pictures = [Picture(**fields) for result in results for fields in result["pictures"]]
-    return TestScores(scores, reasons, pixel_metrics, pixel_aurocs, pictures)
+    kinds = [kind for result in results for kind in result["kinds"]]
+    return TestScores(scores, reasons, kinds, pixel_metrics, pixel_aurocs, pictures)
 
 
 def _make_pictures(
@@ -344,7 +349,7 @@ def compute_metrics(
     results = {
         "step": detector.step,
         "trained_classes": dict(dataset.split.trained_classes),
-        **measure(detector.thresholds, dataset.test_examples, test, len(dataset.test_duplicates)),
+        **measure(detector, dataset.test_examples, test, len(dataset.test_duplicates)),
     }
     if detector.config.dataset.calibration:
         results["n_calibration"] = len(dataset.calibration)
@@ -352,7 +357,7 @@ def compute_metrics(
 
 
 def measure(
-    thresholds: Sequence[Threshold],
+    detector: ImageScorer,
     examples: Sequence[Example],
     test: TestScores,
     n_duplicates: int | None,
@@ -362,7 +367,7 @@ def measure(
     Measures that need normal images or anomalies are left out if there are none.
 
     Args:
-      thresholds: thresholds of the detector.
+      detector: detector that has scored them.
       examples: examples of the test images.
       test: their results.
       n_duplicates: number of test images that equal a training image; `None` if it is unknown.
@@ -376,10 +381,18 @@ def measure(
         **image_metrics(labels, scores),
         **test.pixel_metrics,
     }
-    for threshold in thresholds:
+    for threshold in detector.thresholds:
         kind = threshold.kind
         results[f"{kind}_threshold"] = threshold.value
         results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         for name, rate in alarm_rates(labels, scores, threshold.value).items():
             results[f"{kind}_{name}"] = rate
+    anomalies = np.flatnonzero(labels == 1).tolist()
+    if detector.threshold is not None and detector.kinds and anomalies:
+        results |= kind_metrics(
+            [examples[i].defect for i in anomalies],
+            [test.kinds[i] for i in anomalies],
+            detector.threshold.alarms(scores[anomalies]).tolist(),
+            detector.kinds,
+        )
     return results

@@ -165,7 +165,7 @@ def _measure(
         assert isinstance(detector, ExportedDetector)
         step = detector.card["step"]
     n_duplicates = None if duplicates is None else len(duplicates)
-    return {"step": step, **measure(detector.thresholds, examples, test, n_duplicates)}
+    return {"step": step, **measure(detector, examples, test, n_duplicates)}
 
 
 def _write(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from sklearn import metrics
+
+# Columns of the table of kinds beside the labelled kinds.
+NO_KIND, NO_ALARM = "no labelled kind", "no alarm"
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -50,3 +56,37 @@ def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dic
     if (labels == 1).any():
         rates["miss_rate"] = float(1 - alarms[labels == 1].mean())
     return rates
+
+
+def kind_metrics(
+    defects: Sequence[str],
+    named: Sequence[str | None],
+    alarms: Sequence[bool],
+    labelled: Sequence[str],
+) -> dict[str, Any]:
+    """Compares the kinds that alarms are named after with the true ones.
+
+    Args:
+      defects: true kind of each anomaly.
+      named: labelled kind that each of them is like, `None` for none.
+      alarms: True for anomalies that raise an alarm.
+      labelled: names of the labelled kinds.
+
+    Returns:
+      "kinds", the number of anomalies by their true kind and by the kind that they are named after,
+      `NO_KIND` or `NO_ALARM`; of the alarms whose true kind is labelled, "n_kind_accuracy", their
+      number, and "kind_accuracy", the share that is named after that kind, if there are any.
+    """
+    columns = [*labelled, NO_KIND, NO_ALARM]
+    table = {defect: dict.fromkeys(columns, 0) for defect in sorted(set(defects))}
+    for defect, name, alarm in zip(defects, named, alarms, strict=True):
+        table[defect][(name or NO_KIND) if alarm else NO_ALARM] += 1
+    known = [
+        name == defect
+        for defect, name, alarm in zip(defects, named, alarms, strict=True)
+        if alarm and defect in labelled
+    ]
+    results: dict[str, Any] = {"kinds": table, "n_kind_accuracy": len(known)}
+    if known:
+        results["kind_accuracy"] = sum(known) / len(known)
+    return results

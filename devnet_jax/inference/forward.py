@@ -21,7 +21,7 @@ def score_images(
     Returns:
       Scores [B] and position scores [B, h, w], or with tiles [B, T, h, w]; for devcore also the
       kind of labelled anomaly that each image is like, int32 [B]
-      (`devnet_jax.models.devcore.UNLIKE` for none).
+      (`devnet_jax.models.devcore.UNLIKE` for none), and its likeness, float32 [B].
     """
     return score_bags(model, variables, images)[0]
 

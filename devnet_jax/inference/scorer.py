@@ -28,11 +28,14 @@ class RawScores(NamedTuple):
       maps: float32 [N, h, w], or with tiles [N, T, h, w], position scores of the finest scale.
       kinds: int32 [N], index of the labelled kind of defect that each image is like, or -1; `None`
         for the deviation network.
+      likeness: float32 [N], likeness of each image to labelled defects, at most 1; `None` for the
+        deviation network, and for older exported files.
     """
 
     scores: np.ndarray
     maps: np.ndarray
     kinds: np.ndarray | None = None
+    likeness: np.ndarray | None = None
 
 
 class Scores(NamedTuple):
@@ -45,8 +48,11 @@ class Scores(NamedTuple):
         scale.
       p_values: float64 [N], upper-tail p-values under the prior; `None` without a prior.
       is_anomaly: bool [N], True at or above the threshold in force; `None` without a threshold.
-      reasons: for each alarm "like the labelled KIND" or "unlike the good parts", and "" for the
-        other images; all "" for the deviation network.
+      reasons: for each alarm "like the labelled KIND (LIKENESS%)" or "like no labelled kind", or
+        without labelled kinds "unlike the good parts"; "" for the other images, and for all of the
+        deviation network.
+      kinds: labelled kind that each image is like, alarm or not; `None` for an image that is like
+        none of them; empty without labelled kinds.
     """
 
     scores: np.ndarray
@@ -54,6 +60,7 @@ class Scores(NamedTuple):
     p_values: np.ndarray | None = None
     is_anomaly: np.ndarray | None = None
     reasons: Sequence[str] = ()
+    kinds: Sequence[str | None] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,21 +185,21 @@ class ImageScorer(abc.ABC):
 
     def interpret(self, raw: RawScores) -> Scores:
         """Returns the output of the network with p-values, alarms and their reasons."""
-        scores, maps, kinds = raw
-        written = as_written(scores)
+        written = as_written(raw.scores)
         alarms = None if self.threshold is None else self.threshold.alarms(written)
-        reasons = self._reasons(kinds, np.ones(len(scores), bool) if alarms is None else alarms)
-        return Scores(scores, maps, self.p_values(written), alarms, reasons)
+        kinds = self._named_kinds(raw)
+        reasons = [""] * len(written)
+        if raw.kinds is not None:
+            shown = np.ones(len(written), bool) if alarms is None else alarms
+            reasons = _reasons(kinds, raw.likeness, shown)
+        return Scores(raw.scores, raw.maps, self.p_values(written), alarms, reasons, kinds)
 
-    def _reasons(self, kinds: np.ndarray | None, alarms: np.ndarray) -> list[str]:
-        """Returns `Scores.reasons`."""
-        if kinds is None:
-            return [""] * len(alarms)
-        texts = [f"like the labelled {kind}" for kind in self.kinds]
-        return [
-            (texts[kind] if 0 <= kind < len(texts) else "unlike the good parts") if alarm else ""
-            for kind, alarm in zip(kinds.tolist(), alarms.tolist(), strict=True)
-        ]
+    def _named_kinds(self, raw: RawScores) -> list[str | None]:
+        """Returns `Scores.kinds`."""
+        names = self.kinds
+        if raw.kinds is None or not names:
+            return []
+        return [names[kind] if 0 <= kind < len(names) else None for kind in raw.kinds.tolist()]
 
     def decision_function(self, images: ImagesLike) -> np.ndarray:
         """Returns threshold minus score, float64 [N]: negative for anomalies, as in scikit-learn.
@@ -315,6 +322,23 @@ class ImageScorer(abc.ABC):
         heat = self.heat(heat, method)
         alarm = self.threshold is None or self.threshold.alarms(score)
         return lay_over(image, heat, 0.8 if alarm else 0.25)
+
+
+def _reasons(
+    kinds: Sequence[str | None], likeness: np.ndarray | None, alarms: np.ndarray
+) -> list[str]:
+    """Returns `Scores.reasons` of DevCore; arguments are `Scores.kinds` and alarms bool [N]."""
+    if not kinds:
+        texts = ["unlike the good parts"] * len(alarms)
+    else:
+        measures = [""] * len(kinds)
+        if likeness is not None:
+            measures = [f" ({share:.0%})" for share in likeness.tolist()]
+        texts = [
+            "like no labelled kind" if kind is None else f"like the labelled {kind}{measure}"
+            for kind, measure in zip(kinds, measures, strict=True)
+        ]
+    return [text if alarm else "" for text, alarm in zip(texts, alarms.tolist(), strict=True)]
 
 
 def as_written(scores: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def score_bags(
 
     Returns:
       Scores [B]; position scores [B, h, w] or [B, T, h, w] of the finest scale; for devcore also
-      kinds [B]. And the updated variables: "batch_stats" if `train`, else none.
+      kinds [B] and likeness [B]. And the updated variables: "batch_stats" if `train`, else none.
     """
     has_tiles = images.ndim == 5
 

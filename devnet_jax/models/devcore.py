@@ -25,6 +25,9 @@ from devnet_jax.models.memory import nearest, residuals
 COMPONENTS = ("local", "fine_distance", "coarse_distance", "fine_direction", "coarse_direction")
 LABELLED_PER_IMAGE = 8  # feature vectors kept of each labelled anomaly
 UNLIKE = -1  # kind of an image that is like no labelled anomaly
+# Least likeness of an image that is named after a labelled kind. Lower, and unknown kinds are named
+# after known ones; higher, and known kinds have no name (docs/devcore.md).
+NEAR = 0.35
 _EPSILON = 1e-6
 
 
@@ -83,7 +86,10 @@ class Positions(NamedTuple):
 
     Attributes:
       scores: float32 [B, h, w] or [B, T, h, w], not standardised.
-      kinds: int32 of the same shape, labelled kind that a position is like, or `UNLIKE`.
+      kinds: int32 of the same shape, kind of the labelled anomaly that a position is most like;
+        `UNLIKE` without labelled anomalies.
+      likeness: float32 of the same shape, cosine between their residuals; -1 without labelled
+        anomalies.
       levels: int32 of the same shape, `inside_levels`; `None` without padding.
       fine: sum of the patches.
       coarse: sum of the last stage.
@@ -91,6 +97,7 @@ class Positions(NamedTuple):
 
     scores: Array
     kinds: Array
+    likeness: Array
     levels: Array | None
     fine: Sum
     coarse: Sum
@@ -158,11 +165,11 @@ class PositionHead(nn.Module):
     n_labelled: int
 
     @nn.compact
-    def __call__(self, patches: Array) -> tuple[Array, Array]:
-        """Returns position scores [B, h, w] and kinds [B, h, w] of patches [B, h, w, C].
+    def __call__(self, patches: Array) -> tuple[Array, Array, Array]:
+        """Returns scores, kinds and likeness of positions [B, h, w], given patches [B, h, w, C].
 
-        A position is of the kind of the nearest labelled vector if that is nearer than the memory,
-        else `UNLIKE`.
+        A position is of the kind of the labelled vector whose residual has the largest cosine with
+        its own: both lack the same of good parts, or have the same beside them.
         """
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         n_channels = patches.shape[-1]
@@ -175,10 +182,12 @@ class PositionHead(nn.Module):
 
         residual = residuals(patches, memory)
         scores = position_scores(residual / scale, weight, direction)
-        nearest_labelled = nearest(patches, labelled, labelled_kinds == UNLIKE)
-        to_labelled = jnp.sum((patches - labelled[nearest_labelled]) ** 2, axis=-1)
-        is_like = to_labelled < jnp.sum(residual**2, axis=-1)
-        return scores, jnp.where(is_like, labelled_kinds[nearest_labelled], UNLIKE)
+        with jax.default_matmul_precision("highest"):
+            cosines = _unit(residual) @ _unit(labelled - memory[nearest(labelled, memory)]).T
+        cosines = jnp.where(labelled_kinds == UNLIKE, -1, cosines)
+        likeness = cosines.max(axis=-1)
+        is_most = cosines == likeness[..., None]
+        return scores, jnp.where(is_most, labelled_kinds, UNLIKE).max(axis=-1), likeness
 
 
 class ImageHead(nn.Module):
@@ -193,8 +202,11 @@ class ImageHead(nn.Module):
     top_positions: float
 
     @nn.compact
-    def __call__(self, positions: Positions) -> tuple[Array, Array, Array]:
-        """Returns scores [B], position scores [B, T, h, w] and kinds [B]; see `DevCore`."""
+    def __call__(self, positions: Positions) -> tuple[Array, Array, Array, Array]:
+        """Returns scores [B], position scores [B, T, h, w], kinds [B] and likeness [B].
+
+        See `DevCore`.
+        """
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         centre = self.param("centre", zeros, ())
         spread = self.param("spread", ones, ())
@@ -202,7 +214,7 @@ class ImageHead(nn.Module):
         bias = self.param("bias", zeros, ())
 
         flat = (positions.scores.shape[0], -1)
-        scores, kinds = positions.scores.reshape(flat), positions.kinds.reshape(flat)
+        scores = positions.scores.reshape(flat)
         inside = None
         if positions.levels is not None:
             inside = are_inside(positions.levels.reshape(flat))
@@ -212,22 +224,28 @@ class ImageHead(nn.Module):
         components = (local, fine_distance, coarse_distance, fine_direction, coarse_direction)
         maps = (positions.scores - centre) / spread
         image_scores = jnp.stack(components, axis=-1) @ mixture + bias
-        return image_scores, maps, self._kinds(scores, kinds, inside)
+        kinds, likeness = positions.kinds.reshape(flat), positions.likeness.reshape(flat)
+        return image_scores, maps, *self._kinds(scores, kinds, likeness, inside)
 
-    def _kinds(self, scores: Array, kinds: Array, inside: Array | None) -> Array:
-        """Returns the kind of labelled anomaly that each image is like, or `UNLIKE`: int32 [B].
+    def _kinds(
+        self, scores: Array, kinds: Array, likeness: Array, inside: Array | None
+    ) -> tuple[Array, Array]:
+        """Returns the kind of labelled anomaly that each image is like, and how much it is.
 
-        An image is like the commonest kind of its top positions, if at least half of them are like
-        a labelled anomaly.
+        The top positions vote for their kinds, each with its likeness. The likeness of the image is
+        their mean; if that is below `NEAR`, the image is `UNLIKE`.
         """
         if inside is not None:
             scores = jnp.where(inside, scores, -jnp.inf)
-        _, top = lax.top_k(scores, n_top(scores.shape[-1], self.top_positions))
+        top_scores, top = lax.top_k(scores, n_top(scores.shape[-1], self.top_positions))
+        counted = jnp.isfinite(top_scores)
         kind = jnp.take_along_axis(kinds, top, axis=1)
-        is_like = kind != UNLIKE
-        votes = ((kind[:, :, None] == kind[:, None, :]) & is_like[:, :, None]).sum(axis=-1)
-        commonest = jnp.take_along_axis(kind, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
-        return jnp.where(is_like.mean(axis=1) >= 0.5, commonest, UNLIKE).astype(jnp.int32)
+        like = jnp.take_along_axis(likeness, top, axis=1)
+        weights = jnp.where(counted, jnp.maximum(like, 0), 0)
+        votes = jnp.sum((kind[:, :, None] == kind[:, None, :]) * weights[:, None, :], axis=-1)
+        leading = jnp.take_along_axis(kind, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
+        mean = like.mean(axis=1, where=counted)
+        return jnp.where(mean >= NEAR, leading, UNLIKE).astype(jnp.int32), mean
 
 
 class DevCore(nn.Module):
@@ -262,7 +280,7 @@ class DevCore(nn.Module):
 
     def __call__(
         self, images: Array, train: bool = False, inside: Array | None = None
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, Array, Array]:
         """Scores images.
 
         Args:
@@ -273,12 +291,13 @@ class DevCore(nn.Module):
 
         Returns:
           Scores [B]; position scores [B, h, w], of which 0 is the median of the local scores of
-          normal training images and 1 their deviation; and for each image the index of the labelled
-          kind that it is like, int32 [B], or `UNLIKE`.
+          normal training images and 1 their deviation; for each image the index of the labelled
+          kind that it is like, int32 [B], or `UNLIKE`; and its likeness to labelled anomalies,
+          float32 [B], at most 1: the mean cosine of its top positions.
         """
         tiles = jax.tree.map(lambda leaf: leaf[:, None], self.positions(images, train, inside))
-        scores, maps, kinds = self.image_scores(tiles)
-        return scores, maps[:, 0], kinds
+        scores, maps, kinds, likeness = self.image_scores(tiles)
+        return scores, maps[:, 0], kinds, likeness
 
     def positions(
         self, images: Array, train: bool = False, inside: Array | None = None
@@ -289,10 +308,10 @@ class DevCore(nn.Module):
 
     def compare(self, features: Features) -> Positions:
         """Scores the positions of images, or of tiles, by their features."""
-        scores, kinds = self.position_head(features.patches)
-        return Positions(scores, kinds, features.levels, features.fine, features.coarse)
+        scores, kinds, likeness = self.position_head(features.patches)
+        return Positions(scores, kinds, likeness, features.levels, features.fine, features.coarse)
 
-    def image_scores(self, positions: Positions) -> tuple[Array, Array, Array]:
+    def image_scores(self, positions: Positions) -> tuple[Array, Array, Array, Array]:
         """Combines the positions of all tiles of an image.
 
         Args:
@@ -341,6 +360,11 @@ def _smooth(features: Array) -> Array:
     padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     return (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9
+
+
+def _unit(vectors: Array) -> Array:
+    """Returns vectors [..., C] divided by their lengths; 0 for a vector of zeros."""
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), _EPSILON)
 
 
 def _unlike(key: Any, shape: tuple[int, ...]) -> Array:

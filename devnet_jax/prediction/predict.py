@@ -333,7 +333,7 @@ def _make_report(
         notes=_make_notes(detector),
         pictures=pictures,
         errors=errors,
-        kinds=detector.kinds,
+        labelled_kinds=detector.kinds,
         folder="" if all(Path(each.path).is_absolute() for each in pictures) else str(Path.cwd()),
         **detector_fields(detector),
     )

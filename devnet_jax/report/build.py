@@ -116,6 +116,8 @@ def _tested_fields(
         "defects": defects,
         "numbers": _headline_numbers(results),
         "pixel_auroc": _mean_by_class(defects, pixel_aurocs),
+        "kinds": results.get("kinds", {}),
+        "kind_accuracy": _describe_kind_accuracy(results),
         "pictures": [pictures[i] for i in chosen],
     }
 
@@ -222,6 +224,14 @@ def _make_notes(
     if isinstance(detector, TrainedDetector) and detector.shortage:
         notes.append(as_sentence(detector.shortage))
     return notes
+
+
+def _describe_kind_accuracy(results: Mapping[str, Any]) -> str:
+    """Returns `Report.kind_accuracy`."""
+    if "kind_accuracy" not in results:
+        return ""
+    share, n = results["kind_accuracy"], results["n_kind_accuracy"]
+    return f"{share:.0%} of the {n} alarms of labelled kinds are named after their kind"
 
 
 def _mean_by_class(defects: Sequence[str], values: np.ndarray) -> dict[str, float]:

@@ -62,6 +62,9 @@ class Report:
       prior: mean and standard deviation of the prior, if the loss has one.
       thresholds: thresholds of the detector; the first one is in force; may be empty.
       pixel_auroc: mean pixel AUROC by defect class.
+      kinds: number of anomalies by true kind and by the kind that they are named after
+        (`devnet_jax.evaluation.metrics.kind_metrics`); empty without labelled kinds.
+      kind_accuracy: sentence on the share of alarms that are named after their kind, or "".
       history: records of metrics.jsonl.
       pictures: pictures of the gallery, at most `MAX_PICTURES`: see `choose_pictures`.
       detector: "devnet" or "devcore".
@@ -69,7 +72,7 @@ class Report:
       errors: path and error message of each image that could not be read.
       settings: name, value and default of each setting.
       versions: names and versions of the software.
-      kinds: labelled kinds of defects that the detector knows.
+      labelled_kinds: kinds of defects that the detector knows, offered to those who mark pictures.
       folder: folder that relative paths of pictures start from; "" if it is of no use.
     """
 
@@ -84,6 +87,8 @@ class Report:
     prior: tuple[float, float] | None = None
     thresholds: Sequence[Threshold] = ()
     pixel_auroc: Mapping[str, float] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    kind_accuracy: str = ""
     history: Sequence[Mapping[str, float]] = ()
     pictures: Sequence[Picture] = ()
     detector: str = "devnet"
@@ -91,7 +96,7 @@ class Report:
     errors: Sequence[tuple[str, str]] = ()
     settings: Sequence[tuple[str, Any, Any]] = ()
     versions: Sequence[tuple[str, str]] = ()
-    kinds: Sequence[str] = ()
+    labelled_kinds: Sequence[str] = ()
     folder: str = ""
 
     def __post_init__(self) -> None:

@@ -70,7 +70,7 @@
     field.type = "text";
     field.autocomplete = "off";
     field.placeholder = withKey ? "kind (k)" : "kind";
-    field.setAttribute("list", "kinds");
+    field.setAttribute("list", "known-kinds");
     field.setAttribute("aria-label", "Kind of defect");
     if (withKey) field.setAttribute("aria-keyshortcuts", "k");
     return field;
@@ -116,7 +116,7 @@
   function offerKinds() {
     const used = [...marks.values()].map(({kind}) => kind);
     const names = [...new Set([...kinds, ...used])].filter((name) => name !== "").sort();
-    byId("kinds").replaceChildren(...names.map((name) => new Option(name, name)));
+    byId("known-kinds").replaceChildren(...names.map((name) => new Option(name, name)));
   }
 
   function keep() {

@@ -179,7 +179,7 @@ def to_html(report: Report) -> str:
             "step": step,
             "groups": [_sample_scores(group, step) for group in groups],
             "outcomes": OUTCOMES,
-            "kinds": report.kinds,
+            "kinds": report.labelled_kinds,
             "identity": _identity(report),
         },
         errors=report.errors[:_MAX_ERRORS],

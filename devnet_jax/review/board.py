@@ -83,7 +83,7 @@ class Board:
             self._changed[i] = alarm - self._alarms[i] if known else 0
             self.scores[i], self._alarms[i] = scores[n], alarm
             self._reasons[i] = found.reasons[n]
-            self._like_labelled[i] = found.reasons[n].startswith("like the labelled")
+            self._like_labelled[i] = bool(found.kinds) and found.kinds[n] is not None
 
     @property
     def n_pending(self) -> int:

@@ -150,7 +150,7 @@ class LearningPictures:
 
 
 def _by_picture(batches: Iterable[TileFeatures]) -> Iterator[tuple[int, Features]]:
-    """Yields each picture and its features, leaves [T, …], with patches in `_KEPT_DTYPE` if they fit."""
+    """Yields each picture and its features, leaves [T, …]; patches in `_KEPT_DTYPE` if they fit."""
 
     def tiles() -> Iterator[tuple[int, Features]]:
         for batch in batches:

@@ -63,11 +63,16 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
             f"config.train.epochs = {config.train.epochs}: the run has already done "
             f"{done // config.train.steps_per_epoch} epochs; use at least that many"
         )
-    dataset = open_dataset(config, workdir)
+    dataset = open_dataset(config, workdir, grows=config.train.warm_start)
     if not dataset.split.train_anomaly:
         raise UserError(
             f"data set {dataset.source.name} has no labelled anomalies, which the deviation network"
             " needs: add some, or train with config.model.detector=devcore"
+        )
+    if done == config.last_step and dataset.has_grown:
+        raise UserError(
+            f"config.train.epochs = {config.train.epochs}: data set {dataset.source.name} has "
+            "grown, and the run has done these epochs; to go on with the new images, use more"
         )
     if done == config.last_step:  # no state to restore, no image to decode
         _write_settings(config, dataset, workdir)
@@ -76,6 +81,7 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
     images = dataset.train_images()
     store = make_store(images, config.dataset, replicated())
 
+    # Before the first step with new images: if killed in the midst, the run resumes with them.
     _write_settings(config, dataset, workdir)
     n_normal = len(dataset.split.train_unlabelled)
     with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:

@@ -158,12 +158,24 @@ def test_alarms_have_reasons(evaluate_core: Callable[..., Any]) -> None:
     threshold = metrics["prior_threshold"]
     assert [row["reason"] != "" for row in rows] == [float(r["score"]) >= threshold for r in rows]
     reasons = {row["reason"] for row in rows}
-    like = {f"like the labelled {kind}" for kind in ("scratch", "stain")}
     assert "" in reasons
     assert len(reasons) > 1
-    assert reasons <= {"", "unlike the good parts"} | like
+    like = re.compile(r"like the labelled (scratch|stain) \(\d+%\)|like no labelled kind|")
+    assert all(like.fullmatch(reason) for reason in reasons)
     report = (workdir / "report.html").read_text()
     assert all(f">{reason}<" in report for reason in reasons)
+    # Everything that reads metrics.json: the table of kinds follows from scores.csv.
+    for defect, counts in metrics["kinds"].items():
+        texts = [row["reason"] for row in rows if row["defect"] == defect]
+        assert sum(counts.values()) == len(texts)
+        assert counts["no alarm"] == texts.count("")
+        assert counts["no labelled kind"] == texts.count("like no labelled kind")
+        for kind in counts.keys() - {"no alarm", "no labelled kind"}:
+            assert counts[kind] == sum(f"labelled {kind} (" in text for text in texts)
+    assert set(metrics["kinds"]) == {row["defect"] for row in rows if row["label"] == "1"}
+    assert 'id="kinds">Which kind?</h2>' in report
+    told = EventAccumulator(str(workdir / "tensorboard" / "eval")).Reload()
+    assert "eval/kind_accuracy" in told.Tags()["scalars"]
 
 
 def test_the_deviation_network_gives_no_reasons(trained: Path) -> None:

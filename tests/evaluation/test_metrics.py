@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
+from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 
 
 def test_by_hand() -> None:
@@ -47,3 +47,29 @@ def test_measures_without_the_images_they_need_are_left_out(
 def test_separable_scores_reach_a_perfect_f1() -> None:
     result = image_metrics(np.array([0, 1, 1]), np.array([-1.0, 0.0, 3.0]))
     assert (result["image_f1_max"], result["image_f1_max_threshold"]) == (1.0, 0.0)
+
+
+def test_kinds_are_counted_and_compared_by_hand() -> None:
+    found = [
+        ("scratch", "scratch", True),
+        ("scratch", "stain", True),
+        ("scratch", None, True),
+        ("scratch", "scratch", False),  # no alarm: neither right nor wrong
+        ("stain", "stain", True),
+        ("crack", "scratch", True),  # not labelled: counts in the table alone
+        ("crack", None, True),
+    ]
+    defects, named, alarms = map(list, zip(*found, strict=True))
+    assert kind_metrics(defects, named, alarms, ["scratch", "stain"]) == {
+        "kinds": {
+            "crack": {"scratch": 1, "stain": 0, "no labelled kind": 1, "no alarm": 0},
+            "scratch": {"scratch": 1, "stain": 1, "no labelled kind": 1, "no alarm": 1},
+            "stain": {"scratch": 0, "stain": 1, "no labelled kind": 0, "no alarm": 0},
+        },
+        "n_kind_accuracy": 4,
+        "kind_accuracy": 0.5,
+    }
+    assert kind_metrics(["crack"], [None], [True], ["stain"]) == {
+        "kinds": {"crack": {"stain": 0, "no labelled kind": 1, "no alarm": 0}},
+        "n_kind_accuracy": 0,
+    }

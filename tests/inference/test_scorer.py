@@ -45,6 +45,39 @@ class Brightness(ImageScorer):
         return images.mean(axis=-1, dtype=np.float32) / 255
 
 
+class Kinds(Brightness):
+    """Returns what `raw` says of its images."""
+
+    kinds = ("scratch", "stain")
+    raw = RawScores(np.full(4, 200, np.float32), np.zeros((4, 1, 1), np.float32))
+
+    def _score(self, images: np.ndarray) -> RawScores:
+        return self.raw
+
+
+def test_reasons_name_the_kind_and_the_likeness_of_each_alarm() -> None:
+    scorer, images = Kinds(), np.zeros((4, 16, 16, 3), np.uint8)
+    assert scorer.score(images).reasons == [""] * 4  # the deviation network
+    scores = np.array([200, 200, 99, 100], np.float32)
+    found = RawScores(scores, scorer.raw.maps, np.array([1, -1, 0, 0], np.int32))
+    scorer.raw = found  # of an exported file of an earlier version
+    assert scorer.score(images).reasons == [
+        "like the labelled stain", "like no labelled kind", "", "like the labelled scratch",
+    ]  # fmt: skip
+    scorer.raw = found._replace(likeness=np.array([0.834, 0.2, 0.5, 1], np.float32))
+    result = scorer.score(images)
+    assert result.reasons == [
+        "like the labelled stain (83%)", "like no labelled kind", "",
+        "like the labelled scratch (100%)",
+    ]  # fmt: skip
+    assert result.kinds == ["stain", None, "scratch", "scratch"]
+    scorer.kinds = ()  # without labels
+    result = scorer.score(images)
+    assert result.reasons == ["unlike the good parts", "unlike the good parts", "",
+                              "unlike the good parts"]  # fmt: skip
+    assert result.kinds == []
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(5).integers(0, 255, (40, 30, 3), dtype=np.uint8)

@@ -89,7 +89,7 @@ def test_all_tiles_of_a_network_share_the_top_positions(
 def test_all_tiles_of_devcore_make_one_image(core: tuple[DevCore, dict[str, Any]]) -> None:
     model, variables = core
     tiles = images(1, 2, SIZE, SIZE, 3)
-    (scores, maps, kinds), _ = score_bags(model, variables, tiles)
+    (scores, maps, kinds, _), _ = score_bags(model, variables, tiles)
     assert maps.shape == (1, 2, 8, 8)
     assert kinds.tolist() == [-1]
     features = apply(model, variables, network_input(tiles[0])[0], method="features")

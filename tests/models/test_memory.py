@@ -10,7 +10,14 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 
 from devnet_jax.models import DevCore
-from devnet_jax.models.devcore import UNLIKE, position_scores
+from devnet_jax.models.devcore import (
+    UNLIKE,
+    ImageHead,
+    PositionHead,
+    Positions,
+    Sum,
+    position_scores,
+)
 from devnet_jax.models.heads import n_top, top_mean
 from devnet_jax.models.memory import k_centre, nearest, residuals
 
@@ -112,7 +119,7 @@ def test_features_are_smoothed_enlarged_and_joined(
 def test_without_labels_it_is_patchcore(network: tuple[DevCore, dict, np.ndarray]) -> None:
     """Position scores are distances to the nearest memory vector, as NumPy computes them."""
     model, variables, image = network
-    scores, maps, kinds = model.apply(variables, image)
+    scores, maps, kinds, likeness = model.apply(variables, image)
     head = variables["params"]["position_head"]
     patches = np.asarray(model.apply(variables, image, method="features").patches[0], np.float64)
     distances = cdist(patches.reshape(-1, 384), np.asarray(head["memory"], np.float64)).min(axis=1)
@@ -120,24 +127,71 @@ def test_without_labels_it_is_patchcore(network: tuple[DevCore, dict, np.ndarray
     np.testing.assert_allclose(maps.ravel(), (positions - 0.4) / 0.1, rtol=1e-4, atol=1e-4)
     largest = np.sort(positions)[-12:]  # a fifth of 64 positions
     assert float(scores[0]) == pytest.approx(2 * largest.mean() - 1, abs=1e-4)
-    assert kinds.tolist() == [UNLIKE]
+    assert (kinds.tolist(), likeness.tolist()) == ([UNLIKE], [-1])
 
 
-def test_an_image_is_like_the_labelled_kind_that_it_is_nearest_to(
+def test_an_image_is_like_the_kind_that_differs_from_good_parts_as_it_does(
     network: tuple[DevCore, dict, np.ndarray],
 ) -> None:
     model, variables, image = network
     patches = model.apply(variables, image, method="features").patches.reshape(-1, 384)
-    mean, far = patches.mean(axis=0), patches.mean(axis=0) + 100
+    good = patches.mean(axis=0) - 100  # patches differ from it by about 100 in each channel
     head = {
-        "memory": jnp.tile(far, (20, 1)),
-        "labelled": jnp.stack([far + 1, mean]),
+        "memory": jnp.tile(good, (20, 1)),
+        "labelled": jnp.stack([good - 1, good + 1]),
         "labelled_kinds": jnp.array([0, 1], jnp.int32),
     }
-    assert model.apply(with_heads(variables, head), image)[2].tolist() == [1]
-    head = {**head, "memory": jnp.tile(mean, (20, 1)), "labelled": jnp.stack([far, far + 1])}
-    unlike = with_heads(variables, head)
-    assert model.apply(unlike, image)[2].tolist() == [UNLIKE]
+    _, _, kinds, likeness = model.apply(with_heads(variables, head), image)
+    assert kinds.tolist() == [1]
+    assert float(likeness[0]) > 0.9
+    opposite = {**head, "labelled": jnp.stack([good - 1, good - 2])}
+    _, _, kinds, likeness = model.apply(with_heads(variables, opposite), image)
+    assert kinds.tolist() == [UNLIKE]
+    assert float(likeness[0]) < -0.9
+
+
+def test_positions_are_like_the_labelled_vector_with_the_most_similar_residual() -> None:
+    head = PositionHead(memory_size=2, n_labelled=3)
+    parameters = {
+        "memory": jnp.array([[0.0, 0], [10, 0]]),
+        "scale": 1.0,
+        "weight": jnp.zeros(2),
+        "direction": jnp.zeros(2),
+        # The last has no difference from good parts: nothing is like it.
+        "labelled": jnp.array([[3.0, 0], [10, 5], [10, 0]]),
+        "labelled_kinds": jnp.array([4, 7, 9]),
+    }
+    patches = jnp.array([[4.0, 3], [9.4, 0.8], [10, -2], [0, 0]])[None, None]
+    _, kinds, likeness = head.apply({"params": parameters}, patches)
+    assert kinds[0, 0, :2].tolist() == [4, 7]
+    np.testing.assert_allclose(likeness[0, 0], [0.8, 0.8, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likeness", "inside", "expected"),
+    [
+        ([0.9, 0.5, 0.3, 1.0], 4, (0, 1.7 / 3)),  # 0.9 against 0.5 + 0.3
+        ([0.5, 0.4, 0.3, 1.0], 4, (1, 0.4)),  # 0.5 against 0.7
+        ([0.4, 0.3, 0.3, 1.0], 4, (UNLIKE, 1 / 3)),
+        ([0.5, 0.4, 0.3, 1.0], 2, (0, 0.45)),  # the others are padding
+        ([-0.5, 0.9, 1.0, 1.0], 4, (1, 1.4 / 3)),
+    ],
+)
+def test_top_positions_vote_for_their_kinds(
+    likeness: list[float], inside: int, expected: tuple[int, float]
+) -> None:
+    levels = (jnp.arange(4) < inside).astype(jnp.int32) * 2
+    total = Sum(jnp.zeros((1, 1, 3)), jnp.ones((1, 1)), jnp.full((1, 1), 2))
+    positions = Positions(
+        jnp.array([[[[5.0, 4, 3, -9]]]]),
+        jnp.array([[[[0, 1, 1, 0]]]]),
+        jnp.array([[[likeness]]]),
+        levels[None, None, None],
+        total,
+        total,
+    )
+    (_, _, kinds, mean), _ = ImageHead(0.75).init_with_output(jax.random.key(0), positions)
+    assert (int(kinds[0]), float(mean[0])) == (expected[0], pytest.approx(expected[1]))
 
 
 def test_weights_and_direction_change_the_distance() -> None:

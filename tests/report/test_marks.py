@@ -55,7 +55,12 @@ def predictions(pictures_in: Path, **changes) -> Report:
         for i, (name, score) in enumerate(zip(NAMES, scores, strict=True))
     ]
     return make_predictions(
-        **{"scores": scores, "pictures": pictures, "folder": str(pictures_in), "kinds": [KIND]}
+        **{
+            "scores": scores,
+            "pictures": pictures,
+            "folder": str(pictures_in),
+            "labelled_kinds": [KIND],
+        }
         | changes
     )
 
@@ -160,7 +165,7 @@ def test_marks_by_keyboard_in_the_viewer(opened, folder, tmp_path):
         NAMES[8]: (1, "anomaly"),
         NAMES[9]: (0, "good"),
     }
-    offered = page.locator("#kinds option").evaluate_all("all => all.map(each => each.value)")
+    offered = page.locator("#known-kinds option").evaluate_all("all => all.map(each => each.value)")
     assert sorted(offered) == sorted([KIND, "grow dar-k"])
 
 

@@ -234,6 +234,25 @@ def test_alarms_are_shown_with_their_reasons(make):
     assert "<dt>Reason of an alarm</dt>" in html
 
 
+def test_the_table_of_kinds_names_rows_and_columns():
+    kinds = {
+        "hole": {"hole": 3, HOSTILE: 1, "no labelled kind": 2, "no alarm": 0},
+        HOSTILE: {"hole": 0, HOSTILE: 1234, "no labelled kind": 0, "no alarm": 5},
+    }
+    html = to_html(make_report(kinds=kinds, kind_accuracy="99% are right"))
+    section = html.partition('id="kinds"')[2].partition("</section>")[0]
+    assert "at the threshold in force: 99% are right.</p>" in section
+    heads, *rows = re.findall("<tr>(.*?)</tr>", section, re.DOTALL)
+    assert heads.count("<th") == 5
+    assert [re.findall(r"<td>(?:<b>)?([\d,]+)", row) for row in rows] == [
+        ["3", "1", "2", "0"],
+        ["0", "1,234", "0", "5"],
+    ]
+    assert re.findall(r"<b>([\d,]+)</b>", section) == ["3", "1,234"]
+    assert "<script" not in section
+    assert 'id="kinds"' not in to_html(make_report())
+
+
 def test_the_page_says_what_the_scores_and_maps_of_each_detector_are():
     changes = {"explanation": "score_map"}
     devnet, devcore = (

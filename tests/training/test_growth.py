@@ -1,4 +1,4 @@
-"""Tests of runs of DevCore whose folder has grown."""
+"""Tests of runs whose folder has grown."""
 
 from __future__ import annotations
 
@@ -24,10 +24,20 @@ DEFECT = (30, 200, 60)
 
 @pytest.fixture
 def flags(parts: Path, tmp_path: Path, tiny_core: tuple[str, ...]) -> tuple[str, ...]:
-    """Flags of a run over a copy of `parts`, which may grow: `tmp_path`/images."""
+    """Flags of a run of DevCore over a copy of `parts`, which may grow: `tmp_path`/images."""
+    return flags_of_copy(tiny_core, parts, tmp_path)
+
+
+@pytest.fixture
+def devnet_flags(parts: Path, tmp_path: Path, tiny: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for the paper's network."""
+    return flags_of_copy(tiny, parts, tmp_path)
+
+
+def flags_of_copy(flags: tuple[str, ...], parts: Path, tmp_path: Path) -> tuple[str, ...]:
     shutil.copytree(parts, tmp_path / "images")
     return (
-        *tiny_core,
+        *flags,
         f"--config.dataset.manual_dir={tmp_path / 'images'}",
         f"--config.dataset.data_dir={tmp_path / 'data'}",
         f"--workdir={tmp_path / 'run'}",
@@ -89,6 +99,68 @@ def test_labels_that_train_cannot_be_taken_back(
     assert result.stderr.splitlines()[-1].startswith("error: config.dataset.n_anomaly = 2: 3 ")
     assert parameters(tmp_path / "run").keys() == before.keys()
     assert main("--mode=eval", flags[-1]).returncode == 0
+
+
+def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
+    main: Main, devnet_flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert main(*devnet_flags).returncode == 0
+    before = split_of(run)
+    grow(tmp_path / "images", {"train/good": 5, "test/crack": 3})
+
+    result = main(*devnet_flags, "--config.train.epochs=3")
+    assert result.returncode == 0, result.stderr
+    assert "only the images named in split.json are used" in result.stderr
+    assert split_of(run) == before
+    assert Detector.restore(run).step == 6
+
+    told = (*devnet_flags, "--config.train.warm_start=True", "--config.dataset.n_anomaly=5")
+    result = main(*told, "--config.train.epochs=3")
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: config.train.epochs = 3: data set image_folder")
+    assert "use more" in last
+    assert split_of(run) == before
+
+    result = main(*told, "--config.train.epochs=4")
+    assert result.returncode == 0, result.stderr
+    after = split_of(run)
+    for part in ("train_normal", "train_anomaly", "calibration", "test"):
+        assert set(before[part]) <= set(after[part])
+    assert len(after["train_anomaly"]) == 5
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["step"] for epoch in epochs] == [2, 4, 6, 8]  # it went on, and not anew
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    assert (metrics["step"], metrics["n_test_anomaly"]) == (8, 6)
+    assert main(*told, "--config.train.epochs=4").returncode == 0  # nothing is new
+
+
+def test_the_network_killed_after_its_split_has_grown_resumes_with_it(
+    main: Main, devnet_flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The split is written before the first step; a run that ends there goes on as if it had not.
+
+    The reference was not interrupted. A copy gets its split.json and config.json, as a kill before
+    the first checkpoint leaves them.
+    """
+    run, killed = tmp_path / "run", tmp_path / "killed"
+    assert main(*devnet_flags).returncode == 0
+    shutil.copytree(run, killed)
+    grow(tmp_path / "images", {"train/good": 5})
+    told = ("--config.train.warm_start=True", "--config.train.epochs=3")
+    assert main(*devnet_flags, *told).returncode == 0
+    shutil.copy(run / "split.json", killed)
+    for config in (None, run / "config.json"):  # killed before and after the second file
+        copy = tmp_path / f"again{config is None}"
+        shutil.copytree(killed, copy)
+        if config is not None:
+            shutil.copy(config, copy)
+        result = main(*devnet_flags[:-1], *told, f"--workdir={copy}")
+        assert result.returncode == 0, result.stderr
+        assert split_of(copy) == split_of(run)
+        for name, value in parameters(run).items():
+            np.testing.assert_array_equal(parameters(copy)[name], value, err_msg=name)
 
 
 @pytest.mark.slow

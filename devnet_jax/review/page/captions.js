@@ -40,7 +40,7 @@ function clock(time) {
 
 export function drawOffer(n, show) {
   byId("offer").hidden = !n || show === "changed";
-  byId("offer").firstElementChild.textContent = `${plural(n, "picture")} changed sides`;
+  byId("offer").firstElementChild.textContent = `${count(n)} changed sides`;
 }
 
 export function drawPlace(pictures, state, onWall) {

@@ -16,8 +16,8 @@ const WALL_KEYS = { PageDown: "nextPage", PageUp: "previousPage" };
 const BRUSH_KEYS = { e: "toggleErase", "[": "smaller", "]": "larger" };
 
 // actions: a function for each name above, and digit(n), pan(dx, dy), stepBrush(dx, dy), dab(),
-// save(); where: returns "viewer", "wall" or "brush"
-export function listen(actions, where) {
+// save(); where: returns "viewer", "wall" or "brush"; attempt(function): calls it
+export function listen(actions, where, attempt) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest(FIELDS) || document.querySelector("dialog[open]")) return;
@@ -26,7 +26,7 @@ export function listen(actions, where) {
     event.preventDefault();
     // A key held down must not label one picture after the other.
     if (event.repeat && !act.repeats) return;
-    act.run(actions);
+    attempt(() => act.run(actions));
   });
 }
 
@@ -59,9 +59,9 @@ const BUTTONS = {
 };
 
 // fields: for each name of a field, a function of its new value
-export function wire(actions, fields) {
+export function wire(actions, fields, attempt) {
   for (const [id, name] of Object.entries(BUTTONS)) {
-    byId(id).addEventListener("click", () => actions[name]());
+    byId(id).addEventListener("click", () => attempt(() => actions[name]()));
   }
   byId("offer-close").addEventListener("click", () => { byId("offer").hidden = true; });
   byId("problem").querySelector("button").addEventListener("click", () => showProblem(""));
@@ -70,7 +70,7 @@ export function wire(actions, fields) {
   document.addEventListener("keydown", () => { byPointer = false; });
   for (const [id, change] of Object.entries(fields)) {
     byId(id).addEventListener("change", async (event) => {
-      await change(event.target.value);
+      await attempt(() => change(event.target.value));
       // Who uses the mouse expects the keys to act again; who uses the keyboard is still choosing.
       if (byPointer && event.target.matches("select")) event.target.blur();
     });

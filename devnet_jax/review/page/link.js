@@ -28,6 +28,14 @@ export class Link {
     });
   }
 
+  // blob: a PNG, or null to remove the mask
+  sendMask(item, blob, reviewer) {
+    const path = `/mask/${item.id}?${new URLSearchParams({ reviewer })}`;
+    const names = { [item.id]: item.name };
+    this.outbox.add({ method: blob ? "PUT" : "DELETE", path, type: "image/png", body: blob, names });
+    say(blob ? "The mask is saved." : "The mask is removed.");
+  }
+
   async start() {
     this.outbox.start();
     for (;;) {

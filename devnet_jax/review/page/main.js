@@ -24,9 +24,11 @@ const link = new Link({ stateCame, takenBack, refused, drawState });
 const { outbox } = link;
 const pictures = new Pictures(() => outbox.idle());
 const viewer = new Viewer();
-const brush = new Brush(viewer, sendMask);
+const brush = new Brush(viewer, (item, blob) => link.sendMask(item, blob, reviewer()));
 const kinds = new Kinds((kind) => attempt(() => label("anomaly", kind)));
-const wall = new Wall(pictures, { open: (id) => attempt(() => openPicture(id)), drawn: wallDrawn });
+const wall = new Wall(pictures, {
+  open: (id) => attempt(() => pictures.goTo(id).then(() => showWall(false))), drawn: wallDrawn,
+});
 
 // Without a connection the page says so, and goes on when it is there again.
 async function attempt(act) {
@@ -87,8 +89,8 @@ function drawPicture() {
   viewer.show(item, link.state.generation);
   viewer.prefetch(pictures.items.slice(pictures.index + 1, pictures.index + 4).map((each) => each.id));
   if (!item && pictures.ended) {
-    const text = pictures.items.length ? "That was the last picture of this list." : "No picture is in this list.";
-    viewer.notice(`${text} Choose another one under “Show”, or finish.`);
+    viewer.notice(`${pictures.items.length ? "That was the last picture of this list."
+      : "No picture is in this list."} Choose another one under “Show”, or finish.`);
   } else if (!item) viewer.notice("More pictures are coming");
 }
 
@@ -104,11 +106,10 @@ async function drawAll() {
 }
 
 async function update(ids) {
-  for (const item of pictures.items.filter((each) => ids.includes(each.id))) {
-    const found = await getJson(`/api/picture/${item.id}`);
-    if (found.name !== item.name) location.reload(); // started again with other pictures
-    Object.assign(item, found);
-  }
+  if (await pictures.update(ids)) return;
+  viewer.forget();
+  wall.forget();
+  await open();
 }
 
 function wallDrawn(n) {
@@ -162,11 +163,6 @@ async function move(step) {
   draw();
   await moved;
   await drawAll();
-}
-
-async function openPicture(id) {
-  await pictures.goTo(id);
-  showWall(false);
 }
 
 async function showWall(shown) {
@@ -252,16 +248,6 @@ function finish() {
   openDone(link.state, true);
 }
 
-function sendMask(item, blob) {
-  const path = `/mask/${item.id}?${new URLSearchParams({ reviewer: reviewer() })}`;
-  outbox.add({ method: blob ? "PUT" : "DELETE", path, type: "image/png", body: blob, names: { [item.id]: item.name } });
-  say(blob ? "The mask is saved." : "The mask is removed.");
-}
-
-async function save() {
-  if (!await brush.store()) say("Nothing new is painted.");
-}
-
 async function toggleBrush() {
   if (wall.isOpen) return;
   if (brush.item) return void await brush.close();
@@ -296,7 +282,8 @@ const actions = {
   zoomIn: () => viewer.zoomBy(1.5), zoomOut: () => viewer.zoomBy(1 / 1.5), fit: () => viewer.fit(),
   pan: (x, y) => viewer.pan(80 * x, 80 * y), changed: lookAtChanged,
   help: () => byId("help").showModal(), results: () => openDone(link.state, false),
-  stepBrush: (x, y) => brush.step(x, y), dab: () => brush.dab(), save,
+  stepBrush: (x, y) => brush.step(x, y), dab: () => brush.dab(),
+  save: async () => await brush.store() || say("Nothing new is painted."),
   toggleErase: () => brush.toggleErase(), smaller: () => brush.resize(0.8),
   larger: () => brush.resize(1.25),
 };
@@ -307,9 +294,6 @@ const fields = {
   page: (value) => wall.isOpen && open(Math.max(0, Math.floor(value) - 1) * PAGE),
 };
 
-const guarded = (acts) => Object.fromEntries(Object.entries(acts).map(
-  ([name, act]) => [name, (...values) => attempt(() => act(...values))],
-));
-wire(guarded(actions), guarded(fields));
-listen(guarded(actions), () => (wall.isOpen ? "wall" : brush.item ? "brush" : "viewer"));
+wire(actions, fields, attempt);
+listen(actions, () => (wall.isOpen ? "wall" : brush.item ? "brush" : "viewer"), attempt);
 link.start();

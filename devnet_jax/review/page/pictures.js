@@ -70,6 +70,16 @@ export class Pictures {
     }
   }
 
+  // Fetches these pictures anew; returns false if their numbers now stand for others.
+  async update(ids) {
+    for (const item of this.items.filter((each) => ids.includes(each.id))) {
+      const found = await getJson(`/api/picture/${item.id}`);
+      if (found.name !== item.name) return false;
+      Object.assign(item, found);
+    }
+    return true;
+  }
+
   // Loads until there are n items, or the list ends.
   async fill(n) {
     while (this.items.length < n && !this.#ended) if (!(await this.#append())) break;

@@ -26,6 +26,10 @@ export class Viewer {
   constructor() {
     const { stage } = this;
     new ResizeObserver(() => this.#resize()).observe(stage);
+    byId("map").addEventListener("error", (event) => {
+      event.target.hidden = true;
+      event.target.removeAttribute("src"); // asked for again when it is drawn
+    });
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), event);
@@ -91,6 +95,12 @@ export class Viewer {
     const [oldest] = this.#images.keys();
     if (this.#images.size > KEPT) this.#images.delete(oldest);
     return image;
+  }
+
+  // The numbers stand for other pictures now.
+  forget() {
+    this.#images.clear();
+    this.ready = null;
   }
 
   prefetch(ids) {

@@ -130,6 +130,12 @@ export class Wall {
     this.draw();
   }
 
+  // The numbers stand for other pictures now.
+  forget() {
+    this.#cards.clear();
+    this.#selected.clear();
+  }
+
   selectAll() { this.select(this.items.map((item) => item.id)); }
 
   #toggle(id) {
