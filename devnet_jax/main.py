@@ -3,6 +3,8 @@
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
+python -m devnet_jax.main --mode=eval --workdir=runs/quickstart --input=LABELLED --output=FOLDER
+python -m devnet_jax.main --mode=compare --workdir=runs/new --against=runs/old --output=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
 python -m devnet_jax.main --mode=review --workdir=runs/quickstart --input=FOLDER
 
@@ -32,7 +34,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "Config file, such as configs/mvtec.py:carpet. --config.train.batch_size=16 overrides a single "
     "setting. The default is the config of the run in --workdir.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, or, where a mode allows it, an exported file."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -42,13 +46,17 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "Images for --mode=predict and --mode=review: a file, folder or glob pattern. May be repeated.",
+    "Images for --mode=predict and --mode=review: a file, folder or glob pattern. May be repeated. "
+    "Labelled images for --mode=eval and --mode=compare: a folder or a CSV list.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Output folder of --mode=predict and --mode=review (by default review/ in the workdir), or "
-    "output file of --mode=export.",
+    "Output folder of --mode=predict, --mode=compare, --mode=eval with --input, and --mode=review "
+    "(by default review/ in the workdir), or output file of --mode=export.",
+)
+_AGAINST = flags.DEFINE_string(
+    "against", None, "For --mode=compare: the run or exported file to compare --workdir with."
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
 _PORT = flags.DEFINE_integer(
@@ -109,6 +117,7 @@ def main() -> None:
         _PORT.value,
         _EXPORT_FOLDERS.value,
         _COPIES.value,
+        _AGAINST.value,
     )
     config = _settings(workdir, mode, flags_of_mode)
     mode.check(_MODE.value, flags_of_mode)

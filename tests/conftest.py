@@ -172,6 +172,16 @@ def main(shared_tmp: Path) -> Main:
     return run
 
 
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Asserts a non-zero status and a one-line error that contains all parts."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
 def tiny_flags(detector: str, parts: Path, shared_tmp: Path) -> tuple[str, ...]:
     """Returns the flags of the smallest run of a detector over `parts`, without --workdir."""
     return (
@@ -221,6 +231,17 @@ def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
 def trained_core(main: Main, tiny_core: tuple[str, ...], shared_tmp: Path) -> Path:
     """The workdir of a finished run with the flags `tiny_core`; read-only; see `train_once`."""
     return train_once(main, tiny_core, shared_tmp / "trained_core")
+
+
+@pytest.fixture(scope="session")
+def exported_core(main: Main, trained_core: Path, shared_tmp: Path) -> Path:
+    """The exported file of `trained_core`; read-only."""
+
+    def export(file: Path) -> None:
+        result = main("--mode=export", f"--workdir={trained_core}", f"--output={file}")
+        assert result.returncode == 0, result.stderr
+
+    return make_once(shared_tmp / "core.devnet", export)
 
 
 @pytest.hookimpl(wrapper=True)

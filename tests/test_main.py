@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
-from tests.conftest import IMAGE_SIZE, Main, environment, make_parts
+from tests.conftest import IMAGE_SIZE, Main, environment, make_parts, refused
 from tests.saved_runs import parameters
 
 SQUARE = Preprocessing(IMAGE_SIZE, IMAGE_SIZE)
@@ -39,16 +38,6 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 def read_scores(workdir: Path) -> list[dict[str, str]]:
     with (workdir / "eval" / "scores.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Asserts a non-zero status and a one-line error that contains all parts."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    for part in parts:
-        assert part in errors[0]
 
 
 def test_what_a_run_prints(trained: Path) -> None:

@@ -28,6 +28,7 @@ class Flags(NamedTuple):
       port: port of the page; 0 for any.
       export_folders: folder.
       copies: True for copies in that folder instead of links.
+      against: folder of another run, or an exported file.
     """
 
     input: Sequence[str] = ()
@@ -36,16 +37,61 @@ class Flags(NamedTuple):
     port: int | None = None
     export_folders: str | None = None
     copies: bool = False
+    against: str | None = None
 
 
 def _train(config: Config, workdir: Workdir, flags: Flags) -> None:
     from devnet_jax.training.run import train
 
     train(config, workdir)
-    _evaluate(config, workdir, flags)
+    _evaluate_run(config, workdir)
 
 
 def _evaluate(config: Config, workdir: Workdir, flags: Flags) -> None:
+    labelled = _labelled_input(flags)
+    if labelled is None:
+        if flags.output:
+            raise UserError("--output goes with --input; without it, results go to the workdir")
+        if workdir.is_file:
+            raise UserError(
+                f"--workdir={workdir.path}: an exported file has no test images; give labelled "
+                "pictures with --input, and a folder for the results with --output"
+            )
+        _evaluate_run(config, workdir)
+        return
+    if flags.output is None:
+        raise UserError("--output is missing: the folder to write the results to")
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.evaluation.labelled import evaluate_labelled
+
+    summary = evaluate_labelled(config, workdir, labelled, flags.output)
+    if is_rank_zero():
+        print(summary)
+
+
+def _labelled_input(flags: Flags) -> str | None:
+    """Returns the folder or list of --input; `None` without the flag."""
+    if len(flags.input) > 1:
+        raise UserError(
+            f"--input is given {len(flags.input)} times: give one labelled folder or list"
+        )
+    return next(iter(flags.input), None)
+
+
+def _compare(config: Config, workdir: Workdir, flags: Flags) -> None:
+    labelled = _labelled_input(flags)
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.evaluation.compare import compare
+
+    assert flags.against is not None
+    assert flags.output is not None
+    against = Workdir(flags.against, flag="--against")
+    summary = compare(config, workdir, against, labelled, flags.output)
+    if is_rank_zero():
+        print(summary)
+
+
+def _evaluate_run(config: Config, workdir: Workdir) -> None:
     from devnet_jax.distributed.cluster import is_rank_zero
     from devnet_jax.evaluation.evaluate import evaluate
     from devnet_jax.report.summary import summarise
@@ -57,7 +103,7 @@ def _evaluate(config: Config, workdir: Workdir, flags: Flags) -> None:
 
 def _explain(config: Config, workdir: Workdir, flags: Flags) -> None:
     from devnet_jax.distributed.cluster import is_rank_zero
-    from devnet_jax.evaluation.evaluate import explain
+    from devnet_jax.evaluation.explain import explain
 
     explain(config, workdir)
     if is_rank_zero():
@@ -182,7 +228,23 @@ class Mode(NamedTuple):
 
 MODES: Mapping[str, Mode] = {
     "train": Mode("train, or resume training, then evaluate", _train, starts_from="nothing"),
-    "eval": Mode("restore a checkpoint (config.evaluation.checkpoint) and evaluate it", _evaluate),
+    "eval": Mode(
+        "restore a checkpoint (config.evaluation.checkpoint) and evaluate it, or, with --input, it "
+        "or a file on labelled pictures",
+        _evaluate,
+        takes=("input", "output"),
+        starts_from="detector",
+    ),
+    "compare": Mode(
+        "compare the detector of --workdir with that of --against on the same pictures",
+        _compare,
+        needs={
+            "against": "the run or the exported file to compare with",
+            "output": "the folder to write the results to",
+        },
+        takes=("input",),
+        starts_from="detector",
+    ),
     "explain": Mode(
         "restore it and write maps of the test images to explain/ in the workdir", _explain
     ),

@@ -199,7 +199,7 @@ class FewShotDataset:
     @cached_property
     def test_duplicates(self) -> list[str]:
         """The test images that equal a training image, pixel by pixel."""
-        return [path for path in self.split.test if self._digest(path) in self._train_digests]
+        return [path for path in self.split.test if self._digest(path) in self.train_digests]
 
     @cached_property
     def calibration(self) -> list[str]:
@@ -208,11 +208,17 @@ class FewShotDataset:
         Copies of training images score too low and would make the threshold too low.
         """
         held_out = self.split.calibration
-        return [path for path in held_out if self._digest(path) not in self._train_digests]
+        return [path for path in held_out if self._digest(path) not in self.train_digests]
 
     @cached_property
-    def _train_digests(self) -> set[str]:
+    def train_digests(self) -> set[str]:
+        """The digests of the training images."""
         return {self._digest(path) for path in self.split.train}
+
+    @cached_property
+    def calibration_digests(self) -> set[str]:
+        """The digests of the held-out normal images."""
+        return {self._digest(path) for path in self.split.calibration}
 
     def _digest(self, path: str) -> str:
         return self.example(path).digest

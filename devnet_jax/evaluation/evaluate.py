@@ -8,7 +8,7 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -17,8 +17,8 @@ from tqdm import tqdm
 from devnet_jax.config import Config
 from devnet_jax.data.decode import Batch, map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.data.paths import output_name
 from devnet_jax.data.prefetch import prefetch
+from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import (
     broadcast,
@@ -28,19 +28,19 @@ from devnet_jax.distributed.cluster import (
     locked_by_rank_zero,
     report_progress,
 )
-from devnet_jax.errors import UserError
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
+from devnet_jax.export.read import MAX_BATCH_SIZE
 from devnet_jax.inference.detector import TrainedDetector, write_calibration
-from devnet_jax.inference.scorer import Scores, as_written
+from devnet_jax.inference.scorer import ImageScorer, Scores, as_written
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
 from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
-from devnet_jax.runtime.io import write_csv, write_jpeg, write_json, write_npy, write_text
+from devnet_jax.runtime.io import write_csv, write_json, write_text
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.learned import read_learned
@@ -51,9 +51,23 @@ logger = logging.getLogger(__name__)
 CHUNK_BATCHES = 4  # decoded together: enough work for all cores in little memory
 
 
+class Pictures(Protocol):
+    """The interface of pictures to score: a `FewShotDataset` or `LabelledPictures`."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the way to the network's input."""
+
+    def images(self, paths: Sequence[str]) -> Batch:
+        """Loads images by path, in that order."""
+
+    def mask(self, path: str, original: bool = False) -> np.ndarray | None:
+        """Loads a defect mask with `load_mask`; `None` if the image has none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TestScores:
-    """Scores and explanations of the test images, in the order of `FewShotDataset.test_examples`.
+    """Scores and explanations of test images, in the order of their examples.
 
     Attributes:
       scores: float64 [N], as written to files (`as_written`).
@@ -98,7 +112,7 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
         dataset = open_dataset(config, workdir)
         detector = TrainedDetector.restore(workdir.path, config, calibrated=False)
         detector = calibrate(detector, dataset, workdir)
-        test = score_test_images(detector, dataset)
+        test = score_test_images(detector, dataset, dataset.test_examples)
         results: dict[str, Any] | None = None
         if test is not None:
             results = compute_metrics(detector, dataset, test)
@@ -114,21 +128,24 @@ def _write_results(
     test: TestScores,
     results: dict[str, Any],
 ) -> None:
-    write_csv(
-        workdir.evaluation / "scores.csv",
-        ["path", "label", "defect", "score", "reason"],
-        [
-            (PurePosixPath(example.path), example.label, example.defect, score, reason)
-            for example, score, reason in zip(
-                dataset.test_examples, test.scores, test.reasons, strict=True
-            )
-        ],
-    )
+    write_scores(workdir.evaluation, dataset.test_examples, test)
     write_json(workdir.evaluation / "metrics.json", results)
     if len(test.scores):
         report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
         write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
+
+
+def write_scores(folder: epath.Path, examples: Sequence[Example], test: TestScores) -> None:
+    """Writes the scores of test images to scores.csv in a folder."""
+    write_csv(
+        folder / "scores.csv",
+        ["path", "label", "defect", "score", "reason"],
+        [
+            (PurePosixPath(example.path), example.label, example.defect, score, reason)
+            for example, score, reason in zip(examples, test.scores, test.reasons, strict=True)
+        ],
+    )
 
 
 def estimate_performance(detector: TrainedDetector, workdir: Workdir) -> dict[str, float]:
@@ -158,10 +175,7 @@ def calibrate(
     """
     if not detector.config.dataset.calibration:
         return detector
-    paths = local_share(dataset.calibration)
-    chunks = image_chunks(dataset, paths, detector.config, "calibrating")
-    local_scores = [detector.score(images).scores for _, images in chunks]
-    scores = np.concatenate(gather(np.concatenate([np.empty(0, np.float32), *local_scores])))
+    scores = score_paths(detector, dataset, dataset.calibration, "calibrating")
     if is_rank_zero():
         write_calibration(workdir, detector.step, scores)
     detector = dataclasses.replace(detector, calibration_scores=scores)
@@ -170,34 +184,57 @@ def calibrate(
     return detector
 
 
-def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> TestScores | None:
-    """Scores and explains the test images chunk by chunk, in bounded memory.
+def score_paths(
+    detector: ImageScorer, pictures: Pictures, paths: Sequence[str], description: str
+) -> np.ndarray:
+    """Returns the scores of pictures, float32 [N], in all processes, which share the pictures.
+
+    Args:
+      detector: detector that scores.
+      pictures: pictures as its input.
+      paths: paths of the N pictures.
+      description: label of the progress bar.
+    """
+    chunks = image_chunks(detector, pictures, local_share(paths), description)
+    local_scores = [detector.score(images).scores for _, images in chunks]
+    return np.concatenate(gather(np.concatenate([np.empty(0, np.float32), *local_scores])))
+
+
+def score_test_images(
+    detector: ImageScorer, pictures: Pictures, examples: Sequence[Example]
+) -> TestScores | None:
+    """Scores and explains test images chunk by chunk, in bounded memory.
 
     Several processes share the images.
+
+    Args:
+      detector: detector that scores.
+      pictures: pictures as its input.
+      examples: examples of the test images, all of them among the pictures.
 
     Returns:
       The results of all processes in process 0; `None` in the others.
     """
-    examples = local_share(dataset.test_examples)
-    side = side_for(len(dataset.test_examples))
+    side = side_for(len(examples))
+    examples = local_share(examples)
     pixel_metrics = PixelMetrics()
     pixel_aurocs = np.full(len(examples), np.nan)
     n_vanished = 0
     scores: list[np.ndarray] = [np.empty(0)]
     reasons: list[str] = []
     kinds: list[str | None] = []
-    pictures: list[Picture] = []
+    shown: list[Picture] = []
     paths = [example.path for example in examples]
-    for start, images in image_chunks(dataset, paths, detector.config, "testing"):
+    for start, images in image_chunks(detector, pictures, paths, "testing"):
         chunk = examples[start : start + len(images)]
         scored = detector.score(images)
         scores.append(as_written(scored.scores))
         reasons += scored.reasons
         kinds += scored.kinds
         maps = None
-        load_mask = functools.partial(dataset.mask, original=detector.original_maps)
+        load_mask = functools.partial(pictures.mask, original=detector.original_maps)
         masks = list(map_in_threads(load_mask, [example.path for example in chunk], None))
-        if detector.config.evaluation.explanation != "none":
+        if detector.explanation != "none":
             maps = detector.input_maps(images, maps=scored.maps)
             for i, (example, mask) in enumerate(zip(chunk, masks, strict=True)):
                 # What the network does not see is not measured.
@@ -209,7 +246,7 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
                 elif mask is not None:
                     auroc = pixel_metrics.update(seen, mask)
                     pixel_aurocs[start + i] = np.nan if auroc is None else auroc
-        pictures += _make_pictures(detector, chunk, images, scored, maps, masks, side)
+        shown += _make_pictures(detector, chunk, images, scored, maps, masks, side)
     local_results = {
         "scores": np.concatenate(scores),
         "reasons": reasons,
@@ -217,7 +254,7 @@ def score_test_images(detector: TrainedDetector, dataset: FewShotDataset) -> Tes
         "pixel_aurocs": pixel_aurocs,
         "n_vanished": n_vanished,
         "pixels": pixel_metrics.state(),
-        "pictures": [dataclasses.asdict(picture) for picture in pictures],
+        "pictures": [dataclasses.asdict(picture) for picture in shown],
     }
     all_results = gather(local_results, to_all=False)
     return _merge(all_results) if all_results else None
@@ -241,7 +278,7 @@ def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:
 
 
 def _make_pictures(
-    detector: TrainedDetector,
+    detector: ImageScorer,
     examples: Sequence[Example],
     images: Batch,
     scored: Scores,
@@ -277,69 +314,25 @@ def _make_pictures(
     return list(map_in_threads(make_picture, range(len(examples)), None))
 
 
-@standard_numerics()
-def explain(config: Config, workdir: Workdir) -> None:
-    """Writes the explanation maps of the test images and their overlays to explain/.
-
-    maps/<path>.npy is float32 [h, w]; overlays/<path>.jpg is the image with its map drawn over it.
-    Names too long for a file system are replaced by their hashes (`output_name`).
-
-    Args:
-      config: settings of the run.
-      workdir: workdir of the run.
-
-    Raises:
-      UserError: as `evaluate`, or if the explanation method is "none".
-    """
-    if config.evaluation.explanation == "none":
-        raise UserError(
-            "config.evaluation.explanation = 'none': nothing to write; choose a method, such as "
-            "gradient"
-        )
-    workdir.require_run()
-    workdir.require_writable()
-    with locked_by_rank_zero(workdir.lock()):
-        dataset = open_dataset(config, workdir)
-        detector = TrainedDetector.restore(workdir.path, config)
-        paths = local_share(dataset.split.test)
-        for start, images in image_chunks(dataset, paths, config, "explaining"):
-            chunk = paths[start : start + len(images)]
-            _write_explanations(detector, workdir.explanations, chunk, images)
-
-
-def _write_explanations(
-    detector: TrainedDetector, folder: epath.Path, paths: Sequence[str], images: Batch
-) -> None:
-    scored = detector.score(images)
-    scores, maps = as_written(scored.scores), detector.input_maps(images, maps=scored.maps)
-
-    def write(i: int) -> None:
-        laid = detector.lay(maps[i], images.sizes[i])
-        write_npy(folder / "maps" / output_name(paths[i], ".npy"), laid)
-        overlay = detector.overlay(detector.picture(images, i), scores[i], laid)
-        write_jpeg(folder / "overlays" / output_name(paths[i], ".jpg"), overlay)
-
-    for _ in map_in_threads(write, range(len(paths)), None):
-        pass
-
-
 def image_chunks(
-    dataset: FewShotDataset, paths: Sequence[str], config: Config, description: str
+    detector: ImageScorer, pictures: Pictures, paths: Sequence[str], description: str
 ) -> Iterator[tuple[int, Batch]]:
     """Yields images in chunks: the chunk's first index, and its images.
 
     Args:
-      dataset: data set of the images.
+      detector: detector that will score them.
+      pictures: pictures as its input.
       paths: paths of the images.
-      config: settings of the run.
       description: label of the progress bar.
     """
-    n_tiles = dataset.preprocessing.n_tiles
-    chunk_size = max(CHUNK_BATCHES * config.evaluation.batch_size // n_tiles, 1)
+    batch_size = MAX_BATCH_SIZE
+    if isinstance(detector, TrainedDetector):
+        batch_size = detector.config.evaluation.batch_size
+    chunk_size = max(CHUNK_BATCHES * batch_size // pictures.preprocessing.n_tiles, 1)
     # disable=None: shown on a terminal, silent in a log file.
     bar = tqdm(total=len(paths), unit="image", desc=description, disable=None)
     chunks = prefetch(
-        (start, dataset.images(paths[start : start + chunk_size]))
+        (start, pictures.images(paths[start : start + chunk_size]))
         for start in range(0, len(paths), chunk_size)
     )
     with bar, contextlib.closing(chunks):
@@ -352,18 +345,39 @@ def image_chunks(
 def compute_metrics(
     detector: TrainedDetector, dataset: FewShotDataset, test: TestScores
 ) -> dict[str, Any]:
-    """Returns the content of eval/metrics.json.
-
-    Measures that need normal images or anomalies are left out if there are none.
-    """
-    labels = np.array([example.label for example in dataset.test_examples], int)
-    scores = test.scores
+    """Returns the content of eval/metrics.json; see `measure`."""
     results = {
         "step": detector.step,
         "trained_classes": dict(dataset.split.trained_classes),
+        **measure(detector, dataset.test_examples, test, len(dataset.test_duplicates)),
+    }
+    if detector.config.dataset.calibration:
+        results["n_calibration"] = len(dataset.calibration)
+    return results
+
+
+def measure(
+    detector: ImageScorer,
+    examples: Sequence[Example],
+    test: TestScores,
+    n_duplicates: int | None,
+) -> dict[str, Any]:
+    """Returns numbers of images, and measures, for metrics.json.
+
+    Measures that need normal images or anomalies are left out if there are none.
+
+    Args:
+      detector: detector that has scored them.
+      examples: examples of the test images.
+      test: their results.
+      n_duplicates: number of test images that equal a training image; `None` if it is unknown.
+    """
+    labels = np.array([example.label for example in examples], int)
+    scores = test.scores
+    results = {
         "n_test_normal": int(np.sum(labels == 0)),
         "n_test_anomaly": int(np.sum(labels == 1)),
-        "n_test_duplicates": len(dataset.test_duplicates),
+        **({} if n_duplicates is None else {"n_test_duplicates": n_duplicates}),
         **image_metrics(labels, scores),
         **test.pixel_metrics,
     }
@@ -376,11 +390,9 @@ def compute_metrics(
     anomalies = np.flatnonzero(labels == 1).tolist()
     if detector.threshold is not None and detector.kinds and anomalies:
         results |= kind_metrics(
-            [dataset.test_examples[i].defect for i in anomalies],
+            [examples[i].defect for i in anomalies],
             [test.kinds[i] for i in anomalies],
             detector.threshold.alarms(scores[anomalies]).tolist(),
             detector.kinds,
         )
-    if detector.config.dataset.calibration:
-        results["n_calibration"] = len(dataset.calibration)
     return results

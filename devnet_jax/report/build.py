@@ -12,7 +12,11 @@ import numpy as np
 
 from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
+from devnet_jax.data.source import Example
+from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.summary import (
     describe_dataset,
@@ -43,42 +47,112 @@ def run_report(
       pictures: a picture of each of the N test images, N ≥ 1, with its score.
       pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
     """
-    examples = dataset.test_examples
-    labels = np.array([example.label for example in examples])
-    defects = [example.defect for example in examples]
-    scores = np.array([picture.score for picture in pictures])
-    threshold = detector.threshold
-    chosen = choose_pictures(scores, labels, None if threshold is None else threshold.value)
     return Report(
         title=describe_dataset(detector.config),
         subtitle=f"trained {describe_run(detector.config, results)}; {date_and_devices()}",
-        scores=scores,
-        labels=labels,
-        defects=defects,
-        numbers=_headline_numbers(results),
         expected=_make_expected(detector.config, dataset, results),
-        notes=_make_notes(detector, dataset, results),
-        pixel_auroc=_mean_by_class(defects, pixel_aurocs),
-        kinds=results.get("kinds", {}),
-        kind_accuracy=_describe_kind_accuracy(results),
+        notes=_make_notes(detector, dataset.test_duplicates, results),
         history=_read_history(workdir),
-        pictures=[pictures[i] for i in chosen],
+        **_tested_fields(
+            detector.threshold, dataset.test_examples, results, pictures, pixel_aurocs
+        ),
         **detector_fields(detector),
     )
 
 
-def detector_fields(detector: TrainedDetector) -> dict[str, Any]:
-    """Returns the fields of `Report` that depend on the detector only."""
-    config = detector.config
+def labelled_report(
+    title: str,
+    detector: ImageScorer,
+    examples: Sequence[Example],
+    duplicates: Sequence[str] | None,
+    results: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    pixel_aurocs: np.ndarray,
+) -> Report:
+    """Makes the report of labelled pictures that are not part of a run.
+
+    Args:
+      title: title of the report.
+      detector: detector of a run or a file.
+      examples: examples of the N pictures, N ≥ 1.
+      duplicates: paths of those that equal a training image; `None` if this is unknown.
+      results: content of metrics.json.
+      pictures: picture of each example, with its score.
+      pixel_aurocs: float [N], as for `run_report`.
+    """
+    notes = _make_notes(detector, duplicates or (), results)
+    if duplicates is None:
+        notes.append(as_sentence(UNKNOWN_TRAINING))
+    return Report(
+        title=title,
+        subtitle=f"tested with the {describe_detector(detector)}; {date_and_devices()}",
+        notes=notes,
+        **_tested_fields(detector.threshold, examples, results, pictures, pixel_aurocs),
+        **detector_fields(detector),
+    )
+
+
+UNKNOWN_TRAINING = (
+    "it is not known which pictures the detector has learned from: any of them that are here make "
+    "the results look better than they are"
+)
+
+
+def _tested_fields(
+    threshold: Threshold | None,
+    examples: Sequence[Example],
+    results: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    pixel_aurocs: np.ndarray,
+) -> dict[str, Any]:
+    """Returns the fields of `Report` that depend on the labels and the scores."""
+    labels = np.array([example.label for example in examples])
+    defects = [example.defect for example in examples]
+    scores = np.array([picture.score for picture in pictures])
+    chosen = choose_pictures(scores, labels, None if threshold is None else threshold.value)
+    return {
+        "scores": scores,
+        "labels": labels,
+        "defects": defects,
+        "numbers": _headline_numbers(results),
+        "pixel_auroc": _mean_by_class(defects, pixel_aurocs),
+        "kinds": results.get("kinds", {}),
+        "kind_accuracy": _describe_kind_accuracy(results),
+        "pictures": [pictures[i] for i in chosen],
+    }
+
+
+def describe_detector(detector: ImageScorer) -> str:
+    """Returns the kind of a detector and its data set, as "devcore of image_folder"."""
+    if isinstance(detector, TrainedDetector):
+        return f"{detector.config.model.detector} of {describe_dataset(detector.config)}"
+    assert isinstance(detector, ExportedDetector)
+    dataset = " / ".join(filter(None, detector.card["dataset"].values()))
+    return f"{_kind_of(detector)} of {dataset}"
+
+
+def _kind_of(detector: ImageScorer) -> str:
+    """Returns "devnet" or "devcore"."""
+    if isinstance(detector, TrainedDetector):
+        return detector.config.model.detector
+    assert isinstance(detector, ExportedDetector)
+    return str(detector.card["model"].get("detector", "devnet"))  # older files have none
+
+
+def detector_fields(detector: ImageScorer) -> dict[str, Any]:
+    """Returns the fields of `Report` that depend on the detector only; a file has no settings."""
+    settings = []
+    if isinstance(detector, TrainedDetector):
+        settings = [
+            (name, get_setting(detector.config, name), get_setting(Config(), name))
+            for name in setting_names()
+        ]
     return {
         "prior": detector.prior,
         "thresholds": detector.thresholds,
-        "detector": config.model.detector,
-        "explanation": config.evaluation.explanation,
-        "settings": [
-            (name, get_setting(config, name), get_setting(Config(), name))
-            for name in setting_names()
-        ],
+        "detector": _kind_of(detector),
+        "explanation": detector.explanation,
+        "settings": settings,
         "versions": list(software_versions().items()),
     }
 
@@ -126,7 +200,7 @@ def _make_expected(config: Config, dataset: FewShotDataset, results: Mapping[str
 
 
 def _make_notes(
-    detector: TrainedDetector, dataset: FewShotDataset, results: Mapping[str, Any]
+    detector: ImageScorer, duplicates: Sequence[str], results: Mapping[str, Any]
 ) -> list[str]:
     unmeasured = describe_unmeasured(results)
     notes = [as_sentence(unmeasured)] if unmeasured else []
@@ -141,14 +215,13 @@ def _make_notes(
             f"{results['n_pixel_vanished']} anomalous images are excluded from the pixel "
             f"measures: {reason}"
         )
-    duplicates = dataset.test_duplicates
     if duplicates:
         names = ", ".join(duplicates[:5]) + (", …" if len(duplicates) > 5 else ".")
         notes.append(
             f"{len(duplicates)} test images are identical to training images, which makes the "
             f"results look better than they are: {names}"
         )
-    if detector.shortage:
+    if isinstance(detector, TrainedDetector) and detector.shortage:
         notes.append(as_sentence(detector.shortage))
     return notes
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 from scipy import stats
@@ -20,6 +21,7 @@ from devnet_jax.report.outcomes import Group
 
 _SIZE = (5.0, 3.7)  # inches
 _MAX_POINTS = 1000  # per curve; more make no visible difference
+_MAX_DOTS = 4000  # of a scatter chart
 _TRAINING_CURVES = {  # key in metrics.jsonl: name, scale
     "loss": ("loss", "linear"),
     "gradient_norm": ("gradient norm", "linear"),
@@ -162,12 +164,7 @@ def draw_histogram(
         figure.align_ylabels()
         rows[-1].set_xlabel("score")
         rows[-1].set_xscale("asinh", linear_width=axis.linear_width)
-        ticks = axis.ticks()
-        rows[-1].xaxis.set_major_locator(FixedLocator(ticks))
-        rows[-1].xaxis.set_major_formatter(
-            FixedFormatter([tick_label(x).replace("-", "\N{MINUS SIGN}") for x in ticks])
-        )
-        rows[-1].xaxis.set_minor_locator(NullLocator())
+        _set_ticks(rows[-1].xaxis, axis)
         rows[-1].set_xlim(axis.low, axis.high)
         for axes in rows:
             for threshold in thresholds:
@@ -264,6 +261,67 @@ def draw_training(history: Sequence[Mapping[str, float]]) -> Chart | None:
         for name, (_, (_, values)) in curves.items()
     )
     return Chart(svg, "Training", f"Training curves: {ranges}", _measure_frame(figure, rows[0]))
+
+
+def draw_scatter(
+    x: np.ndarray,
+    y: np.ndarray,
+    colours: np.ndarray,
+    axes_of_scores: tuple[ScoreAxis, ScoreAxis],
+    thresholds: tuple[float | None, float | None],
+    names: tuple[str, str],
+) -> Chart:
+    """Draws the scores of two detectors on the same images against each other.
+
+    Args:
+      x: float [N], scores of the first detector.
+      y: float [N], scores of the second.
+      colours: int [N], index of the colour of each image; normal images have 0.
+      axes_of_scores: horizontal and vertical axis.
+      thresholds: threshold of each detector, drawn as a line; `None` to omit it.
+      names: names of the detectors.
+    """
+    shown = np.arange(len(x))
+    if len(x) > _MAX_DOTS:
+        shown = np.linspace(0, len(x) - 1, _MAX_DOTS).round().astype(int)
+    shown = shown[np.argsort(colours[shown], kind="stable")]  # anomalies over normal images
+    with style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot(xlabel=f"score of {names[0]}", ylabel=f"score of {names[1]}")
+        axes.scatter(
+            x[shown],
+            y[shown],
+            s=16,
+            c=[SERIES[colour] for colour in colours[shown]],
+            alpha=0.7,
+            linewidths=0,
+        )
+        across, up = axes_of_scores
+        axes.set_xscale("asinh", linear_width=across.linear_width)
+        axes.set_yscale("asinh", linear_width=up.linear_width)
+        _set_ticks(axes.xaxis, across)
+        _set_ticks(axes.yaxis, up)
+        axes.set_xlim(across.low, across.high)
+        axes.set_ylim(up.low, up.high)
+        if thresholds[0] is not None:
+            axes.axvline(thresholds[0], color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
+        if thresholds[1] is not None:
+            axes.axhline(thresholds[1], color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
+        svg = to_svg(figure, "scatter")
+    correlation = stats.spearmanr(x, y).statistic if len(set(x)) > 1 and len(set(y)) > 1 else None
+    description = f"Scores of {len(x):,} images by both detectors"
+    if correlation is not None:
+        description += f"; rank correlation {correlation:.3f}"
+    return Chart(svg, "Score by score", description, _measure_frame(figure, axes))
+
+
+def _set_ticks(axis: Axis, scores: ScoreAxis) -> None:
+    ticks = scores.ticks()
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(
+        FixedFormatter([tick_label(x).replace("-", "\N{MINUS SIGN}") for x in ticks])
+    )
+    axis.set_minor_locator(NullLocator())
 
 
 def _unit_square(x: str, y: str) -> tuple[Figure, Axes]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from devnet_jax.config import Config
 from devnet_jax.errors import printable
 from devnet_jax.runtime.workdir import Workdir
@@ -34,18 +36,41 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
 
 
 def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    tested = f"{results['n_test_normal']} normal, {results['n_test_anomaly']} anomalous"
-    if results["n_test_duplicates"]:
-        tested += f"; {results['n_test_duplicates']} of them are also training images"
     rows = [
         ("data set", describe_dataset(config)),
         ("trained", describe_run(config, results)),
-        ("test images", tested),
     ]
     expected = describe_expected(config, results)
     if expected:
         n = results["n_estimate_anomaly"]
         rows += [("expected", f"{expected}, by cross-validation over {n} labels")]
+    return [*rows, *_measure_rows(results)]
+
+
+def summarise_labelled(detector: str, folder: epath.Path, results: Mapping[str, Any]) -> str:
+    """Returns the summary of labelled pictures that are not part of a run.
+
+    Args:
+      detector: description of the detector.
+      folder: folder of the results.
+      results: content of its metrics.json.
+    """
+    tested = results["n_test_normal"] + results["n_test_anomaly"]
+    files = [
+        ("results", folder / "metrics.json"),
+        ("score of every image", folder / "scores.csv"),
+        ("report", folder / "report.html" if tested else "not written: there is no test image"),
+    ]
+    rows = [("detector", detector), *_measure_rows(results)]
+    return "\n".join(["", *align_rows(rows), "", *align_rows(files)])
+
+
+def _measure_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the number of test images, and the measures, as names and values."""
+    tested = f"{results['n_test_normal']} normal, {results['n_test_anomaly']} anomalous"
+    if results.get("n_test_duplicates"):
+        tested += f"; {results['n_test_duplicates']} of them are also training images"
+    rows = [("test images", tested)]
     unmeasured = describe_unmeasured(results)
     if unmeasured:
         rows += [("not measured", unmeasured)]

@@ -54,7 +54,7 @@ class Workdir:
         """Raises `UserError` unless the folder has the settings of a run."""
         if not self.config.exists():
             raise UserError(
-                f"--workdir={self.path}: no run is there (no config.json); "
+                f"{self._flag}={self.path}: no run is there (no config.json); "
                 "train first, or give the folder of a trained run"
             )
 

@@ -1,12 +1,17 @@
-"""Confidence intervals: values computed by hand, and their coverage in simulated samples."""
+"""Confidence intervals: values computed by hand, and their coverage in simulated samples.
+
+The difference of two AUROCs is also checked against scikit-learn, SciPy's bootstrap, and a
+covariance computed pair by pair.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from devnet_jax.evaluation.intervals import auroc_interval, rate_interval
+from devnet_jax.evaluation.intervals import auroc_difference, auroc_interval, rate_interval
 
 
 def test_wilson_by_hand() -> None:
@@ -65,3 +70,75 @@ def test_intervals_hold_the_measured_auroc_and_narrow_with_more_images(auroc: fl
     assert many[1] <= few[1]
     assert few[0] <= sure[0]
     assert sure[1] <= few[1]
+
+
+def test_delong_by_hand() -> None:
+    # Placements of the anomalies: A 1/2, 1, 1 and B 2/3, 1, 1/6; of the normal images: A 1, 5/6,
+    # 2/3 and B 5/6, 1/3, 2/3. Their differences have the mean 2/9 and the variances 186/648 and
+    # 42/648, so that the variance of the difference is 228/1944.
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    found = auroc_difference(labels, np.array([1.0, 2, 3, 2, 4, 5]), np.array([1.0, 4, 2, 3, 5, 1]))
+    assert (found.auroc_a, found.auroc_b) == pytest.approx((5 / 6, 11 / 18))
+    error = np.sqrt(228 / 1944)
+    ends = (2 / 9 - 1.959964 * error, 2 / 9 + 1.959964 * error)
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-6)
+    assert found.p_value == pytest.approx(0.5164, abs=1e-4)
+
+
+def draw_pairs(
+    rng: np.random.Generator, n_normal: int, n_anomaly: int, shift_a: float, shift_b: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws labels and correlated scores, rounded so that there are ties."""
+    labels = np.repeat([0, 1], [n_normal, n_anomaly])
+    scores = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], len(labels))
+    scores += labels[:, None] * [shift_a, shift_b]
+    return labels, *scores.round(1).T
+
+
+def test_delong_against_pairs_and_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    labels, a, b = draw_pairs(rng, 80, 60, 1.5, 1.0)
+    found = auroc_difference(labels, a, b)
+    assert found.auroc_a == pytest.approx(roc_auc_score(labels, a))
+    assert found.auroc_b == pytest.approx(roc_auc_score(labels, b))
+
+    # DeLong's covariance from the kernel of every pair of an anomaly and a normal image.
+    kernel = [np.heaviside(np.subtract.outer(s[labels == 1], s[labels == 0]), 0.5) for s in (a, b)]
+    s10 = np.cov([k.mean(axis=1) for k in kernel])
+    s01 = np.cov([k.mean(axis=0) for k in kernel])
+    contrast = np.array([1, -1])
+    error = np.sqrt(contrast @ (s10 / 60 + s01 / 80) @ contrast)
+    assert found.low == pytest.approx(found.difference - 1.959964 * error, abs=1e-6)
+
+    def resample(_: int) -> float:
+        chosen = np.concatenate([rng.integers(0, 80, 80), rng.integers(80, 140, 60)])
+        y, x_a, x_b = labels[chosen], a[chosen], b[chosen]
+        u = [stats.mannwhitneyu(x[y == 1], x[y == 0]).statistic for x in (x_a, x_b)]
+        return float(u[0] - u[1]) / 4800
+
+    ends = np.quantile([resample(i) for i in range(1500)], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(ends, abs=0.015)
+
+
+def test_coverage_of_differences() -> None:
+    """The AUROCs of normally distributed scores are Φ(shift/√2)."""
+    rng = np.random.default_rng(6)
+    true = np.diff(stats.norm.cdf(np.array([1.0, 1.4]) / np.sqrt(2)))[0]
+    drawn = [auroc_difference(*draw_pairs(rng, 60, 40, 1.4, 1.0)) for _ in range(400)]
+    covered = [one.low <= true <= one.high for one in drawn if one.low is not None and one.high]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+
+
+def test_equal_orders_differ_by_exactly_nothing() -> None:
+    labels, a, _ = draw_pairs(np.random.default_rng(7), 50, 30, 1.0, 1.0)
+    for b in (a, 1000 * a - 3, np.exp(a)):
+        found = auroc_difference(labels, a, b)
+        assert found[2:] == (0, 0, 0, 1)
+    # Both perfect, with other scores.
+    found = auroc_difference(np.array([0, 0, 1, 1]), np.arange(4.0), np.array([1.0, 0, 9, 8]))
+    assert found == (1, 1, 0, 0, 0, 1)
+
+
+def test_a_single_anomaly_allows_no_interval() -> None:
+    found = auroc_difference(np.array([0, 0, 1]), np.array([0.0, 1, 2]), np.array([0.0, 2, 1]))
+    assert found == (1, 0.5, 0.5, None, None, None)

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from devnet_jax import Detector
 from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.errors import UserError
-from devnet_jax.evaluation.evaluate import explain
+from devnet_jax.evaluation.explain import explain
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
 

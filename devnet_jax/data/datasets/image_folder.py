@@ -83,14 +83,14 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
         if not (folder / needed).is_dir():
             hint = misplaced.describe_pictures_above(folder / needed)
             raise UserError(f"no folder '{folder / needed}': expected {layout}{hint}")
-    trained = [path for path in _class_folders(folder / "train") if path.name != GOOD]
+    trained = [path for path in class_folders(folder / "train") if path.name != GOOD]
     for stray in trained if needs_test_images else ():
         misplaced.require_pictures(stray, list_files(stray))
         raise UserError(
             f"'{stray}' is in train, which holds normal images only: move it to"
             f" '{folder / 'test' / stray.name}'"
         )
-    classes = [folder / "train" / GOOD, *trained, *_class_folders(folder / "test")]
+    classes = [folder / "train" / GOOD, *trained, *class_folders(folder / "test")]
     if needs_test_images and len(classes) < 3:
         raise UserError(f"no folder of anomalous images in '{folder / 'test'}': expected {layout}")
     misplaced.warn_of_pictures(folder / "train", folder / "test")
@@ -98,34 +98,53 @@ def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExam
     examples = []
     for class_folder in classes:
         defect, split = class_folder.name, class_folder.parent.name
-        images = list_files(class_folder)
-        misplaced.require_pictures(class_folder, images)
-        if not images:
-            raise UserError(f"no images in '{class_folder}': add some or remove the folder")
-        stems = [_stem(image, class_folder) for image in images]
-        masks = _find_masks(folder, defect, stems) if split == "test" and defect != GOOD else {}
-        examples += [
-            RawExample(
-                path=image.relative_to(folder).as_posix(),
-                label=NORMAL if defect == GOOD else ANOMALY,
-                defect=defect,
-                image=image,
-                mask=masks.get(stem),
-                split=split,
-            )
-            for image, stem in zip(images, stems, strict=True)
-        ]
+        # Training needs no masks.
+        examples += read_class(folder, class_folder, defect, split, has_masks=split == "test")
     return examples
 
 
-def _find_masks(folder: Path, defect: str, stems: Sequence[str]) -> dict[str, Path]:
-    """Returns the masks of the test images of a class, by the stems of the images that have one.
+def read_class(
+    folder: Path, class_folder: Path, defect: str, split: str, *, has_masks: bool
+) -> list[RawExample]:
+    """Lists the images of a class folder, and their masks in ground_truth/<class folder>.
 
-    Logs a warning for masks that belong to no image of the class. Training needs no masks.
+    Args:
+      folder: folder of the data set, which the paths of the images are relative to.
+      class_folder: folder of the class.
+      defect: defect class; GOOD for normal images, which have no masks.
+      split: part of the images.
+      has_masks: False to look for no masks.
+
+    Raises:
+      UserError: if the folder is empty or holds masks, or an image has two masks.
     """
-    masks = _masks(folder / "ground_truth" / defect)
+    images = list_files(class_folder)
+    misplaced.require_pictures(class_folder, images)
+    if not images:
+        raise UserError(f"no images in '{class_folder}': add some or remove the folder")
+    stems = [_stem(image, class_folder) for image in images]
+    masks = _find_masks(folder, class_folder, stems) if has_masks and defect != GOOD else {}
+    return [
+        RawExample(
+            path=image.relative_to(folder).as_posix(),
+            label=NORMAL if defect == GOOD else ANOMALY,
+            defect=defect,
+            image=image,
+            mask=masks.get(stem),
+            split=split,
+        )
+        for image, stem in zip(images, stems, strict=True)
+    ]
+
+
+def _find_masks(folder: Path, class_folder: Path, stems: Sequence[str]) -> dict[str, Path]:
+    """Returns the masks of the images of a class, by the stems of the images that have one.
+
+    Logs a warning for masks that belong to no image of the class.
+    """
+    masks = _masks(folder / "ground_truth" / class_folder.name)
     names = _mask_names(stems, masks)
-    trained = folder / "train" / defect
+    trained = folder / "train" / class_folder.name
     known = [*stems, *(_stem(image, trained) for image in list_files(trained))]
     unused = set(masks) - set(names.values()) - {n for s in known for n in (s, f"{s}_mask")}
     if unused:
@@ -133,13 +152,13 @@ def _find_masks(folder: Path, defect: str, stems: Sequence[str]) -> dict[str, Pa
             "%d masks belong to no image in '%s', for example '%s': a mask has the name of its "
             "image, with or without _mask, and is in the same subfolder",
             len(unused),
-            folder / "test" / defect,
+            class_folder,
             masks[min(unused)],
         )
     return {stem: masks[name] for stem, name in names.items()}
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
     """Returns the subfolders, sorted; without those that `walk` leaves out."""
     if not folder.is_dir():
         return []

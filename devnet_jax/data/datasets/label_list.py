@@ -18,13 +18,13 @@ from devnet_jax.errors import UserError, nearest
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("path", "label", "defect", "split", "mask")
-_GOOD_WORDS = (GOOD, "normal", "ok")
+GOOD_WORDS = (GOOD, "normal", "ok")
 _BAD_WORDS = ("anomaly", "defect", "bad", "ng")
 # Of pictures that nobody has looked at, and that train as normal, as in the paper.
 UNLABELLED = "unlabelled"
 # With numbers as spreadsheets and data frames write them.
 _LABELS: Mapping[str, int] = {
-    **dict.fromkeys((*_GOOD_WORDS, "0", "0.0"), NORMAL),
+    **dict.fromkeys((*GOOD_WORDS, "0", "0.0"), NORMAL),
     **dict.fromkeys((*_BAD_WORDS, "1", "1.0"), ANOMALY),
     UNLABELLED: NORMAL,
 }
@@ -53,7 +53,7 @@ class _Entry(NamedTuple):
     mask: Path | None
 
 
-def read_list(table_file: Path, folder: Path) -> list[RawExample]:
+def read_list(table_file: Path, folder: Path, *, trains: bool = True) -> list[RawExample]:
     """Lists the labelled pictures of a table; reads no images, except to count pages.
 
     Rows without a label and a defect are left out, and counted in the log.
@@ -62,20 +62,27 @@ def read_list(table_file: Path, folder: Path) -> list[RawExample]:
       table_file: table with the columns `COLUMNS`, of which only the first is needed; further
         columns are ignored.
       folder: folder that relative paths start from.
+      trains: True if the list must have a good picture to train with; else the unlabelled rows,
+        which train as normal, are left out, too.
 
     Raises:
       UserError: if the table cannot be read or has no paths, a label, a split or a path is wrong,
         two rows are for one picture, or no good picture is left to train with.
     """
     table = read_table(table_file)
+    n_rows = len(table.rows)
+    if not trains:
+        looked_at = [row for row in table.rows if _word(row, "label") != UNLABELLED]
+        table = table._replace(rows=looked_at)
     _require_columns(table_file, table.columns)
     refuse = functools.partial(_refuse, table_file)
     entries = _entries(table, folder, refuse)
-    _require_files(entries, folder, refuse)
+    setting = "config.dataset.manual_dir" if trains else "the folder of the list"
+    _require_files(entries, f"'{folder}' ({setting})", refuse)
     _require_one_row_each(entries, refuse)
     _compare_labels_with_defects(table_file, entries, refuse)
-    n_left_out = len(table.rows) - len(entries)
-    if not any(entry.label == NORMAL and entry.split != "test" for entry in entries):
+    n_left_out = n_rows - len(entries)
+    if trains and not any(e.label == NORMAL and e.split != "test" for e in entries):
         raise UserError(
             f"'{table_file}': no picture is labelled good to train with (of {len(table.rows)} rows,"
             f" {n_left_out} have no label): label some good, with the split train or none"
@@ -144,7 +151,7 @@ def _entries(table: Table, folder: Path, refuse: _Refuse) -> list[_Entry]:
     refuse(
         [_at(line, word) for line, word in words if word and word not in _LABELS],
         "an unknown label",
-        f"write {', '.join(_GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, {UNLABELLED}, or"
+        f"write {', '.join(GOOD_WORDS)} or 0, {', '.join(_BAD_WORDS)} or 1, {UNLABELLED}, or"
         " nothing",
     )
     labelled = [(row, label) for row in table.rows if (label := _label(row)) is not None]
@@ -183,11 +190,11 @@ def _label(row: Row) -> int | None:
     word, defect = _word(row, "label"), _word(row, "defect")
     if not word and not defect:
         return None
-    return _LABELS[word] if word else NORMAL if defect in _GOOD_WORDS else ANOMALY
+    return _LABELS[word] if word else NORMAL if defect in GOOD_WORDS else ANOMALY
 
 
-def _require_files(entries: Sequence[_Entry], folder: Path, refuse: _Refuse) -> None:
-    """Refuses pictures and masks that are not there."""
+def _require_files(entries: Sequence[_Entry], start: str, refuse: _Refuse) -> None:
+    """Refuses pictures and masks that are not there; `start` names where their paths start."""
     pages = functools.cache(lambda file: frozenset(page_paths(file)))
 
     def is_missing(path: Path) -> bool:
@@ -200,10 +207,7 @@ def _require_files(entries: Sequence[_Entry], folder: Path, refuse: _Refuse) -> 
     masks = [_at(e.line, e.mask) for e in entries if e.mask is not None and is_missing(e.mask)]
     for missing, kind in ((pictures, "file"), (masks, "mask")):
         texts = "".join(missing)
-        advice = (
-            f"restore the files, or correct the paths, which start from '{folder}'"
-            " (config.dataset.manual_dir)"
-        )
+        advice = f"restore the files, or correct the paths, which start from {start}"
         if "\\" in texts:
             advice += ", with / between folders"
         if any("\udc80" <= char <= "\udcff" for char in texts):
@@ -232,7 +236,7 @@ def _compare_labels_with_defects(
     table_file: Path, entries: Sequence[_Entry], refuse: _Refuse
 ) -> None:
     """Refuses anomalies with the defect "good"; warns of good pictures with a defect."""
-    named_good = [(e, e.defect.lower() in _GOOD_WORDS) for e in entries if e.defect]
+    named_good = [(e, e.defect.lower() in GOOD_WORDS) for e in entries if e.defect]
     refuse(
         [_at(e.line, e.defect) for e, is_good in named_good if is_good and e.label == ANOMALY],
         "an anomaly whose defect means good",

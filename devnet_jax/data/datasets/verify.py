@@ -56,7 +56,19 @@ class _Verified(NamedTuple):
 
 
 def verify(raw: RawDataset) -> list[RawExample]:
-    """Verifies a raw data set: decodes every file once and assigns the splits.
+    """Verifies the files of a raw data set (`verify_files`) and assigns the splits.
+
+    Returns:
+      The verified examples, all of train, then all of test.
+
+    Raises:
+      UserError: as `verify_files`, or if a needed part of a split has no images.
+    """
+    return _assign_splits(verify_files(raw), raw.name, raw.needs_test_images)
+
+
+def verify_files(raw: RawDataset) -> list[RawExample]:
+    """Verifies the files of a raw data set: decodes every file once.
 
     Each page of a TIFF file becomes an example of its own, named with "#" and its number from 1.
     Files that are not images are skipped if the data set allows it; their number is logged, and
@@ -65,12 +77,12 @@ def verify(raw: RawDataset) -> list[RawExample]:
     show defects of normal images.
 
     Returns:
-      The verified examples, all of train, then all of test. `LazyBytes` are replaced by the bytes.
+      The verified examples, in the given order. `LazyBytes` are replaced by the bytes.
 
     Raises:
       UserError: if files are empty, damaged or of a type that cannot be read, a mask does not fit
-        its image, a page has the name of another file, or a class or a needed part of a split has
-        no images. Ten files are named.
+        its image, a page has the name of another file, or a class has no images. Ten files are
+        named.
     """
     examples = raw.examples
     results = list(map_in_threads(_verify_example, examples, "verifying"))
@@ -91,7 +103,7 @@ def verify(raw: RawDataset) -> list[RawExample]:
                 " is an image of a known type: convert them to PNG"
             )
     _compare_with_published_counts(verified, raw)
-    return _assign_splits(verified, raw.name, raw.needs_test_images)
+    return verified
 
 
 def white_level(examples: Iterable[RawExample]) -> int:
