@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from devnet_jax.inference.odd import Ordinary, describe
+from devnet_jax.data.description import describe
+from devnet_jax.data.ordinary import Ordinary
 
 SIZE = 96
 
