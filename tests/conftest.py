@@ -16,6 +16,7 @@ from PIL import Image
 
 from devnet_jax.runtime.startup import prepare
 from tests import fork_server
+from tests.drawn import make_drawn
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"  # real data sets and weights, kept outside the project
@@ -200,6 +201,24 @@ def trained(main: Main, tiny: tuple[str, ...], shared_tmp: Path) -> Path:
 def trained_core(main: Main, tiny_core: tuple[str, ...], shared_tmp: Path) -> Path:
     """The workdir of a finished run with the flags `tiny_core`; read-only; see `train_once`."""
     return train_once(main, tiny_core, shared_tmp / "trained_core")
+
+
+@pytest.fixture(scope="session")
+def drawn_parts(shared_tmp: Path) -> Path:
+    """A folder of drawn parts, of which half of the good ones calibrate; read-only."""
+    return make_once(shared_tmp / "drawn_parts", make_drawn)
+
+
+@pytest.fixture(scope="session", params=["devnet", "devcore"])
+def drawn_run(
+    request: pytest.FixtureRequest, main: Main, drawn_parts: Path, shared_tmp: Path
+) -> Path:
+    """The workdir of a finished run of either detector over `drawn_parts`; read-only."""
+    flags = (
+        *tiny_flags(request.param, drawn_parts, shared_tmp),
+        "--config.dataset.calibration=0.5",
+    )
+    return train_once(main, flags, shared_tmp / f"drawn_{request.param}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -187,6 +187,12 @@ class FewShotDataset:
         """The defect class of each labelled anomaly."""
         return [self.source.examples[self._index[path]].defect for path in self.split.train_anomaly]
 
+    @property
+    def normal_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each normal training image itself."""
+        examples = [self.source.examples[self._index[p]] for p in self.split.train_unlabelled]
+        return [(example.height, example.width) for example in examples]
+
     @cached_property
     def test_examples(self) -> list[Example]:
         """The examples of the test images."""
@@ -195,7 +201,7 @@ class FewShotDataset:
     @cached_property
     def test_duplicates(self) -> list[str]:
         """The test images that equal a training image, pixel by pixel."""
-        return [path for path in self.split.test if self._digest(path) in self._train_digests]
+        return [path for path in self.split.test if self._digest(path) in self.train_digests]
 
     @cached_property
     def calibration(self) -> list[str]:
@@ -204,10 +210,11 @@ class FewShotDataset:
         Copies of training images score too low and would make the threshold too low.
         """
         held_out = self.split.calibration
-        return [path for path in held_out if self._digest(path) not in self._train_digests]
+        return [path for path in held_out if self._digest(path) not in self.train_digests]
 
     @cached_property
-    def _train_digests(self) -> set[str]:
+    def train_digests(self) -> set[str]:
+        """Digests of the pixels of the training images (`Example.digest`)."""
         return {self._digest(path) for path in self.split.train}
 
     def _digest(self, path: str) -> str:

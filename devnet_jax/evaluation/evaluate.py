@@ -33,7 +33,12 @@ from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.evaluation.tensorboard import log_evaluation
-from devnet_jax.inference.detector import TrainedDetector, write_calibration
+from devnet_jax.inference.calibration import (
+    Calibration,
+    recalibration_of_step,
+    write_calibration,
+)
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.report.build import run_report
 from devnet_jax.report.content import Picture
@@ -151,9 +156,14 @@ def calibrate(
 ) -> TrainedDetector:
     """Scores the held-out normal images and saves the scores to calibration.json.
 
+    The scores of `--mode=recalibrate` are kept if they belong to the same step.
+
     Returns:
-      The detector with these calibration scores, or unchanged if the settings hold no images out.
+      The detector with calibration scores, or unchanged if there are none.
     """
+    kept = recalibration_of_step(workdir, detector.step)
+    if kept is not None:
+        return dataclasses.replace(detector, calibration_scores=kept.scores)
     if not detector.config.dataset.calibration:
         return detector
     paths = local_share(dataset.calibration)
@@ -161,7 +171,7 @@ def calibrate(
     local_scores = [detector.score(images).scores for _, images in chunks]
     scores = np.concatenate(gather(np.concatenate([np.empty(0, np.float32), *local_scores])))
     if is_rank_zero():
-        write_calibration(workdir, detector.step, scores)
+        write_calibration(workdir, Calibration(detector.step, scores))
     detector = dataclasses.replace(detector, calibration_scores=scores)
     if detector.shortage:
         logger.warning("%s", detector.shortage)
@@ -266,6 +276,7 @@ def _make_pictures(
             mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
             p_value=None if p_values is None else float(p_values[i]),
             reason=scored.reasons[i],
+            odd=scored.odd[i],
         )
 
     return list(map_in_threads(make_picture, range(len(examples)), None))
@@ -367,6 +378,6 @@ def compute_metrics(
         results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         for name, rate in alarm_rates(labels, scores, threshold.value).items():
             results[f"{kind}_{name}"] = rate
-    if detector.config.dataset.calibration:
-        results["n_calibration"] = len(dataset.calibration)
+    if detector.config.dataset.calibration or len(detector.calibration_scores):
+        results["n_calibration"] = len(detector.calibration_scores)
     return results
