@@ -3,6 +3,7 @@
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
+python -m devnet_jax.main --mode=recalibrate --workdir=runs/quickstart --input=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
 """
 
@@ -37,10 +38,15 @@ _MODE = flags.DEFINE_enum(
     "; ".join(f"{name}: {mode.help}" for name, mode in MODES.items()) + ".",
 )
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "Images for --mode=predict: a file, folder or glob pattern. May be repeated."
+    "input",
+    [],
+    "Images for --mode=predict and recalibrate: a file, folder or glob pattern. May be repeated.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Output folder of --mode=predict, or output file of --mode=export."
+    "output",
+    None,
+    "Output folder of --mode=predict, or file of --mode=export; with --mode=recalibrate of an "
+    "exported file, the file to write.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
 _CLUSTER = flags.DEFINE_enum(

@@ -1,4 +1,4 @@
-"""Tests that pictures unlike the training pictures are named, and good and defective ones are not."""
+"""Tests that pictures unlike the training pictures are named, and that others are not."""
 
 from __future__ import annotations
 
