@@ -82,7 +82,8 @@ def main() -> None:
         "(`devnet_jax/inference/drift.py`), by the number of pictures that calibrated the "
         f"threshold, for {RATE:.0%} of false alarms, and the number of new pictures. Scores are "
         "drawn; with the shift “none” both are of one distribution, and each warning is wrong; "
-        "other shifts are in standard deviations of the scores of calibration. "
+        "other shifts are in standard deviations of the scores of calibration. Both kinds of "
+        "scores are made of the same random numbers. "
         f"{N_DRAWS:,} draws without a shift, {N_DRAWS // 20:,} with one.\n",
         table(
             ["scores", "calibration", "shift", *(f"{m:,} pictures" for m in N_NOW)],

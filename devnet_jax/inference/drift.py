@@ -67,8 +67,7 @@ def find_drift(reference: np.ndarray, passed: np.ndarray, threshold: Threshold) 
 
     Both samples end at the threshold, so that defects do not count. It takes `MIN_PICTURES` of
     each, p below 0.001, and a distance of 0.2 or a median moved by half a standard deviation. Where
-    nothing has changed, the warning comes once in several thousand predictions
-    (benchmarks/drift.py).
+    nothing has changed, at most one prediction in 400 has the warning (benchmarks/drift.py).
 
     Args:
       reference: float [n], scores of calibration, or quantiles of them (`reference_scores`).
