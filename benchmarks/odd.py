@@ -18,8 +18,9 @@ from PIL import Image, ImageFilter
 from results_page import page_parser, provenance, table
 
 from devnet_jax.data.decode import load_image
+from devnet_jax.data.description import describe
+from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.inference.odd import Ordinary, describe
 
 SIZES = (224, 448)
 N_TRAIN = (10, 50, 0)  # 0: three quarters of the good pictures
@@ -200,7 +201,7 @@ def main() -> None:
     page = [
         "# Pictures that are unlike the training pictures\n",
         provenance("python benchmarks/odd.py --data=DATA"),
-        "Per cent of the pictures that `devnet_jax/inference/odd.py` names, by the size of the "
+        "Per cent of the pictures that `devnet_jax/data/ordinary.py` names, by the size of the "
         f"network's input and the number of training pictures; mean of {N_DRAWS} draws of these. "
         "The reasons are the commonest two with the most training pictures and the larger input. "
         "Real pictures of a data set are judged with their sizes, all others by their content "

@@ -5,6 +5,7 @@ python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart --input=LABELLED --output=FOLDER
 python -m devnet_jax.main --mode=compare --workdir=runs/new --against=runs/old --output=FOLDER
+python -m devnet_jax.main --mode=recalibrate --workdir=runs/quickstart --input=FOLDER
 python -m devnet_jax.main --mode=export --workdir=runs/quickstart --output=model.devnet
 python -m devnet_jax.main --mode=review --workdir=runs/quickstart --input=FOLDER
 
@@ -46,14 +47,14 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "Images for --mode=predict and --mode=review: a file, folder or glob pattern. May be repeated. "
-    "Labelled images for --mode=eval and --mode=compare: a folder or a CSV list.",
+    "Images for --mode=predict, recalibrate and review: a file, folder or glob pattern. May be "
+    "repeated. Labelled images for --mode=eval and compare: a folder or a CSV list.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Output folder of --mode=predict, --mode=compare, --mode=eval with --input, and --mode=review "
-    "(by default review/ in the workdir), or output file of --mode=export.",
+    "Output folder of --mode=predict, compare, eval with --input, and review (default: review/ in "
+    "the workdir); output file of --mode=export, and of --mode=recalibrate of an exported file.",
 )
 _AGAINST = flags.DEFINE_string(
     "against", None, "For --mode=compare: the run or exported file to compare --workdir with."

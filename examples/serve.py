@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
 import contextlib
 import io
 import re
@@ -39,12 +40,15 @@ from starlette.types import Receive, Scope, Send
 
 from devnet_jax.data.decode import Batch
 from devnet_jax.errors import UserError
+from devnet_jax.inference.drift import Shift
 from devnet_jax.inference.scorer import ImageScorer, as_written
 from devnet_jax.runtime.host_devices import n_cores
 from devnet_jax.runtime.startup import import_jax, prepare
 
 MIB = 2**20
 LINGER_SECONDS = 2.0
+MAX_PASSED = 1000  # latest scores without an alarm, which are compared with those of calibration
+WATCH_EVERY = 20  # such scores between two comparisons
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f\s]{40,}")
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _BASE64 = re.compile(rb"([A-Za-z0-9+/_-]{40,}[=\r\n]*)+[A-Za-z0-9+/_=-]*")
@@ -84,6 +88,9 @@ class Service:
         self._room = asyncio.Semaphore(2 * FLAGS.max_batch)
         self._n_waiting = 0
         self._n_uploaded = 0  # bytes of all uploads that are not decoded yet
+        self._passed: collections.deque[float] = collections.deque(maxlen=MAX_PASSED)
+        self._n_passed = 0
+        self._drift: Shift | None = None
         self._has_maps = detector.explanation != "none"
         for exponent in range(FLAGS.max_batch.bit_length()):  # compiles every batch size
             settings = detector.preprocessing
@@ -114,7 +121,8 @@ class Service:
 
     async def _health(self, _: Request) -> Response:
         model, step = self._card["dataset"], self._card["step"]
-        return JSONResponse({"status": "ok", "model": model, "step": step})
+        drift = None if self._drift is None else str(self._drift)
+        return JSONResponse({"status": "ok", "model": model, "step": step, "drift": drift})
 
     async def _get_card(self, _: Request) -> Response:
         return JSONResponse(self._card)
@@ -200,6 +208,24 @@ class Service:
                     job.answer.set_exception(answer)
                 else:
                     job.answer.set_result(answer)
+            await asyncio.to_thread(self._watch, answers)
+
+    def _watch(self, answers: Sequence[dict[str, Any] | Exception]) -> None:
+        """Compares the latest scores that passed with those of calibration, now and then."""
+        passed = [
+            answer["score"]
+            for answer in answers
+            if isinstance(answer, dict) and answer["is_anomaly"] is False and not answer["odd"]
+        ]
+        before = self._n_passed // WATCH_EVERY
+        self._passed.extend(passed)
+        self._n_passed += len(passed)
+        if self._n_passed // WATCH_EVERY == before:
+            return
+        drift = self._detector.find_drift(np.array(self._passed))
+        if drift is not None and self._drift is None:
+            logging.warning("%s", drift)
+        self._drift = drift
 
 
 def _wants_map(request: Request) -> bool:
@@ -239,6 +265,7 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
         "p_value": found.p_values,
         "is_anomaly": found.is_anomaly,
         "reason": np.array(found.reasons),
+        "odd": np.array(found.odd),
         "threshold": None if threshold is None else np.full(len(jobs), threshold.value),
     }
     answers: list[dict[str, Any]] = [

@@ -17,6 +17,7 @@ from PIL import Image
 
 from devnet_jax.runtime.startup import prepare
 from tests import fork_server
+from tests.drawn import make_drawn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -242,6 +243,23 @@ def exported_core(main: Main, trained_core: Path, shared_tmp: Path) -> Path:
         assert result.returncode == 0, result.stderr
 
     return make_once(shared_tmp / "core.devnet", export)
+
+
+def drawn_parts(shared_tmp: Path) -> Path:
+    """A folder of drawn parts, of which half of the good ones calibrate; read-only."""
+    return make_once(shared_tmp / "drawn_parts", make_drawn)
+
+
+@pytest.fixture(scope="session", params=["devnet", "devcore"])
+def drawn_run(
+    request: pytest.FixtureRequest, main: Main, drawn_parts: Path, shared_tmp: Path
+) -> Path:
+    """The workdir of a finished run of either detector over `drawn_parts`; read-only."""
+    flags = (
+        *tiny_flags(request.param, drawn_parts, shared_tmp),
+        "--config.dataset.calibration=0.5",
+    )
+    return train_once(main, flags, shared_tmp / f"drawn_{request.param}")
 
 
 @pytest.hookimpl(wrapper=True)

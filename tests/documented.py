@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tests.conftest import REPOSITORY, TINY, environment, make_parts
 from tests.fork_server import import_package
@@ -121,6 +122,7 @@ def _make_pictures(folder: Path) -> None:
     parts = make_parts(folder / "my_parts")
     shutil.copytree(parts / "test" / "scratch", folder / "new_parts")
     shutil.copytree(parts / "test" / "good", folder / "line3" / "monday")
+    _make_good(folder / "new_lamp")
     shutil.copy(parts / "test" / "stain" / "000.png", folder / "part.png")
     pictures = [file.relative_to(folder).as_posix() for file in sorted(parts.rglob("*.png"))]
     rows = [f"{path},{path.split('/')[-2]}" for path in pictures]
@@ -129,6 +131,15 @@ def _make_pictures(folder: Path) -> None:
     shutil.copytree(parts, data / "mvtec_anomaly_detection" / "carpet")
     for name in ("mvtec_ad", "brain_mri", "elpv"):  # data sets of sweeps, which are dry runs
         (data / name).mkdir()
+
+
+def _make_good(folder: Path) -> None:
+    """Makes good pictures, enough to calibrate a threshold."""
+    rng = np.random.default_rng(8)
+    folder.mkdir()
+    for i in range(25):
+        grey = rng.integers(90, 160, (40, 48, 1), dtype=np.uint8)
+        Image.fromarray(np.repeat(grey, 3, axis=2)).save(folder / f"{i:03}.png")
 
 
 # What follows runs in the process behind the stand-ins.

@@ -56,6 +56,7 @@ def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
         "split.json",
         "checkpoints",
         "calibration.json",
+        "ordinary.json",
         "metrics.jsonl",
         "tensorboard",
         "eval",

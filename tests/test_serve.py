@@ -69,6 +69,7 @@ def pictures() -> list[bytes]:
 def test_what_it_serves(service: Service) -> None:
     status, health = service.ask("GET", "/health")
     assert (status, health["status"], health["step"]) == (200, "ok", 7)
+    assert health["drift"] is None
     status, card = service.ask("GET", "/card")
     assert (status, card) == (200, ExportedDetector.load(service.model).card)
     assert health["model"] == card["dataset"]

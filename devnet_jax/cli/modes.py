@@ -185,6 +185,25 @@ def _settings_of_review(workdir: Workdir, flags: Flags) -> Config:
     return for_list(Results.of(workdir, flags.output).labels)
 
 
+def _recalibrate(config: Config, workdir: Workdir, flags: Flags) -> None:
+    if workdir.is_file and flags.output is None:
+        raise UserError(
+            "--output is missing: the file to write, as an exported file stays as it is"
+        )
+    if not workdir.is_file and flags.output is not None:
+        raise UserError("--output goes with an exported file: a run keeps its new threshold itself")
+
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.evaluation.recalibrate import recalibrate_file, recalibrate_run
+
+    if flags.output is not None:
+        change = recalibrate_file(workdir.path, flags.input, flags.output)
+    else:
+        change = recalibrate_run(config, workdir, flags.input)
+    if is_rank_zero():
+        print(change)
+
+
 class Mode(NamedTuple):
     """An entry of `MODES`.
 
@@ -256,6 +275,13 @@ MODES: Mapping[str, Mode] = {
             "output": "the folder to write predictions.csv to",
         },
         takes=("strict",),
+    ),
+    "recalibrate": Mode(
+        "set a new threshold from the good pictures of --input, without learning",
+        _recalibrate,
+        needs={"input": "good pictures that did not train, as a file, folder or pattern"},
+        takes=("output",),
+        starts_from="detector",
     ),
     "export": Mode(
         "restore it and write it as one file, --output=model.devnet",

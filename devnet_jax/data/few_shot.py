@@ -191,6 +191,12 @@ class FewShotDataset:
         """The defect class of each labelled anomaly."""
         return [self.example(path).defect for path in self.split.train_anomaly]
 
+    @property
+    def normal_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each normal training image itself."""
+        examples = [self.source.examples[self._index[p]] for p in self.split.train_unlabelled]
+        return [(example.height, example.width) for example in examples]
+
     @cached_property
     def test_examples(self) -> list[Example]:
         """The examples of the test images."""
@@ -212,7 +218,7 @@ class FewShotDataset:
 
     @cached_property
     def train_digests(self) -> set[str]:
-        """The digests of the training images."""
+        """Digests of the pixels of the training images (`Example.digest`)."""
         return {self._digest(path) for path in self.split.train}
 
     @cached_property

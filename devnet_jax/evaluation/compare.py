@@ -18,10 +18,10 @@ from devnet_jax.data.labelled import LabelledPictures, read_labelled
 from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
-from devnet_jax.evaluation.evaluate import Pictures, score_paths, score_test_images
 from devnet_jax.evaluation.intervals import auroc_difference
 from devnet_jax.evaluation.labelled import Opened, open_detector, results_folder
 from devnet_jax.evaluation.metrics import alarm_rates
+from devnet_jax.evaluation.scoring import Pictures, score_paths, score_test_images
 from devnet_jax.inference.scorer import as_written
 from devnet_jax.report.build import UNKNOWN_TRAINING, as_sentence, date_and_devices
 from devnet_jax.report.comparison import (

@@ -16,7 +16,8 @@ from devnet_jax.data.labelled import LabelledPictures, read_labelled
 from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero, locked_by_rank_zero
 from devnet_jax.errors import UserError
-from devnet_jax.evaluation.evaluate import TestScores, measure, score_test_images, write_scores
+from devnet_jax.evaluation.evaluate import measure, write_scores
+from devnet_jax.evaluation.scoring import TestScores, score_test_images
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer

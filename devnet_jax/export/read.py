@@ -29,6 +29,7 @@ from jax import export
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
+from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, RawScores
@@ -142,6 +143,8 @@ class ExportedDetector(ImageScorer):
             detector.margin,
             detector.explanation,
             detector.kinds,
+            detector.ordinary,
+            detector.reference_scores,
         )
         return detector
 
@@ -184,6 +187,17 @@ class ExportedDetector(ImageScorer):
     def kinds(self) -> tuple[str, ...]:
         """Names of the labelled kinds that an image can be like; empty for devnet."""
         return tuple(map(str, self.card.get("kinds", ())))
+
+    @functools.cached_property
+    def ordinary(self) -> Ordinary | None:
+        """Summary of the training images; `None` for files of earlier versions."""
+        values = self.card.get("ordinary")
+        return None if values is None else Ordinary.from_dict(values)
+
+    @functools.cached_property
+    def reference_scores(self) -> np.ndarray:
+        """Scores of calibration, float64 [n], at most 512 quantiles of them."""
+        return np.array(self.card.get("calibration_scores", ()), np.float64)
 
     @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import json
 import logging
 import zipfile
 from collections import Counter
@@ -24,6 +25,8 @@ from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, add_ch
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
+from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.models.backbones import get_backbone
 from devnet_jax.runtime.io import encode_json, read_csv, read_json, write_bytes
 from devnet_jax.runtime.numerics import standard_numerics
@@ -131,7 +134,52 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
         **_evaluation(detector, workdir),
         "software": software_versions(),
         "platforms": list(PLATFORMS),
+        "calibration_scores": as_written(detector.reference_scores).tolist(),
+        "ordinary": None if detector.ordinary is None else detector.ordinary.to_dict(),
     }
+
+
+def results_at(results: dict[str, Any], thresholds: Iterable[Threshold]) -> dict[str, Any]:
+    """Returns the results of an evaluation without those at a former calibrated threshold."""
+    values = [threshold.value for threshold in thresholds if threshold.kind == "calibrated"]
+    if results.get("calibrated_threshold") in (None, *values):
+        return results
+    former = ("calibrated_", "n_calibration")
+    return {name: value for name, value in results.items() if not name.startswith(former)}
+
+
+def require_copy(path: epath.PathLike, output: epath.PathLike) -> None:
+    """Raises `UserError` if a copy of a file would replace the file itself or a folder."""
+    target = epath.Path(output)
+    if target.is_dir() or target.resolve() == epath.Path(path).resolve():
+        what = "a folder" if target.is_dir() else "the file that is read, which stays as it is"
+        raise UserError(f"--output={output}: is {what}; give the name of another file")
+
+
+def rewrite_card(path: epath.PathLike, output: epath.PathLike, changes: dict[str, Any]) -> None:
+    """Writes a copy of an exported file with a changed card, atomically.
+
+    Args:
+      path: an exported file, which can be read.
+      output: path of the copy.
+      changes: new values of the card, by key.
+
+    Raises:
+      UserError: as `require_copy`.
+    """
+    require_copy(path, output)
+    source, target = epath.Path(path), epath.Path(output)
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(source.read_bytes())) as old,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as new,
+    ):
+        for name in old.namelist():
+            entry = old.read(name)
+            if name == CARD:
+                entry = encode_json(json.loads(entry) | changes)
+            _add(new, name, entry)
+    write_bytes(target, add_checksum(content.getvalue()))
 
 
 def _weights_origin(detector: TrainedDetector) -> str:
@@ -163,5 +211,6 @@ def _evaluation(detector: TrainedDetector, workdir: Workdir) -> dict[str, Any]:
     if results.get("step") != detector.step:
         logger.warning("%s: no results of step %d; the card has none", metrics, detector.step)
         return {"metrics": None, "tested_classes": None}
+    results = results_at(results, detector.thresholds)
     classes = Counter(row["defect"] for row in read_csv(workdir.evaluation / "scores.csv"))
     return {"metrics": results, "tested_classes": dict(sorted(classes.items()))}

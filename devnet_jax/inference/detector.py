@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable
 from typing import Any, Self
@@ -15,15 +14,18 @@ from etils import epath
 
 from devnet_jax.checkpoints.checkpoints import Checkpoints
 from devnet_jax.config import Config
+from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.split import Split
 from devnet_jax.distributed.batching import apply_in_batches
 from devnet_jax.distributed.sharding import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.export.read import ExportedDetector
+from devnet_jax.inference.calibration import scores_of_step
+from devnet_jax.inference.drift import reference_scores
 from devnet_jax.inference.explain import EXPLAINERS, enlarge
 from devnet_jax.inference.forward import score_images
-from devnet_jax.inference.scorer import ImageScorer, RawScores, as_written
+from devnet_jax.inference.scorer import ImageScorer, RawScores
 from devnet_jax.inference.thresholds import (
     Threshold,
     calibrated_threshold,
@@ -34,10 +36,11 @@ from devnet_jax.losses import prior_of
 from devnet_jax.models import fold_batch_norm
 from devnet_jax.models.build import Model, abstract_variables, make_model
 from devnet_jax.prior import Prior
-from devnet_jax.runtime.io import read_json, write_json
+from devnet_jax.runtime.io import read_json
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.learned import read_learned
+from devnet_jax.training.ordinary import read_ordinary
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +53,13 @@ class TrainedDetector(ImageScorer):
       config: settings of the run.
       variables: "params" and "batch_stats" of the network, on all local devices.
       step: number of training steps done.
-      calibration_scores: float32 [n], scores of held-out normal images; empty without calibration.
+      calibration_scores: float32 [n], scores of normal images that did not train; empty without
+        calibration.
       kinds: names of the labelled kinds that an image can be like; empty for devnet.
       white_level: value that is white in images of 16 bits, as in the data set; 0 for the
         settings'.
+      ordinary: summary of the training images, from which odd ones are told; `None` for runs of
+        earlier versions.
     """
 
     config: Config
@@ -64,6 +70,7 @@ class TrainedDetector(ImageScorer):
     )
     kinds: tuple[str, ...] = ()
     white_level: int = 0
+    ordinary: Ordinary | None = None
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -123,12 +130,14 @@ class TrainedDetector(ImageScorer):
             step,
             kinds=tuple(learned.kinds) if learned else (),
             white_level=split.white_level if split else 0,
+            ordinary=read_ordinary(folder),
         )
-        if not calibrated or not config.dataset.calibration:
+        # Without images held out, a run may still be recalibrated.
+        if not calibrated or not (config.dataset.calibration or folder.calibration.exists()):
             return detector
-        scores = read_calibration(folder, step)
+        scores = scores_of_step(folder, step)
         detector = dataclasses.replace(detector, calibration_scores=scores)
-        if len(scores) and detector.shortage:  # read_calibration has said why there are none
+        if len(scores) and detector.shortage:  # scores_of_step has said why there are none
             logger.warning("%s", detector.shortage)
         return detector
 
@@ -171,6 +180,11 @@ class TrainedDetector(ImageScorer):
     def explanation(self) -> str:
         """Default explanation method."""
         return self.config.evaluation.explanation
+
+    @functools.cached_property
+    def reference_scores(self) -> np.ndarray:
+        """Scores of calibration, float32 [n], at most 512 quantiles of them."""
+        return reference_scores(self.calibration_scores)
 
     @property
     def shortage(self) -> str | None:
@@ -238,38 +252,3 @@ class TrainedDetector(ImageScorer):
 def read_split(workdir: Workdir) -> Split | None:
     """Reads the split of a run; `None` if there is no split.json."""
     return Split.from_dict(read_json(workdir.split)) if workdir.split.exists() else None
-
-
-def write_calibration(workdir: Workdir, step: int, scores: np.ndarray) -> None:
-    """Saves calibration scores and the step of their checkpoint to calibration.json."""
-    write_json(workdir.calibration, {"step": step, "scores": as_written(scores).tolist()})
-
-
-def read_calibration(workdir: Workdir, step: int) -> np.ndarray:
-    """Reads the calibration scores of a step's checkpoint, float32 [n].
-
-    The result is empty, with a warning, if there are none of that step.
-
-    Raises:
-      UserError: if the file is damaged.
-    """
-    advice = "run --mode=eval to calibrate the threshold"
-    calibrated_step = None
-    if workdir.calibration.exists():
-        try:
-            values = json.loads(workdir.calibration.read_text())
-            scores = np.array(values["scores"], np.float32).reshape(-1)
-            calibrated_step = int(values["step"])
-        except (KeyError, OSError, TypeError, ValueError):
-            raise UserError(f"{workdir.calibration}: holds no calibration; {advice}") from None
-        if not np.isfinite(scores).all():
-            raise UserError(f"{workdir.calibration}: scores are not finite; {advice}")
-    if calibrated_step == step:
-        return scores
-    reason = (
-        "is missing" if calibrated_step is None else f"is of step {calibrated_step}, not {step}"
-    )
-    logger.warning(
-        "%s %s: the threshold is not calibrated; %s", workdir.calibration, reason, advice
-    )
-    return np.empty(0, np.float32)

@@ -44,9 +44,8 @@ def as_batch(images: ImagesLike, preprocessing: Preprocessing) -> Batch:
         return images
     if _is_network_input(images, preprocessing):
         pixels = cast(np.ndarray, images)
-        return Batch(
-            pixels, [preprocessing.size] * len(pixels), lambda i: Image.fromarray(pixels[i])
-        )
+        sizes = [preprocessing.size] * len(pixels)
+        return Batch(pixels, sizes, lambda i: Image.fromarray(pixels[i]), sizes_known=False)
     given = _as_list(images)
     if not given:
         raise UserError("no image is given; give one, or a sequence of them")

@@ -12,8 +12,11 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.data.decode import Batch
+from devnet_jax.data.description import describe_batch
+from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
+from devnet_jax.inference.drift import Shift, find_drift
 from devnet_jax.inference.images import ImagesLike, as_batch
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.thresholds import Threshold
@@ -53,6 +56,8 @@ class Scores(NamedTuple):
         deviation network.
       kinds: labelled kind that each image is like, alarm or not; `None` for an image that is like
         none of them; empty without labelled kinds.
+      odd: for each image that is unlike the training images as a whole a short reason, and "" for
+        the others; the score of an odd image means little.
     """
 
     scores: np.ndarray
@@ -61,6 +66,7 @@ class Scores(NamedTuple):
     is_anomaly: np.ndarray | None = None
     reasons: Sequence[str] = ()
     kinds: Sequence[str | None] = ()
+    odd: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +142,16 @@ class ImageScorer(abc.ABC):
     def kinds(self) -> Sequence[str]:
         """Names of the labelled kinds that an image can be like; empty for devnet."""
 
+    @property
+    @abc.abstractmethod
+    def ordinary(self) -> Ordinary | None:
+        """Summary of the training images; `None` for runs and files of earlier versions."""
+
+    @property
+    @abc.abstractmethod
+    def reference_scores(self) -> np.ndarray:
+        """Scores of calibration, float [n], at most 512 quantiles of them; empty without any."""
+
     @abc.abstractmethod
     def _score(self, images: np.ndarray) -> RawScores:
         """Scores images uint8 [N, *preprocessing.shape]."""
@@ -181,7 +197,35 @@ class ImageScorer(abc.ABC):
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        return self.interpret(self._score(self.prepare(images).pixels))
+        batch = self.prepare(images)
+        return self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch))
+
+    def odd(self, images: ImagesLike) -> list[str]:
+        """Returns `Scores.odd`; all "" for runs and files of earlier versions.
+
+        Args:
+          images: as for `score`.
+
+        Raises:
+          UserError: if an image cannot be read.
+        """
+        batch = self.prepare(images)
+        ordinary = self.ordinary
+        if ordinary is None:
+            return [""] * len(batch)
+        sizes = batch.sizes if batch.sizes_known else [None] * len(batch)
+        descriptions = describe_batch(batch.pixels, self.preprocessing.columns)
+        return [ordinary.reason(*pair) for pair in zip(descriptions, sizes, strict=True)]
+
+    def find_drift(self, passed: np.ndarray) -> Shift | None:
+        """Returns the shift of scores since calibration if they have drifted, else `None`.
+
+        Args:
+          passed: float [m], scores of new images that raise no alarm and are not odd.
+        """
+        if self.threshold is None:
+            return None
+        return find_drift(self.reference_scores, passed, self.threshold)
 
     def interpret(self, raw: RawScores) -> Scores:
         """Returns the output of the network with p-values, alarms and their reasons."""

@@ -47,6 +47,7 @@ from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit
+from devnet_jax.training.ordinary import summarise_images
 from devnet_jax.training.run import first_state, require_trainable, training_checkpoints
 
 # Settings that are parameters of the estimator, named by the last part of the setting's name.
@@ -183,6 +184,8 @@ class DevNet(OutlierMixin, BaseEstimator):
         held_out_reader = ImageListReader([images[i] for i in held_out], settings, held_out)
         train = _train_devcore if config.model.detector == "devcore" else _train_devnet
         detector, self.loss_curve_ = train(config, reader, len(normal))
+        ordinary = summarise_images(reader, len(normal))
+        detector = dataclasses.replace(detector, ordinary=ordinary)
         self.detector_ = _calibrate(detector, held_out_reader, reader.digests)
         if self.detector_.shortage:
             warnings.warn(self.detector_.shortage, stacklevel=2)

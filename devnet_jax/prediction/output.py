@@ -16,7 +16,7 @@ from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.progress import FileResult
 from devnet_jax.runtime.io import as_cell, atomic_write
 
-COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "error")
+COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "odd", "error")
 
 _OUTPUT_NAMES = ("overlays", "predictions.csv", "report.html", ".progress")
 
@@ -94,9 +94,10 @@ def write_table(
 
 def _row(path: Path, result: FileResult, threshold: Threshold | None) -> tuple[Any, ...]:
     if result.score is None:
-        return path, "", "", "", "", "", result.error
+        return path, "", "", "", "", "", "", result.error
     p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")
     if threshold is None:
-        return path, result.score, p_value, "", "", result.reason, ""
+        return path, result.score, p_value, "", "", result.reason, result.odd, ""
     is_anomaly = int(threshold.alarms(result.score))
-    return path, result.score, p_value, threshold.value, is_anomaly, result.reason, ""
+    value = threshold.value
+    return path, result.score, p_value, value, is_anomaly, result.reason, result.odd, ""

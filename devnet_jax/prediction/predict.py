@@ -11,9 +11,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ class Prediction:
       table: path of predictions.csv.
       report: path of report.html; `None` if no image could be read.
       overlays: folder of the overlays; `None` if there are none.
+      odd: number of images that are unlike the training images, by reason, the commonest first.
+      drift: warning that the scores of images that pass have moved since calibration, or "".
     """
 
     n_images: int
@@ -72,6 +76,8 @@ class Prediction:
     table: Path
     report: Path | None
     overlays: Path | None
+    odd: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    drift: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values."""
@@ -81,7 +87,8 @@ class Prediction:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
         """Creates a prediction from the values of `to_dict`."""
-        paths = {name: Path(value) for name, value in values.items() if isinstance(value, str)}
+        names = ("table", "report", "overlays")
+        paths = {name: Path(values[name]) for name in names if values[name] is not None}
         fields: dict[str, Any] = {**values, **paths}
         return cls(**fields)
 
@@ -91,11 +98,20 @@ class Prediction:
             ("images", self.n_images),
             ("could not be read", self.n_unreadable or None),
             ("alarms", _format_alarms(self.n_alarms, self.n_images - self.n_unreadable)),
+            ("unlike the training images", self.describe_odd() or None),
+            ("warning", self.drift or None),
             ("score of every image", self.table),
             ("overlays", self.overlays),
             ("report", self.report),
         ]
         return "\n".join(["", *align_rows([row for row in rows if row[1] is not None])])
+
+    def describe_odd(self) -> str:
+        """Returns the number of odd images and their reasons in words, or ""."""
+        if not self.odd:
+            return ""
+        kinds = ", ".join(f"{reason} {n}" for reason, n in self.odd.items())
+        return f"{sum(self.odd.values())} ({kinds}): see the column odd"
 
 
 def predict(
@@ -109,9 +125,9 @@ def predict(
 
     Writes predictions.csv, report.html and overlays/NAME.jpg, where NAME is the path of an image
     relative to the common folder of all images. The table is sorted by path and has the columns
-    path, score, p_value, threshold, is_anomaly, reason and error. It is UTF-8, except that file
-    names that are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape" reads
-    them).
+    path, score, p_value, threshold, is_anomaly, reason, odd and error. It is UTF-8, except
+    that file names that are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape"
+    reads them).
 
     Several processes divide the images among themselves; they need a shared output folder. Rank
     zero writes the table and the report.
@@ -206,7 +222,8 @@ def _fingerprint(detector: TrainedDetector, inputs: Inputs) -> str:
     for leaf in jax.tree.leaves(detector.variables):
         weights.update(np.asarray(leaf).tobytes())
     thresholds = [threshold.value for threshold in detector.thresholds]
-    learned = [detector.step, weights.hexdigest(), thresholds, detector.kinds]
+    ordinary = None if detector.ordinary is None else detector.ordinary.to_dict()
+    learned = [detector.step, weights.hexdigest(), thresholds, detector.kinds, ordinary]
     return json.dumps([config, *learned, str(inputs.folder)])
 
 
@@ -222,13 +239,14 @@ def _write_results(
 
     threshold = detector.threshold
     write_table(output.table, results(), threshold)
-    errors, scored, score_list = [], [], []
+    errors, scored, score_list, odd = [], [], [], []
     for path, result in results():
         if result.score is None:
             errors.append((str(path), result.error))
         else:
             scored.append(path)
             score_list.append(result.score)
+            odd.append(result.odd)
     n_images = len(scored) + len(errors)
     if n_images < len(inputs.paths):  # created after another process had listed its images
         n_missing = len(inputs.paths) - n_images
@@ -239,10 +257,26 @@ def _write_results(
         )
     scores = np.array(score_list, np.float64)
     n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
+    is_odd = np.array([bool(reason) for reason in odd], bool)
+    drift = None
+    if threshold is not None:
+        drift = detector.find_drift(scores[~threshold.alarms(scores) & ~is_odd])
+    if drift is not None:
+        logger.warning("%s", drift)
+    prediction = Prediction(
+        n_images=n_images,
+        n_unreadable=len(errors),
+        n_alarms=n_alarms,
+        table=output.table,
+        report=output.report if scored else None,
+        overlays=None,
+        odd=_count_reasons(odd),
+        drift="" if drift is None else str(drift),
+    )
     if scored:
-        chosen = [scored[i] for i in choose_pictures(scores)]
+        chosen = [scored[i] for i in choose_pictures(scores, first=is_odd)]
         pictures = _make_pictures(detector, inputs, chosen, output, progress)
-        report = _make_report(detector, scores, n_alarms, errors, pictures)
+        report = _make_report(detector, prediction, scores, errors, pictures)
         write_text(epath.Path(output.report), to_html(report))
     else:
         output.report.unlink(missing_ok=True)  # an earlier prediction may have written it
@@ -254,14 +288,19 @@ def _write_results(
             output.overlays,
             n_files - n_overlays,
         )
-    return Prediction(
-        n_images=n_images,
-        n_unreadable=len(errors),
-        n_alarms=n_alarms,
-        table=output.table,
-        report=output.report if scored else None,
-        overlays=output.overlays if n_overlays else None,
+    return dataclasses.replace(prediction, overlays=output.overlays if n_overlays else None)
+
+
+def _count_reasons(odd: Iterable[str]) -> dict[str, int]:
+    """Returns the number of odd images by reason, the commonest first, without the details."""
+    short = (
+        re.sub(r" \(.*?\)| than the training pictures", "", reason).replace(
+            "unlike the training pictures", "other content"
+        )
+        for reason in odd
     )
+    counts = Counter(filter(None, short))
+    return dict(counts.most_common())
 
 
 def _make_pictures(
@@ -291,6 +330,7 @@ def _make_pictures(
             p_value=result.p_value,
             reason=result.reason,
             kind=_named_kind(result.reason, detector.kinds),
+            odd=result.odd,
         )
 
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
@@ -314,14 +354,14 @@ def _read_overlay(path: Path) -> np.ndarray | None:
 
 def _make_report(
     detector: TrainedDetector,
+    prediction: Prediction,
     scores: np.ndarray,
-    n_alarms: int | None,
     errors: Sequence[tuple[str, str]],
     pictures: Sequence[Picture],
 ) -> Report:
     rows = [
-        ("images", f"{len(scores) + len(errors)}"),
-        ("alarms", _format_alarms(n_alarms, len(scores))),
+        ("images", f"{prediction.n_images}"),
+        ("alarms", _format_alarms(prediction.n_alarms, len(scores))),
         ("could not be read", f"{len(errors)}" if errors else None),
     ]
     return Report(
@@ -330,7 +370,7 @@ def _make_report(
         f"{describe_dataset(detector.config)}; {date_and_devices()}",
         scores=scores,
         numbers=[(name, value) for name, value in rows if value is not None],
-        notes=_make_notes(detector),
+        notes=_make_notes(detector, prediction),
         pictures=pictures,
         errors=errors,
         labelled_kinds=detector.kinds,
@@ -345,6 +385,12 @@ def _format_alarms(n_alarms: int | None, n_scored: int) -> str | None:
     return f"{n_alarms} of {n_scored} scored ({n_alarms / n_scored:.1%})"
 
 
-def _make_notes(detector: TrainedDetector) -> list[str]:
-    notes = (detector.shortage, _NO_THRESHOLD if detector.threshold is None else None)
+def _make_notes(detector: TrainedDetector, prediction: Prediction) -> list[str]:
+    odd = prediction.describe_odd()
+    notes = (
+        detector.shortage,
+        _NO_THRESHOLD if detector.threshold is None else None,
+        f"images unlike the training images: {odd}" if odd else None,
+        prediction.drift or None,
+    )
     return [as_sentence(note) for note in notes if note is not None]

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 _TABLES = (
     "CREATE TABLE origin (text TEXT)",
     "CREATE TABLE results (name BLOB PRIMARY KEY, state TEXT, score REAL, "
-    "p_value REAL, reason BLOB, error BLOB) WITHOUT ROWID",
+    "p_value REAL, reason BLOB, error BLOB, odd BLOB) WITHOUT ROWID",
 )
-_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
+_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class FileResult(NamedTuple):
@@ -34,6 +34,7 @@ class FileResult(NamedTuple):
       p_value: p-value of the score; `None` if there is none.
       reason: reason of the alarm (`Scores.reasons`), "" without one.
       error: error message if the file could not be read, else "".
+      odd: reason why the image is unlike the training images (`Scores.odd`), or "".
     """
 
     name: str
@@ -42,6 +43,7 @@ class FileResult(NamedTuple):
     p_value: float | None
     reason: str
     error: str
+    odd: str = ""
 
 
 class Progress:
@@ -96,6 +98,7 @@ class Progress:
                         *(result.state, result.score, result.p_value),
                         os.fsencode(result.reason),
                         os.fsencode(result.error),
+                        os.fsencode(result.odd),
                     )
                     for result in results
                 ),
@@ -103,13 +106,13 @@ class Progress:
 
     def get(self, name: str) -> FileResult | None:
         """Returns the result of a file; `None` if there is none."""
-        query = "SELECT state, score, p_value, reason, error FROM results WHERE name = ?"
+        query = "SELECT state, score, p_value, reason, error, odd FROM results WHERE name = ?"
         with self._raise_user_errors():
             row = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if row is None:
             return None
-        state, score, p_value, reason, error = row
-        return FileResult(name, state, score, p_value, os.fsdecode(reason), os.fsdecode(error))
+        state, score, p_value, *texts = row
+        return FileResult(name, state, score, p_value, *map(os.fsdecode, texts))
 
     def merge(self, path: Path, fingerprint: str) -> None:
         """Moves the results of another database to this one; they replace those of the same names.

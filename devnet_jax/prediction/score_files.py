@@ -83,7 +83,7 @@ def score_files(
     bar = tqdm(total=len(paths), initial=n_done, unit="image", desc="predicting", disable=None)
     settings = detector.preprocessing
     n_batches = BATCHES_PER_CHUNK * detector.config.evaluation.batch_size
-    chunks = _read_in_chunks(todo, max(n_batches // settings.n_tiles, 1), settings)
+    chunks = read_in_chunks(todo, max(n_batches // settings.n_tiles, 1), settings)
     with bar, contextlib.closing(chunks):
         for chunk in chunks:
             errors = [read.error for read in chunk if read.image is None]
@@ -129,7 +129,7 @@ def _is_scored(path: Path, result: FileResult | None) -> bool:
     return False
 
 
-def _read_in_chunks(
+def read_in_chunks(
     paths: Sequence[Path], chunk_size: int, preprocessing: Preprocessing
 ) -> Generator[list[ReadImage], None, None]:
     """Yields the files in chunks; a thread reads the next chunk in advance."""
@@ -161,6 +161,7 @@ def _score_chunk(
                 score=float(scores[i]),
                 p_value=None if p_values is None else float(p_values[i]),
                 reason=scored.reasons[i],
+                odd=scored.odd[i],
             )
         chosen = _overlay_indices(detector, scores)
         overlaid = [readable[i] for i in chosen]

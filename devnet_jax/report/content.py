@@ -28,6 +28,7 @@ class Picture:
       p_value: p-value of the score under the prior, if there is one.
       reason: reason of the alarm at the threshold in force (`Scores.reasons`), or "".
       kind: labelled kind that the reason names, or "".
+      odd: reason why the image is unlike the training images (`Scores.odd`), or "".
     """
 
     path: str
@@ -40,6 +41,7 @@ class Picture:
     p_value: float | None = None
     reason: str = ""
     kind: str = ""
+    odd: str = ""
 
     @property
     def is_anomaly(self) -> bool | None:
@@ -125,6 +127,7 @@ def choose_pictures(
     labels: np.ndarray | None = None,
     threshold: float | None = None,
     limit: int = MAX_PICTURES,
+    first: np.ndarray | None = None,
 ) -> np.ndarray:
     """Chooses the images of a gallery: all, or the worst mistakes and a sample of all scores.
 
@@ -136,6 +139,7 @@ def choose_pictures(
       labels: int [N], 0 normal or 1 anomalous; `None` if unknown.
       threshold: threshold in force; `None` if there is none.
       limit: maximum number of images.
+      first: bool [N], images that are chosen before others, up to a quarter of `limit`.
 
     Returns:
       Sorted indices of the chosen images: int64 [min(N, limit)].
@@ -146,6 +150,8 @@ def choose_pictures(
     if len(order) <= limit:
         return np.sort(order)
     chosen = np.zeros(len(scores), bool)
+    if first is not None:
+        chosen[np.flatnonzero(first)[: limit // 4]] = True
     if labels is not None and threshold is not None:
         distance = np.abs(scores - threshold)
         mistaken = (scores >= threshold) != (labels == 1)

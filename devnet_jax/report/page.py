@@ -187,6 +187,7 @@ def to_html(report: Report) -> str:
         unchanged=[row for row in settings if row[1] == row[2]],
         heat_map=_describe_heat_map(report) if has_overlays else "",
         has_reasons=any(picture.reason for picture in report.pictures),
+        has_odd=any(picture.odd for picture in report.pictures),
         data_uri=_data_uri,
         rate=_rate,
         plural=_plural,

@@ -167,7 +167,8 @@
     let shown = 0;
     for (const card of cards) {
       const fits = (group === "" || card.group === group)
-        && (outcomes[0] === "" || outcomes.includes(card.outcome));
+        && (outcomes[0] === "" || outcomes.includes(card.outcome)
+          || (outcomes[0] === "odd" && "odd" in card.element.dataset));
       card.element.hidden = !fits;
       shown += fits;
     }

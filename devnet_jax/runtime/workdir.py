@@ -35,12 +35,14 @@ class Workdir:
         self.split = self.path / "split.json"
         self.checkpoints = self.path / "checkpoints"
         self.learned = self.path / "learned.json"
+        self.ordinary = self.path / "ordinary.json"
         self.metrics = self.path / "metrics.jsonl"
         self.interrupted_epoch = (
             self.path / "interrupted_epoch.json"
         )  # exists until the epoch is complete
         self.tensorboard = self.path / "tensorboard"
         self.calibration = self.path / "calibration.json"
+        self.calibration_before = self.path / "calibration-before.json"
         self.evaluation = self.path / "eval"
         self.explanations = self.path / "explain"
         self.report = self.path / "report.html"

@@ -30,6 +30,7 @@ from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.learned import Learned, write_learned
 from devnet_jax.training.log import TrainingLog
 from devnet_jax.training.loop import fit, require_divisible_batch, restore_state
+from devnet_jax.training.ordinary import summarise_images, write_ordinary
 from devnet_jax.training.resume import open_dataset
 from devnet_jax.training.step import TrainState, initial_state
 
@@ -40,8 +41,8 @@ logger = logging.getLogger(__name__)
 def train(config: Config, workdir: Workdir) -> None:
     """Trains the run of a workdir, or resumes it.
 
-    Writes config.json, split.json and checkpoints/; for devnet metrics.jsonl and TensorBoard's
-    events, for devcore learned.json.
+    Writes config.json, split.json, ordinary.json and checkpoints/; for devnet metrics.jsonl and
+    TensorBoard's events, for devcore learned.json.
 
     Raises:
       UserError: for a mistake in the settings, the data, the weights or the workdir, or a loss that
@@ -83,6 +84,8 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
 
     # Before the first step with new images: if killed in the midst, the run resumes with them.
     _write_settings(config, dataset, workdir)
+    if not workdir.ordinary.exists():
+        _write_ordinary(dataset, workdir)
     n_normal = len(dataset.split.train_unlabelled)
     with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
         fit(config, store, n_normal, state, checkpoints, log)
@@ -106,6 +109,7 @@ def _train_devcore(config: Config, workdir: Workdir, checkpoints: Checkpoints) -
         _write_settings(config, dataset, workdir)
     # A run whose folder has grown goes on counting.
     step = done + learning.last_step
+    _write_ordinary(dataset, workdir)
     variables: dict[str, Any] = {}
     if fitted is not None:
         variables = fitted.variables
@@ -157,6 +161,15 @@ def first_state(config: Config) -> TrainState:
       UserError: if the weights cannot be loaded, or belong to another network.
     """
     return initial_state(config, first_variables(config))
+
+
+def _write_ordinary(dataset: FewShotDataset, workdir: Workdir) -> None:
+    """Writes the summary of the normal training images."""
+    if is_rank_zero():
+        n_normal = len(dataset.split.train_unlabelled)
+        write_ordinary(
+            workdir, summarise_images(dataset.train_images(), n_normal, dataset.normal_sizes)
+        )
 
 
 def _write_settings(config: Config, dataset: FewShotDataset, workdir: Workdir) -> None:

@@ -34,6 +34,8 @@ class Brightness(ImageScorer):
     margin = 5.0
     explanation = "gradient"
     kinds = ()
+    ordinary = None
+    reference_scores = np.empty(0)
 
     def _score(self, images: np.ndarray) -> RawScores:
         maps = images.mean(axis=-1, dtype=np.float32)

@@ -228,7 +228,10 @@ def test_alarms_are_decided_by_the_scores_as_written(
         Detector,
         "score",
         lambda _, images: Scores(
-            np.full(len(images), score), np.zeros((len(images), 1, 1)), reasons=[""] * len(images)
+            np.full(len(images), score),
+            np.zeros((len(images), 1, 1)),
+            reasons=[""] * len(images),
+            odd=[""] * len(images),
         ),
     )
     between = stats.norm.cdf((0.1 + float(score)) / 2)

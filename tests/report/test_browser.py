@@ -371,6 +371,18 @@ def test_alarms_without_labels(opened):
     assert {*shown(page)} == {*np.flatnonzero(VALUES < 2.0)}
 
 
+def test_pictures_unlike_the_training_pictures_can_be_shown_alone(opened):
+    pictures = [
+        dataclasses.replace(picture, odd="noise" if i in (5, 40) else "")
+        for i, picture in enumerate(make_predictions().pictures)
+    ]
+    page = opened(make_predictions(pictures=pictures))
+    page.get_by_label("Outcome", exact=True).select_option(label="unlike the training images")
+    assert {*shown(page)} == {5, 40}
+    type_threshold(page, "2.0")
+    assert {*shown(page)} == {5, 40}
+
+
 def test_without_a_threshold_the_slider_sets_one(opened):
     page = opened(make_predictions(thresholds=()))
     badges = page.locator("#gallery .outcome")

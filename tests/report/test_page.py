@@ -1,5 +1,6 @@
 """The HTML of a report; expected numbers are computed by hand or by scikit-learn."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -253,6 +254,17 @@ def test_the_table_of_kinds_names_rows_and_columns():
     assert 'id="kinds"' not in to_html(make_report())
 
 
+def test_pictures_unlike_the_training_pictures_are_marked():
+    report = make_predictions()
+    first, *others = report.pictures
+    odd = dataclasses.replace(first, odd=f"noise {HOSTILE}")
+    html = to_html(make_predictions(pictures=[odd, *others]))
+    assert html.count(" data-odd>") == html.count('<span class="odd">') == 1
+    assert "<script>window.hacked" not in html
+    assert '<option value="odd">' in html
+    assert '<option value="odd">' not in to_html(report)
+
+
 def test_the_page_says_what_the_scores_and_maps_of_each_detector_are():
     changes = {"explanation": "score_map"}
     devnet, devcore = (
@@ -369,6 +381,16 @@ def test_of_many_pictures_the_worst_mistakes_and_the_extremes_are_chosen():
     worst = sorted(mistakes, key=lambda i: -abs(scores[i] - 1))[:50]
     assert {*worst} <= {*chosen.tolist()}
     assert {int(scores.argmax()), int(scores.argmin())} <= {*chosen.tolist()}
+
+
+def test_of_many_pictures_odd_ones_are_chosen():
+    scores = np.random.default_rng(3).normal(size=1000)
+    odd = np.zeros(1000, bool)
+    odd[[3, 500, 998]] = True
+    chosen = choose_pictures(scores, limit=100, first=odd).tolist()
+    assert {3, 500, 998} <= {*chosen}
+    assert len({*chosen}) == 100
+    assert len(choose_pictures(scores, limit=100, first=~odd)) == 100
 
 
 def test_inconsistent_fields_are_refused():

@@ -66,6 +66,7 @@ def test_new_pictures_train_and_every_picture_keeps_its_part(
     run = tmp_path / "run"
     assert main(*flags).returncode == 0
     before, step = split_of(run), Detector.restore(run).step
+    ordinary = (run / "ordinary.json").read_bytes()
     grow(tmp_path / "images", {"train/good": 5, "test/crack": 3})
 
     result = main(*flags, "--config.dataset.n_anomaly=5")
@@ -80,6 +81,7 @@ def test_new_pictures_train_and_every_picture_keeps_its_part(
     detector = Detector.restore(run)
     assert detector.step > step
     assert "crack" in detector.kinds
+    assert (run / "ordinary.json").read_bytes() != ordinary
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     assert metrics["step"] == detector.step
 

@@ -355,6 +355,18 @@ def require_equal_sizes(
         )
 
 
+def digest_of_file(path: Path) -> str:
+    """Returns `Example.digest` of a picture, which may be a page of a file.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    name, (data, page) = str(path), read_picture(path)
+    opened = open_image(data, name, page)
+    pixels = to_rgb(opened.content, name, white_level=highest_value(opened) or 0)
+    return _digest(opened, pixels)
+
+
 def _digest(opened: Opened, pixels: np.ndarray) -> str:
     """Returns a hash of the shape and the pixels.
 

@@ -53,11 +53,14 @@ class Batch:
       pixels: uint8 [N, *preprocessing.shape].
       sizes: height and width of each image itself, upright.
       original: function that decodes image i at its own size, as a Pillow image.
+      sizes_known: False for images that were given as the network's input, whose own sizes are not
+        known; `sizes` are then those of the input.
     """
 
     pixels: np.ndarray
     sizes: Sequence[tuple[int, int]]
     original: Callable[[int], Image.Image]
+    sizes_known: bool = True
 
     def __len__(self) -> int:
         """Returns N."""
@@ -73,7 +76,8 @@ class Batch:
             return batch.original(position)
 
         pixels = np.concatenate([batch.pixels for batch in batches])
-        return cls(pixels, [batch.sizes[i] for batch, i in owners], original)
+        sizes_known = all(batch.sizes_known for batch in batches)
+        return cls(pixels, [batch.sizes[i] for batch, i in owners], original, sizes_known)
 
     @classmethod
     def of_pixels(cls, pixels: np.ndarray, preprocessing: Preprocessing) -> Batch:
@@ -82,7 +86,7 @@ class Batch:
         def original(i: int) -> Image.Image:
             raise ValueError(f"image {i} is not known at its own size")
 
-        return cls(pixels, [preprocessing.size] * len(pixels), original)
+        return cls(pixels, [preprocessing.size] * len(pixels), original, sizes_known=False)
 
 
 def load_image(

@@ -3,7 +3,8 @@
 Noise, the inside of a lens cap, another part, a blurred picture or one of another size get scores
 that mean nothing, and these scores can be low. `Ordinary` keeps a small summary of the training
 pictures, and `Ordinary.reason` names a picture that is far from all of them. No network takes part,
-so the same summary serves every detector. This module needs only NumPy, for exported files.
+so the same summary serves every detector. This module needs only NumPy and
+Pillow, for exported files.
 
 A picture is described by 8×8 cells: the mean colour of each, and its detail, the mean difference of
 neighbouring pixels, at four scales. Noise has detail at the finest scale, a blurred picture only at
@@ -21,30 +22,32 @@ import base64
 import collections
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-_CELLS = 8  # rows and columns of cells
-_LEVELS = 4  # scales of detail: differences of pixels, and of means of 2×2, 4×4 and 8×8 pixels
-_VALUES = 3 + _LEVELS  # of a cell: red, green, blue, and detail from the finest scale on
-_N_ALIKE = _CELLS**2 * 3 // 4  # cells compared, the most alike: a defect may fill the others
-# Differences of colour, in grey levels, and of detail, in binary orders of magnitude, that count
-# the same where cells are compared.
-_COLOUR_UNIT, _DETAIL_UNIT = 20.0, 0.5
-_FAINTEST = 0.25  # detail below is that of rounding
-_STEPS = 24  # kept steps in a binary order of magnitude of detail
-_UNITS = np.array([_COLOUR_UNIT] * 3 + [_DETAIL_UNIT * _STEPS] * _LEVELS, np.float32)
+from devnet_jax.data.description import (
+    BRIGHTNESS,
+    CELLS,
+    COARSEST,
+    CONTRAST,
+    DETAIL,
+    FINEST,
+    FINEST_SLOPE,
+    SLOPES,
+    VALUES,
+    features_of,
+    scaled_values,
+    values_of,
+)
 
+_N_ALIKE = CELLS**2 * 3 // 4  # cells compared, the most alike: a defect may fill the others
 _N_KEPT = 64  # training pictures that are kept
 # Smallest spreads of the features that count: grey levels of brightness, contrast and two colours;
 # binary orders of magnitude of detail at four scales, and between neighbouring scales.
 _LEAST_SPREAD = np.array([6, 6, 4, 4, 0.2, 0.2, 0.2, 0.2, 0.07, 0.07, 0.07])
-_BRIGHTNESS, _CONTRAST, _FINEST, _COARSEST, _FINEST_SLOPE = 0, 1, 4, 7, 8
-_DETAIL, _SLOPES = slice(4, 8), slice(8, 11)
 # Limits on both distances: at least `_LEAST`, `_TYPICAL` times the median among the training
 # pictures, and `_FAR` times their 98 % quantile, which a few bad pictures among few can raise by a
 # factor of `_MOST` only. Tuned on two data sets of benchmarks/odd.py so that at most about one good
@@ -58,19 +61,6 @@ _SAME_SIZE = 0.02  # relative difference of heights or widths that is not named
 _SAME_ASPECT = 0.05  # likewise for the logarithm of the aspect ratio
 
 _ARRAYS = ("spread", "low", "high", "limits")
-
-
-def describe(pixels: np.ndarray, columns: int = 1) -> np.ndarray:
-    """Returns the description of a picture, uint8 [8, 8, 7]; padding is left out.
-
-    Args:
-      pixels: network's input of one picture, uint8 [H, W, C], or [T, H, W, C] with tiles, C = 3 or,
-        with padding, 4 (`Preprocessing.n_channels`).
-      columns: number of columns of tiles.
-    """
-    cells = _cells(pixels) if pixels.ndim == 3 else _cells_of_tiles(pixels, columns)
-    detail = _STEPS * (np.log2(cells[..., 3:] + _FAINTEST) - math.log2(_FAINTEST))
-    return np.rint(np.concatenate([cells[..., :3], detail], axis=-1)).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +105,7 @@ class Ordinary:
         every = np.unique(np.stack(descriptions), axis=0)
         n = len(every)
         kept = np.unique(np.linspace(0, n - 1, min(n, _N_KEPT)).round().astype(int))
-        features = _features(_values(every)).astype(np.float64)
+        features = features_of(values_of(every)).astype(np.float64)
         quartiles = np.quantile(features, [0.25, 0.75], axis=0)
         # The quartiles of a normal distribution are 1.35 standard deviations apart.
         spread = np.maximum(np.round((quartiles[1] - quartiles[0]) / 1.35, 3), _LEAST_SPREAD)
@@ -162,29 +152,29 @@ class Ordinary:
 
     def _content_reason(self, description: np.ndarray) -> str:
         """Returns the reason of a picture whose distance is beyond a limit."""
-        features = _features(_values(description))
-        brightness, detail = features[_BRIGHTNESS], features[_DETAIL]
+        features = features_of(values_of(description))
+        brightness, detail = features[BRIGHTNESS], features[DETAIL]
         darker, brighter = (
-            (self.low[_BRIGHTNESS] - brightness) / self.spread[_BRIGHTNESS],
-            (brightness - self.high[_BRIGHTNESS]) / self.spread[_BRIGHTNESS],
+            (self.low[BRIGHTNESS] - brightness) / self.spread[BRIGHTNESS],
+            (brightness - self.high[BRIGHTNESS]) / self.spread[BRIGHTNESS],
         )
-        if features[_CONTRAST] < 5 and detail[-1] < 1:  # finer detail is the camera's noise
+        if features[CONTRAST] < 5 and detail[-1] < 1:  # finer detail is the camera's noise
             if brightness < 25 and darker > 0:
                 return "nearly black"
             if brightness > 240 and brighter > 0:
                 return "nearly white"
             if (detail < 0).all():
                 return "empty, of one colour"
-        finer = ((features - self.high) / self.spread)[[_FINEST, _FINEST_SLOPE]].min()
+        finer = ((features - self.high) / self.spread)[[FINEST, FINEST_SLOPE]].min()
         known = self._others.features
-        fall, falls = (x[..., _FINEST] - x[..., _COARSEST] for x in (features, known))
+        fall, falls = (x[..., FINEST] - x[..., COARSEST] for x in (features, known))
         causes = {
-            "noise" if features[_SLOPES].min() > 0.5 else "grainy": finer,
+            "noise" if features[SLOPES].min() > 0.5 else "grainy": finer,
             "unlike the training pictures": 1.0,
         }
         if self._correlation(description) > _SAME_PART:
             causes |= {
-                "blurred": (np.quantile(falls, 0.1) - fall) / self.spread[_FINEST],
+                "blurred": (np.quantile(falls, 0.1) - fall) / self.spread[FINEST],
                 "darker than the training pictures": darker,
                 "brighter than the training pictures": brighter,
             }
@@ -233,7 +223,7 @@ class Ordinary:
         kept = np.frombuffer(base64.b64decode(values["kept"]), np.uint8)
         aspects = values["aspects"]
         return cls(
-            kept=kept.reshape(-1, _CELLS, _CELLS, _VALUES),
+            kept=kept.reshape(-1, CELLS, CELLS, VALUES),
             **{name: np.array(values[name], np.float64) for name in _ARRAYS},
             sizes=[(height, width) for height, width in values["sizes"]],
             aspects=None if aspects is None else (aspects[0], aspects[1]),
@@ -255,138 +245,24 @@ class _Cells:
     @classmethod
     def of(cls, descriptions: np.ndarray) -> _Cells:
         """Returns the cells of descriptions uint8 [K, 8, 8, 7]."""
-        return cls(_values(descriptions), _scaled(descriptions))
+        return cls(values_of(descriptions), scaled_values(descriptions))
 
     @functools.cached_property
     def features(self) -> np.ndarray:
         """Features of whole pictures, float32 [K, F]."""
-        return _features(self.values)
+        return features_of(self.values)
 
     def distances(self, description: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Returns both distances of a picture to each of these, float64 [2, K]."""
-        values = _values(description)
-        differences = self.scaled - _scaled(description)
+        values = values_of(description)
+        differences = self.scaled - scaled_values(description)
         squares = np.einsum("kcv,kcv->kc", differences, differences)
         alike = np.argpartition(squares, _N_ALIKE - 1, axis=1)[:, :_N_ALIKE]
         theirs = np.take_along_axis(self.values, alike[..., None], axis=1)
-        apart = (_features(values[alike]) - _features(theirs)) / spread
+        apart = (features_of(values[alike]) - features_of(theirs)) / spread
         colours = np.abs(values[:, :3] - self.values[..., :3]).sum(axis=2)
         smallest = np.partition(colours, _N_ALIKE - 1, axis=1)[:, :_N_ALIKE] / 3
         return np.stack([np.sqrt((apart**2).sum(axis=1)), smallest.mean(axis=1)])
-
-
-def _box(tile: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the ends of the rows and of the columns of a tile inside the picture."""
-    if tile.shape[-1] == 3:
-        return (0, tile.shape[0]), (0, tile.shape[1])
-    inside = tile[..., 3] > 0
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if not len(rows):
-        return (0, 0), (0, 0)
-    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-
-
-def _cells(pixels: np.ndarray) -> np.ndarray:
-    """Returns mean colours and detail of 8×8 cells of a picture, float32 [8, 8, 7]."""
-    (top, bottom), (left, right) = _box(pixels)
-    pixels = pixels[top:bottom, left:right, :3]
-    if not pixels.size:
-        return np.zeros((_CELLS, _CELLS, _VALUES), np.float32)
-    result = [_means(pixels)]
-    grey: np.ndarray = pixels[..., 0].astype(np.float32)
-    grey += pixels[..., 1]
-    grey += pixels[..., 2]
-    grey /= 3
-    for level in range(_LEVELS):
-        if min(grey.shape) < 2:  # a sliver of a picture has no coarser scale
-            result.append(result[-1] if level else np.zeros((_CELLS, _CELLS, 1), np.float32))
-            continue
-        grey = grey[: len(grey) // 2 * 2, : grey.shape[1] // 2 * 2]
-        # Every second row and the one below it: half the work, and the same means.
-        upper, lower = grey[::2], grey[1::2]
-        differences = lower - upper
-        np.abs(differences, out=differences)
-        across = np.diff(upper, axis=1)
-        np.abs(across, out=across)
-        differences[:, 1:] += across
-        differences[:, 0] += across[:, 0]
-        result.append(_means(differences[..., None]) / 2)
-        if level < _LEVELS - 1:
-            pairs = upper + lower
-            grey = pairs[:, ::2] + pairs[:, 1::2]
-            grey /= 4
-    return np.concatenate(result, axis=-1)
-
-
-def _cells_of_tiles(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Returns the cells of a picture in tiles [T, H, W, C], as `_cells`.
-
-    Tiles are laid side by side, what they overlap twice: alike in training and in scoring.
-    """
-    rows = len(tiles) // columns
-    canvas = np.full((rows * _CELLS, columns * _CELLS, _VALUES), np.nan, np.float32)
-    for i, tile in enumerate(tiles):
-        ends = _box(tile)
-        if ends[0][0] == ends[0][1]:
-            continue
-        # The cells of a tile's part inside the picture, in the place of that part.
-        where, source = [], []
-        for (start, end), length, first in zip(
-            ends, tile.shape[:2], (i // columns * _CELLS, i % columns * _CELLS), strict=True
-        ):
-            low = min(start * _CELLS // length, _CELLS - 1)
-            n = max(round(end * _CELLS / length) - low, 1)
-            where.append(first + low + np.arange(n))
-            source.append(np.arange(n) * _CELLS // n)
-        canvas[np.ix_(*where)] = _cells(tile)[np.ix_(*source)]
-    known = ~np.isnan(canvas[..., 0])
-    if not known.any():
-        return np.zeros((_CELLS, _CELLS, _VALUES), np.float32)
-    return _means(canvas[np.ix_(known.any(axis=1), known.any(axis=0))])
-
-
-def _means(values: np.ndarray) -> np.ndarray:
-    """Returns the means of 8×8 cells of [h, w, C], float32 [8, 8, C]."""
-    exact = np.uint32 if values.dtype == np.uint8 else np.float32
-    strips = np.stack(
-        [
-            values[start:end].sum(axis=0, dtype=exact) / np.float32(end - start)
-            for start, end in _parts(values.shape[0])
-        ]
-    )
-    cells = [strips[:, start:end].mean(axis=1) for start, end in _parts(values.shape[1])]
-    return np.stack(cells, axis=1).astype(np.float32)
-
-
-def _parts(length: int) -> list[tuple[int, int]]:
-    """Returns the ends of 8 equal parts of an axis; where it has fewer pixels, some share one."""
-    starts = [i * length // _CELLS for i in range(_CELLS + 1)]
-    return [(start, max(end, start + 1)) for start, end in itertools.pairwise(starts)]
-
-
-def _values(descriptions: np.ndarray) -> np.ndarray:
-    """Returns colours and detail, float32 [..., 64, 7], of descriptions uint8 [..., 8, 8, 7]."""
-    values = descriptions.reshape(*descriptions.shape[:-3], -1, _VALUES).astype(np.float32)
-    values[..., 3:] = _FAINTEST * np.exp2(values[..., 3:] / _STEPS)
-    return values
-
-
-def _scaled(descriptions: np.ndarray) -> np.ndarray:
-    """Returns cells in units of equal weight, float32 [..., 64, 7]."""
-    return descriptions.reshape(*descriptions.shape[:-3], -1, _VALUES) / _UNITS
-
-
-def _features(values: np.ndarray) -> np.ndarray:
-    """Returns summary features [..., F] of cells [..., n, 7], in the order of _LEAST_SPREAD."""
-    means = values.mean(axis=-2)
-    red, green, blue = (means[..., i : i + 1] for i in range(3))
-    contrast = values[..., :3].mean(axis=-1).std(axis=-1)[..., None]
-    detail = np.log2(means[..., 3:])
-    slopes = detail[..., :-1] - detail[..., 1:]
-    brightness = (red + green + blue) / 3
-    return np.concatenate(
-        [brightness, contrast, red - green, blue - green, detail, slopes], axis=-1
-    )
 
 
 def _fixed_sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,7 +1,4 @@
-"""Tests that pictures unlike the training pictures are named, and that good and defective are not.
-
-The pictures are drawn: a disc on a ground, each with a texture, in a light that varies a little.
-"""
+"""Tests that pictures unlike the training pictures are named, and that others are not."""
 
 from __future__ import annotations
 
@@ -10,54 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 
-from devnet_jax.inference.odd import Ordinary, describe
-
-SIZE = 96
-
-
-def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Returns a texture float64 [height, width] with detail at several scales."""
-    result = np.zeros((height, width))
-    for scale in (1, 2, 4, 8):
-        shape = (width // scale + 1, height // scale + 1)
-        grain = Image.fromarray(rng.normal(0, 2 + scale, shape[::-1]).astype(np.float32))
-        result += np.asarray(grain.resize((width, height), Image.Resampling.BILINEAR))
-    return result
-
-
-def good(seed: int, *, height: int = SIZE, width: int = SIZE, colour: bool = True) -> np.ndarray:
-    """Draws a good picture."""
-    rng = np.random.default_rng([1, seed])
-    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
-    centre, radius = rng.normal(0.5, 0.01, 2), rng.normal(0.3, 0.005)
-    disc = np.hypot(y - centre[0], x - centre[1]) < radius
-    light = rng.normal(1, 0.03)
-    grey = np.where(disc, 150, 90) * light + texture(rng, height, width)
-    tint = np.array([1.1, 1.0, 0.8]) if colour else np.ones(3)
-    return np.clip(grey[..., None] * tint, 0, 255).astype(np.uint8)
-
-
-def defective(seed: int) -> np.ndarray:
-    """Draws a good picture with a bright or dark blot or a scratch over it."""
-    pixels, rng = good(seed).copy(), np.random.default_rng([2, seed])
-    value = rng.choice([0, 255])
-    if seed % 2:
-        top, left = rng.integers(0, SIZE - 24, 2)
-        pixels[top : top + 24, left : left + 24] = value
-    else:
-        row = rng.integers(10, SIZE - 10)
-        pixels[row : row + 3] = value
-    return pixels
-
-
-def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([3, seed]).integers(0, 256, shape, np.uint8)
+from devnet_jax.data.description import describe
+from devnet_jax.data.ordinary import Ordinary
+from tests.drawn import SIZE, blurred, defective, good, noise, stripes
 
 
 @functools.cache
@@ -70,7 +23,6 @@ def made() -> dict[str, tuple[np.ndarray, str]]:
     pixels = good(5000).astype(float)
     rng = np.random.default_rng(4)
     lens_cap = np.abs(rng.normal(0, 3, pixels.shape))
-    stripes = np.full((SIZE, SIZE, 3), 90) + 60 * (np.arange(SIZE) // 12 % 2)[:, None, None]
     odd = {
         "noise": (noise(SIZE, SIZE, 3), "noise"),
         "grey noise": (np.repeat(noise(SIZE, SIZE, 1), 3, axis=2), "noise"),
@@ -82,7 +34,7 @@ def made() -> dict[str, tuple[np.ndarray, str]]:
         "out of focus": (blurred(pixels.astype(np.uint8), 3), "blurred"),
         "dark": (pixels * 0.3, "darker than the training pictures"),
         "bright": (pixels * 1.8, "brighter than the training pictures"),
-        "another part": (stripes, "unlike the training pictures"),
+        "another part": (stripes(), "unlike the training pictures"),
         "another ground": (255 - pixels, "unlike the training pictures"),
     }
     return {name: (np.clip(p, 0, 255).astype(np.uint8), why) for name, (p, why) in odd.items()}

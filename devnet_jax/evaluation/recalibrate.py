@@ -1,0 +1,292 @@
+"""Recalibration: a new threshold from new good pictures, without learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from devnet_jax.config import Config
+from devnet_jax.data.datasets.verify import digest_of_file
+from devnet_jax.data.decode import map_in_threads
+from devnet_jax.data.paths import name_some
+from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero, report_progress
+from devnet_jax.errors import UserError
+from devnet_jax.export.read import ExportedDetector
+from devnet_jax.export.write import require_copy, results_at, rewrite_card
+from devnet_jax.inference.calibration import (
+    Calibration,
+    Recalibration,
+    keep_calibration,
+    write_calibration,
+)
+from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.drift import Shift, compare, reference_scores
+from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_calibration_needed
+from devnet_jax.prediction.inputs import Inputs, find_inputs
+from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
+from devnet_jax.report.summary import align_rows
+from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.training.resume import open_dataset
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 32  # tiles in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class GoodScores:
+    """Scores of the pictures that are to calibrate.
+
+    Attributes:
+      scores: float32 [n].
+      left_out: names of the other pictures, each with its reason in brackets.
+    """
+
+    scores: np.ndarray
+    left_out: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """The result of a recalibration.
+
+    Attributes:
+      before: threshold that was in force; `None` if there was none.
+      after: new threshold.
+      n_left_out: number of pictures that were left out.
+      old_alarms: number of the new pictures that the old threshold would have alarmed; `None`
+        without one.
+      shift: difference between the scores of the former calibration and the new ones; `None` if
+        there was no calibration, or the file is of an earlier version.
+      written: path that holds the new threshold.
+      kept: path that holds the former scores; `None` if there is none.
+    """
+
+    before: Threshold | None
+    after: Threshold
+    n_left_out: int
+    old_alarms: int | None
+    shift: Shift | None
+    written: epath.Path
+    kept: epath.Path | None
+
+    def __str__(self) -> str:
+        """Returns the summary that is printed on the terminal."""
+        n = self.after.n_calibration
+        rate, likely = self.after.false_alarm_rate, self.after.likely_rate or 0.0
+        needed = n_calibration_needed(rate)
+        before = "none"
+        if self.before is not None:
+            before = f"{self.before.value:.4g}" + " (the prior's)" * (self.before.kind == "prior")
+        rows = [
+            ("good pictures", f"{n}; left out: {self.n_left_out}"),
+            ("threshold before", before),
+            (
+                "threshold now",
+                f"{self.after.value:.4g}: at most {rate:.4g} of good pictures raise an alarm; with "
+                f"{n} pictures below {likely:.3g} in nine of ten draws",
+            ),
+            ("pictures needed", f"{needed} for a false-alarm rate of {rate:.4g}"),
+        ]
+        if self.old_alarms is not None:
+            share = self.old_alarms / (n or 1)
+            rows += [("alarms before", f"{self.old_alarms} of the {n} pictures ({share:.1%})")]
+        if self.shift is not None:
+            s = self.shift
+            rows += [
+                (
+                    "scores of good pictures",
+                    f"median {s.median_before:.3g} at calibration ({s.n_before} pictures), "
+                    f"{s.median_now:.3g} now ({s.n_now}); Kolmogorov–Smirnov distance "
+                    f"{s.distance:.2f}, p = {s.p_value:.2g}",
+                )
+            ]
+        rows += [("written", f"{self.written}; --mode=eval measures a run anew")]
+        if self.kept is not None:
+            rows += [("former scores", str(self.kept))]
+        return "\n".join(["", *align_rows(rows)])
+
+
+@standard_numerics()
+def recalibrate_run(config: Config, workdir: Workdir, inputs: Sequence[str]) -> Change:
+    """Sets the calibrated threshold of a run by new good pictures: writes calibration.json.
+
+    The former scores are kept in calibration-before.json. `evaluate` keeps the new ones until the
+    run has trained on. Every process scores all pictures, and rank zero writes.
+
+    Args:
+      config: settings of the run.
+      workdir: workdir of the run.
+      inputs: good pictures, as for `find_inputs`.
+
+    Raises:
+      UserError: if there is no run, no picture, or too few of them; nothing is written then.
+    """
+    workdir.require_run()
+    workdir.require_writable()
+    with locked_by_rank_zero(workdir.lock()):
+        detector = TrainedDetector.restore(workdir.path, config)
+        images = find_inputs(inputs, Path(workdir.path))
+        good = _score_good(detector, images, _trained_digests(config, workdir))
+        rate = config.evaluation.false_alarm_rate
+        threshold = _new_threshold(good, rate, inputs, "--config.evaluation.false_alarm_rate")
+        had_calibration = workdir.calibration.exists()
+        if is_rank_zero():
+            keep_calibration(workdir)
+            source = _origin(inputs, len(good.scores))
+            write_calibration(workdir, Calibration(detector.step, good.scores, source))
+        kept = workdir.calibration_before if had_calibration else None
+        before = detector.calibration_scores
+        return _change(detector, before, good, threshold, workdir.calibration, kept)
+
+
+@standard_numerics()
+def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.PathLike) -> Change:
+    """Writes a copy of an exported file whose threshold is calibrated by new good pictures.
+
+    The promised false-alarm rate is that of the file's calibrated threshold, or the default one.
+
+    Args:
+      path: exported file, which is not changed.
+      inputs: good pictures, as for `find_inputs`.
+      output: path of the copy.
+
+    Raises:
+      UserError: if the file or no picture can be read, there are too few pictures, or the copy
+        would replace the file; nothing is written then.
+    """
+    require_copy(path, output)
+    detector = ExportedDetector.load(path)
+    images = find_inputs(inputs, Path(output).absolute())
+    good = _score_good(detector, images, ())
+    logger.info("an exported file does not tell which pictures it was trained with: give new ones")
+    calibrated = [t.false_alarm_rate for t in detector.thresholds if t.kind == "calibrated"]
+    rate = calibrated[0] if calibrated else Config().evaluation.false_alarm_rate
+    threshold = _new_threshold(good, rate, inputs)
+    others = [t for t in detector.thresholds if t.kind != "calibrated"]
+    changes: dict[str, Any] = {
+        "thresholds": [dataclasses.asdict(t) for t in (threshold, *others)],
+        "calibration_scores": as_written(reference_scores(good.scores)).tolist(),
+        "recalibration": dataclasses.asdict(_origin(inputs, len(good.scores))),
+    }
+    if results := detector.card.get("metrics"):
+        changes["metrics"] = results_at(results, [threshold])
+    if is_rank_zero():
+        rewrite_card(path, output, changes)
+    before = detector.reference_scores
+    return _change(detector, before, good, threshold, epath.Path(output), None)
+
+
+def _score_good(detector: ImageScorer, images: Inputs, trained: Collection[str]) -> GoodScores:
+    """Scores pictures, without those that are odd, trained, unreadable or copies of others.
+
+    Args:
+      detector: detector that scores.
+      images: the pictures.
+      trained: digests of the training images.
+    """
+    settings = detector.preprocessing
+    seen: set[str] = set()
+    scores, left_out = [np.empty(0, np.float32)], list[str]()
+    for chunk in read_in_chunks(images.paths, max(_CHUNK // settings.n_tiles, 1), settings):
+        digests = map_in_threads(_digest, chunk, None)
+        reasons = [
+            _reason_to_leave_out(image, digest, trained, seen)
+            for image, digest in zip(chunk, digests, strict=True)
+        ]
+        readable = [image for image, reason in zip(chunk, reasons, strict=True) if not reason]
+        left_out += [
+            f"'{image.path}' ({reason})"
+            for image, reason in zip(chunk, reasons, strict=True)
+            if reason
+        ]
+        if readable:
+            scored = detector.score(readable_batch(readable, settings.white_level))
+            is_odd = np.array([bool(odd) for odd in scored.odd])
+            scores.append(scored.scores[~is_odd])
+            left_out += [
+                f"'{image.path}' ({odd})"
+                for image, odd in zip(readable, scored.odd, strict=True)
+                if odd
+            ]
+        report_progress()
+    if left_out:
+        logger.warning("left out: %d pictures: %s", len(left_out), name_some(left_out))
+    return GoodScores(np.concatenate(scores), left_out)
+
+
+def _digest(image: ReadImage) -> str:
+    """Returns the digest of a picture's pixels, or "" if it could not be read."""
+    return digest_of_file(image.path) if image.image is not None else ""
+
+
+def _reason_to_leave_out(
+    image: ReadImage, digest: str, trained: Collection[str], seen: set[str]
+) -> str:
+    """Returns the reason why a picture does not calibrate, or "" and adds its digest to `seen`."""
+    if not digest:
+        return image.error
+    if digest in trained:
+        return "it is a training picture"
+    if digest in seen:
+        return "a copy of another one"
+    seen.add(digest)
+    return ""
+
+
+def _trained_digests(config: Config, workdir: Workdir) -> Collection[str]:
+    """Returns the digests of the run's training images; empty, with a warning, if they are gone."""
+    try:
+        return open_dataset(config, workdir).train_digests
+    except UserError as error:
+        logger.warning("training pictures among the new ones are not told: %s", error)
+        return ()
+
+
+def _new_threshold(
+    good: GoodScores, rate: float, inputs: Sequence[str], setting: str = ""
+) -> Threshold:
+    """Returns the threshold; raises `UserError` if there are too few pictures."""
+    threshold = calibrated_threshold(good.scores, rate)
+    if threshold is None:
+        n, n_left_out = len(good.scores), len(good.left_out)
+        left_out = f" ({n_left_out} left out)" if n_left_out else ""
+        allow = f", or allow more false alarms ({setting})" if setting else ""
+        raise UserError(
+            f"--input={' '.join(inputs)}: {n} good pictures{left_out}, and a false-alarm rate of "
+            f"{rate:g} needs {n_calibration_needed(rate)}: give more{allow}; nothing is written"
+        )
+    return threshold
+
+
+def _origin(inputs: Sequence[str], n: int) -> Recalibration:
+    return Recalibration(" ".join(inputs), n, str(datetime.date.today()))
+
+
+def _change(
+    detector: ImageScorer,
+    before: np.ndarray,
+    good: GoodScores,
+    threshold: Threshold,
+    written: epath.Path,
+    kept: epath.Path | None,
+) -> Change:
+    old = detector.threshold
+    return Change(
+        before=old,
+        after=threshold,
+        n_left_out=len(good.left_out),
+        old_alarms=None if old is None else int(old.alarms(as_written(good.scores)).sum()),
+        shift=compare(before, good.scores) if len(before) else None,
+        written=written,
+        kept=kept,
+    )
