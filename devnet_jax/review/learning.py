@@ -81,7 +81,10 @@ def scores_of(
 def learn(
     config: Config, network: FrozenNetwork, store: FeatureStore, pictures: LearningSet, step: int
 ) -> LearnedDetector:
-    """Learns a detector; the calibration pictures, if any, set its threshold.
+    """Learns a detector.
+
+    The calibration pictures set its threshold; without any, the cross-validated scores of the good
+    and presumed ones do.
 
     Args:
       config: all settings; DevCore's.
@@ -120,10 +123,11 @@ def learn(
         kinds=tuple(kinds),
         white_level=preprocessing.white_level,
     )
+    held_out = head.normal_scores.astype(np.float32)
     if pictures.calibration:
         raw = [scores for _, scores in scores_of(detector, store, pictures.calibration)]
         held_out = np.concatenate([scores.scores for scores in raw])
-        detector = dataclasses.replace(detector, calibration_scores=held_out)
+    detector = dataclasses.replace(detector, calibration_scores=held_out)
     rate = config.evaluation.false_alarm_rate
     expected = expected_performance(list(head.normal_scores), list(anomaly_scores), rate)
     return LearnedDetector(detector, own, expected)

@@ -224,7 +224,8 @@ class ReviewSession:
                     self._condition.wait(wait)
                     continue
                 task, work = due
-                self._working = self._working or {"task": task, "done": 0, "of": 0}
+                done = self.n - self._board.n_pending if task == "scoring" else 0
+                self._working = {"task": task, "done": done, "of": self.n if done else 0}
             try:
                 work()
             except UserError as error:

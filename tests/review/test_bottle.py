@@ -25,6 +25,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from devnet_jax import Detector
+from devnet_jax.launchers.local import free_port
 from tests.conftest import REPOSITORY, environment
 from tests.review.test_page import seen
 from tests.review.test_server import ask_at
@@ -92,7 +93,7 @@ def review(shared: Path, truth: dict[Path, str], tmp_path: Path) -> Iterator[Pro
         [
             f"--workdir={tmp_path / 'work'}",
             f"--input={tmp_path / 'unsorted'}",
-            "--port=0",
+            f"--port={free_port()}",  # the same when it is started again
             "--config=configs/image_list.py",
             f"--config.model.pretrained={weights}",
             f"--config.dataset.data_dir={tmp_path / 'prepared'}",
