@@ -16,7 +16,7 @@ from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.forward import score_features
-from devnet_jax.inference.scorer import RawScores
+from devnet_jax.inference.scorer import RawScores, Scores
 from devnet_jax.models.devcore import LABELLED_PER_IMAGE, UNLIKE, Features
 from devnet_jax.review.features import FeatureStore, LearningPictures
 from devnet_jax.training.devcore import fit_features
@@ -60,6 +60,19 @@ class LearnedDetector:
     detector: TrainedDetector
     own_scores: Mapping[int, float]
     expected: Mapping[str, float]
+
+    def quiet(self, pictures: Sequence[int]) -> list[int]:
+        """Returns those pictures learned from that raise no alarm, and so need no reason."""
+        threshold = self.detector.threshold
+        if threshold is None:
+            return []
+        return [i for i in pictures if self.own_scores.get(i, np.inf) < threshold.value]
+
+    def own(self, pictures: Sequence[int]) -> Scores:
+        """Returns the scores of `quiet` pictures, without maps; the network is not asked."""
+        scores = np.array([self.own_scores[i] for i in pictures], np.float32)
+        n = len(pictures)
+        return self.detector.interpret(RawScores(scores, np.empty((n, 0, 0), np.float32)))
 
     def with_own(self, pictures: Sequence[int], raw: RawScores) -> RawScores:
         """Returns scores of pictures, with `own_scores` of those learned from."""
