@@ -8,7 +8,7 @@ that has imported the package, whose fork runs the function in `RULES`:
   trains. Only the model's are not added: ImageNet's weights are random ones, in a cache of the Hub
   that is made here. `Detector.train` and `DevNet` in blocks of Python get the same settings.
 - The programs of launch/ run with --dry_run. examples/serve.py serves, on another port and with
-  the smallest batch, and `curl` sends requests to it.
+  the smallest batch, and `curl` sends requests to it. A review is looked at once, and ends.
 - For `make` and `pip` the targets, extras and files must exist; commands of other projects do
   nothing.
 """
@@ -26,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.request
@@ -297,9 +298,29 @@ def _arguments(program: str, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _devnet(arguments: list[str]) -> None:
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    if given.get("mode") == "review" and "input" in given:
+        folder = Path(given["workdir"]) / "review"
+        threading.Thread(target=_look, args=(folder / ".address",), daemon=True).start()
     trains = any(argument.startswith("--config=") for argument in arguments)
     with _arguments("devnet", [*arguments, *(_tiny_flags() if trains else [])]):
         runpy.run_module("devnet_jax.main", run_name="__main__", alter_sys=True)
+
+
+def _look(address_file: Path) -> None:
+    """Labels a picture of the review that this process serves, and ends it as Ctrl-C does."""
+    from devnet_jax.review.serve import read_address
+
+    while not (address_file.exists() and (address := read_address(address_file))):
+        time.sleep(0.1)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{address.port}/api/label",
+        json.dumps({"ids": [0], "label": "good"}).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert json.load(answer)["n_looked"] == 1
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _serve(arguments: list[str]) -> None:

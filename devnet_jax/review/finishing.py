@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,20 +15,21 @@ from devnet_jax.review.results import Results
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.run import train
 
+_REPLACED = ".detector.replaced"  # holds the earlier detector while it is replaced
 MAX_REPORTED = 5000  # pictures that are predicted for a report; more take long
 
 
-def settings_of_list(config: Config, results: Results, folder: Path) -> Config:
-    """Returns the settings of a run on the table of labels, with the network of a review.
+def settings_of_list(config: Config, labels: Path, folder: Path) -> Config:
+    """Returns the settings of a run on a table of labels, with the network of a review.
 
     Args:
       config: settings that the review has learned with.
-      results: paths of the results folder.
+      labels: path of the table.
       folder: folder that the table's paths start from.
     """
     changes = {
         "dataset.name": "image_list",
-        "dataset.labels": str(results.labels),
+        "dataset.labels": str(labels),
         "dataset.manual_dir": str(folder),
         "dataset.category": None,
         "dataset.known_class": None,
@@ -39,12 +41,20 @@ def settings_of_list(config: Config, results: Results, folder: Path) -> Config:
     return with_settings(config, changes)
 
 
+def restore_replaced(results: Results) -> None:
+    """Puts the earlier detector back if a process was killed between the renames of `finish`."""
+    old = results.path / _REPLACED
+    if old.exists() and not results.detector.exists():
+        old.rename(results.detector)
+
+
 def finish(
     config: Config, results: Results, folder: Path, inputs: Sequence[str], n: int
 ) -> Path | None:
     """Trains a detector on the table of labels, evaluates it, and writes a report.
 
-    The detector replaces that of an earlier end of this review when it is complete.
+    The detector replaces that of an earlier end of this review when it is complete. It has a copy
+    of the table, because labels may change later.
 
     Args:
       config: settings that the review has learned with.
@@ -62,15 +72,20 @@ def finish(
     """
     new = results.path / ".detector"
     shutil.rmtree(new, ignore_errors=True)  # of a killed process
-    workdir, settings = Workdir(new), settings_of_list(config, results, folder)
+    learned = results.path / f"learned-{time.time_ns()}.csv"
+    shutil.copy(results.labels, learned)
+    workdir, settings = Workdir(new), settings_of_list(config, learned, folder)
     train(settings, workdir)
     evaluate(settings, workdir)
-    old = results.path / ".detector.replaced"
+    old = results.path / _REPLACED
     shutil.rmtree(old, ignore_errors=True)
     if results.detector.exists():
         results.detector.rename(old)
     new.rename(results.detector)
     shutil.rmtree(old, ignore_errors=True)
+    for table in results.path.glob("learned-*.csv"):
+        if table != learned:
+            table.unlink()
     report = Path(Workdir(results.detector).report)
     if report.exists():
         return report

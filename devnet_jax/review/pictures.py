@@ -61,6 +61,15 @@ class Pictures:
         """Returns the number of all pictures."""
         return len(self.paths)
 
+    def fitted(self, preprocessing: Preprocessing) -> Pictures:
+        """Returns the same pictures as another network's input; errors are those of both."""
+        if preprocessing == self.preprocessing:
+            return self
+        inputs = Inputs(self.paths[: len(self.names)], self.folder)
+        others = Pictures(inputs, self.paths[len(self.names) :], preprocessing)
+        others.errors = self.errors
+        return others
+
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
         """Reads pictures into a new array, uint8 [n, *preprocessing.shape]; see `ImageReader`."""
         pixels = np.zeros((len(indices), *self.preprocessing.shape), np.uint8)

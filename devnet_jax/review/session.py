@@ -17,7 +17,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.review.board import Board
-from devnet_jax.review.finishing import finish
+from devnet_jax.review.finishing import finish, restore_replaced
 from devnet_jax.review.journal import Journal, Label
 from devnet_jax.review.masks import read_mask, write_mask
 from devnet_jax.review.pictures import Pictures, real_path
@@ -29,7 +29,8 @@ from devnet_jax.runtime.workdir import Workdir
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64  # pictures that are scored before the thread looks for other work
-_TABLE_SECONDS = 2.0  # between a label and the table's next writing
+_TABLE_SECONDS = 5.0  # between a label and the table's next writing
+_SAVING = "saving"
 _CONTAMINATED = (
     "No run is in this workdir. The first detector takes all pictures for good, also the defects"
     " among them, until you label some."
@@ -201,6 +202,8 @@ class ReviewSession:
         with self._condition:
             self._ends = True
             self._condition.notify()
+            if self._working is not None:
+                logger.info("review: %s comes to its end first", self._working["task"])
         self._thread.join()
         self._write_table()
         self._journal.close()
@@ -224,8 +227,9 @@ class ReviewSession:
                     self._condition.wait(wait)
                     continue
                 task, work = due
-                done = self.n - self._board.n_pending if task == "scoring" else 0
-                self._working = {"task": task, "done": done, "of": self.n if done else 0}
+                if task != _SAVING:  # takes no time
+                    done = self.n - self._board.n_pending if task == "scoring" else 0
+                    self._working = {"task": task, "done": done, "of": self.n if done else 0}
             try:
                 work()
             except UserError as error:
@@ -239,7 +243,7 @@ class ReviewSession:
     def _due(self) -> tuple[str, Any] | None:
         """Returns the name and function of the next work; `None` if there is none."""
         if self._table_due is not None and time.monotonic() >= self._table_due:
-            return "saving", self._write_table
+            return _SAVING, self._write_table
         if self._wants_finish:
             return "finishing", self._finish
         if self._wants_learning:
@@ -368,6 +372,7 @@ def open_session(
     preprocessing = Preprocessing.from_settings(settings.dataset)
     pictures = Pictures(Inputs(paths, found.folder), [t.path for t in others], preprocessing)
     journal = Journal(results.journal)
+    restore_replaced(results)
     try:
         teacher = Teacher(settings, pictures, by_number, detector)
     except BaseException:

@@ -75,10 +75,14 @@ class Teacher:
           taught: pictures of the run by their numbers.
           detector: detector of the run, if there is one.
         """
-        self.detector = detector
+        self.detector = self._first = detector
         self.learned: LearnedDetector | None = None
         self._config = config
         self._pictures = pictures
+        # The paper's network may have an input of another size.
+        self._first_pictures = pictures
+        if detector is not None:
+            self._first_pictures = pictures.fitted(detector.preprocessing)
         self._taught = taught
         self._has_run = detector is not None
         self._network = frozen_network(config)
@@ -195,7 +199,7 @@ class Teacher:
         if detector.config.model.detector == "devcore":
             yield from scores_of(detector, self._store, pictures)
             return
-        pixels = self._pictures.read(np.array(pictures, int))
+        pixels = self._first_pictures.read(np.array(pictures, int))
         found = detector.score(Batch.of_pixels(pixels, detector.preprocessing))
         yield pictures, RawScores(found.scores, found.maps)
 
@@ -205,7 +209,8 @@ class Teacher:
         if detector is None:
             return None
         ((_, raw),) = self._raw_scores(detector, [i])
-        pixels = self._pictures.read(np.array([i]))
+        shown = self._pictures if detector is not self._first else self._first_pictures
+        pixels = shown.read(np.array([i]))
         maps = raw.maps if pixels.ndim == 5 else raw.maps.reshape(1, *raw.maps.shape[-2:])
         batch = Batch.of_pixels(pixels, detector.preprocessing)
         (laid,) = detector.input_maps(batch, "score_map", maps=maps)
@@ -215,8 +220,8 @@ class Teacher:
         # Maps may be square where pictures are not.
         height, width = self._pictures.shown_size(i)
         scale = min(1.0, _MAX_MAP / max(height, width))
-        shown = (max(round(scale * width), 1), max(round(scale * height), 1))
-        image = Image.fromarray(pixels).resize(shown, Image.Resampling.BILINEAR)
+        size = (max(round(scale * width), 1), max(round(scale * height), 1))
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()

@@ -20,7 +20,7 @@ from devnet_jax.config import Config, for_folder, for_list, with_settings
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.evaluate import evaluate
 from devnet_jax.review.session import ReviewSession, open_session
-from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.run import train
 from tests.conftest import CORE_SETTINGS, TINY_SETTINGS
 
@@ -151,6 +151,22 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     assert Path(state["finished"]["report"]).is_file()
     assert {path: path.read_bytes() for path in unsorted.iterdir()} == before
 
+    # Labels may change later; the detector keeps the table that it has learned from.
+    session.label(numbers(session, "scratch-000"), "good", "", "bob")
+    session.close()
+    folder = Workdir(state["finished"]["detector"])
+    assert (
+        table(tmp_path / "work" / "review" / "labels.csv")["test-scratch-000.png"]["label"]
+        == "good"
+    )
+    assert evaluate(read_config(folder), folder)["trained_classes"] == {"scratch": 4, "stain": 4}
+    # A process that is killed while it replaces the detector leaves the earlier one.
+    replaced = tmp_path / "work" / "review" / ".detector.replaced"
+    Path(folder.path).rename(replaced)
+    opened()
+    assert not replaced.exists()
+    assert read_config(folder).dataset.name == "image_list"
+
 
 def test_labels_outlive_the_review(opened: Opener) -> None:
     session = opened()
@@ -201,8 +217,6 @@ def test_a_review_of_new_pictures_of_a_run(
     run: Workdir, parts: Path, unsorted: Path, tmp_path: Path
 ) -> None:
     """The run's detector scores first; its pictures and labels teach beside the new ones."""
-    from devnet_jax.runtime.workdir import read_config
-
     new = tmp_path / "new"
     new.mkdir()
     for path in unsorted.glob("test-*.png"):
@@ -231,6 +245,41 @@ def test_a_review_of_new_pictures_of_a_run(
         for path in split[part]:
             row = rows[str(parts / path)]
             assert row["split"] == ("test" if part == "test" else "train")
+
+
+def test_a_review_of_a_run_of_the_papers_network(
+    parts: Path, unsorted: Path, tmp_path: Path
+) -> None:
+    """Its scores are shown first, though its input has another size; then DevCore learns."""
+    settings = {
+        **TINY_SETTINGS,
+        "model.detector": "devnet",
+        "dataset.image_size": 96,
+        "dataset.data_dir": str(tmp_path / "prepared"),
+    }
+    trained = with_settings(for_folder(parts), settings)
+    run = Workdir(tmp_path / "work")
+    train(trained, run)
+    new = tmp_path / "new"
+    new.mkdir()
+    for path in [*sorted(unsorted.glob("test-stain-*.png")), unsorted / "damaged.png"]:
+        shutil.copy(path, new)
+    session = open_session(trained, run, [str(new)], tmp_path / "review")
+    try:
+        wait(session)
+        expected = Detector.load(run.path).score(sorted(new.glob("test-*.png"))).scores
+        pictures = session.list("name", "all", 0, 99)["pictures"]
+        found = [p["score"] for p in pictures if p["score"] is not None]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert "damaged" in pictures[0]["reason"]
+        (picture,) = numbers(session, "stain-000")
+        before = session.map(picture)
+        session.label([picture], "anomaly", "smear", "")
+        session.learn()
+        assert wait(session)["error"] is None
+        assert session.map(picture) != before
+    finally:
+        session.close()
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

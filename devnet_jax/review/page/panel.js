@@ -21,7 +21,7 @@ export function drawPanel(state, kinds, waiting) {
     : `It gives an alarm for ${count(state.n_alarms)} of ${plural(state.n, "picture")}.`);
   setText("note", state.note);
   byId("note").hidden = !state.note;
-  drawEstimate(state.estimate, state.estimate_before);
+  drawEstimate(state);
   const { working } = state;
   byId("working").hidden = !working;
   if (working) {
@@ -74,10 +74,13 @@ const CELLS = {
   auroc: (each) => (known(each.auroc)
     ? [digits(each.auroc),
       known(each.low, each.high) ? `(${digits(each.low)} to ${digits(each.high)})` : ""] : ["–", ""]),
-  basis: (each) => [plural(each.n_anomaly, "defect"), `and ${count(each.n_normal)} good`],
+  // Without a run, pictures that nobody has looked at count as good.
+  basis: (each, state) => [plural(each.n_anomaly, "defect"),
+    `and ${count(each.n_normal)} ${state.has_run ? "good" : "taken for good"}`],
 };
 
-function drawEstimate(now, before) {
+function drawEstimate(state) {
+  const now = state.estimate, before = state.estimate_before;
   byId("no-estimate").hidden = Boolean(now);
   byId("estimate").hidden = !now;
   byId("words").hidden = !now;
@@ -85,7 +88,7 @@ function drawEstimate(now, before) {
   byId("estimate").classList.toggle("alone", !before);
   for (const cell of byId("estimate").querySelectorAll("td[data-of]")) {
     const each = cell.dataset.of === "now" ? now : before;
-    const [value, interval] = each ? CELLS[cell.dataset.what](each) : ["", ""];
+    const [value, interval] = each ? CELLS[cell.dataset.what](each, state) : ["", ""];
     if (cell.textContent !== value + interval) {
       cell.replaceChildren(element("b", { textContent: value }), element("span", { textContent: interval }));
     }
