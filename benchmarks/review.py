@@ -215,8 +215,8 @@ def write_page(results: dict[str, Any], output: Path) -> None:
             speed["provenance"],
             f"{speed['n_pictures']} pictures of 512×512 (all of bottle, unsorted), on a machine "
             "that did nothing else. From the start to the first scores of all "
-            f"{speed['first']:.0f} s, two learnings among them; from “Learn now” to new scores of all "
-            f"{np.median(speed['seconds']):.1f} s, at most {max(speed['seconds']):.1f} s "
+            f"{speed['first']:.0f} s, two learnings among them; from “Learn now” to new scores of "
+            f"all {np.median(speed['seconds']):.1f} s, at most {max(speed['seconds']):.1f} s "
             f"(median of {len(speed['seconds'])}, after every five labels).",
             "",
         ]
