@@ -567,7 +567,7 @@ def test_it_learns_by_itself_and_shows_what_changed(opened: Opened) -> None:
     assert table.locator("th:visible").all_inner_texts()[0] == "now"
     words = page.locator("#words").inner_text()
     assert "Of 100 defects about 20 would be missed (from 7 to 50)." in words
-    assert "1,180 good" in table.inner_text()
+    assert "1,180 taken for good" in table.inner_text()
 
     page.keyboard.press("l")
     cells = table.locator("tbody tr").first.locator("td b")
