@@ -139,12 +139,14 @@ class Board:
         """Returns a picture as the page shows it."""
         label = self.labels.get(i, Label(""))
         is_scored = bool(np.isfinite(self.scores[i]))
+        # A labelled anomaly is most like itself.
+        reason = "" if label.label == "anomaly" else self._reasons[i]
         return {
             "id": i,
             "name": self.names[i],
             "score": float(self.scores[i]) if is_scored else None,
             "alarm": None if self._alarms[i] == _UNKNOWN else bool(self._alarms[i]),
-            "reason": self.errors.get(i, self._reasons[i]),
+            "reason": self.errors.get(i, reason),
             "label": label.label,
             "defect": label.defect,
             "why": "",
