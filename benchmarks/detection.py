@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from results_page import page_parser, provenance, table
+from results_page import Line, draw_aurocs, page_parser, provenance, table
 
 from devnet_jax.runtime.startup import prepare
 from devnet_jax.sweep.published import Setting, published_values
@@ -178,36 +178,13 @@ def pixel_rows(results: dict[Cell, list[dict[str, Any]]]) -> Iterator[list[str]]
 
 
 def draw(results: dict[Cell, list[dict[str, Any]]], file: Path) -> None:
-    """Draws AUROC against the number of labels, on a white or a dark page."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"svg.hashsalt": "devnet", "font.size": 10})
-    grey = "#808080"  # readable on white and on black
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
+    """Draws AUROC against the number of labels."""
     curves: dict[str, list[list[float]]] = {}
     for cell, runs in results.items():
         if cell.detector == "devcore" and not cell.known_class:
             curves.setdefault(cell.name, []).append([run["image_auroc"] for run in runs])
-    for name, values in curves.items():
-        means = [statistics.mean(v) for v in values]
-        deviations = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
-        axes.errorbar(range(len(means)), means, deviations, label=name, marker="o", capsize=3)
-    axes.set_xticks(range(len(CURVE_SHOTS)), [str(shots) for shots in CURVE_SHOTS])
-    axes.set_xlabel("labelled anomalies")
-    axes.set_ylabel("AUROC")
-    legend = figure.legend(loc="outside right center", frameon=False)
-    for text in [*legend.get_texts(), axes.xaxis.label, axes.yaxis.label]:
-        text.set_color(grey)
-    axes.tick_params(colors=grey)
-    for spine in axes.spines.values():
-        spine.set_color(grey)
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+    lines = [Line(name, values) for name, values in curves.items()]
+    draw_aurocs(lines, CURVE_SHOTS, "labelled anomalies", file)
 
 
 def write_page(

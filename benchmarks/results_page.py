@@ -8,6 +8,7 @@ import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from devnet_jax.runtime.host_devices import cpu_model, describe_devices
 from devnet_jax.runtime.versions import software_versions
@@ -56,3 +57,64 @@ def table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Returns a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+class Line(NamedTuple):
+    """A line of `draw_aurocs`.
+
+    Attributes:
+      name: name in the legend.
+      values: AUROCs of all seeds at each place.
+      colour: number of its colour; `None` for one of its own.
+      is_dashed: True for a dashed line.
+    """
+
+    name: str
+    values: Sequence[Sequence[float]]
+    colour: int | None = None
+    is_dashed: bool = False
+
+
+def draw_aurocs(lines: Sequence[Line], places: Sequence[int], label: str, file: Path) -> None:
+    """Draws means and deviations of AUROCs over seeds, on a white or a dark page.
+
+    Args:
+      lines: the lines.
+      places: numbers at which they are known, drawn at equal distances.
+      label: meaning of these numbers.
+      file: path of the SVG file.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.hashsalt": "devnet", "font.size": 10})
+    grey = "#808080"  # readable on white and on black
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for i, line in enumerate(lines):
+        means = [statistics.mean(v) for v in line.values]
+        deviations = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in line.values]
+        axes.errorbar(
+            range(len(means)),
+            means,
+            deviations,
+            label=line.name,
+            marker="o",
+            capsize=3,
+            color=f"C{i if line.colour is None else line.colour}",
+            linestyle="dashed" if line.is_dashed else "solid",
+        )
+    axes.set_xticks(range(len(places)), [str(place) for place in places])
+    axes.set_xlabel(label)
+    axes.set_ylabel("AUROC")
+    legend = figure.legend(loc="outside right center", frameon=False)
+    for text in [*legend.get_texts(), axes.xaxis.label, axes.yaxis.label]:
+        text.set_color(grey)
+    axes.tick_params(colors=grey)
+    for spine in axes.spines.values():
+        spine.set_color(grey)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)

@@ -7,7 +7,7 @@ The pictures of a data set are shuffled and halved: one half is reviewed as an u
 which nothing is known, the other half measures. A reviewer who knows the truth looks at pictures in
 the review's order, or in random order for comparison, and the detector learns after every five.
 Speed is that of all pictures of bottle, on a machine that does nothing else. Each part updates
-review.json and review.md.
+review.json, review.md and review.svg.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results_page import page_parser, provenance, table
+from results_page import Line, draw_aurocs, page_parser, provenance, table
 from sklearn.metrics import roc_auc_score
 
 from devnet_jax.config import Config, for_list, with_settings
@@ -187,9 +187,22 @@ def rows(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             cells = []
             for looks in map(str, LOOKS):
                 values = [run["aurocs"][looks] for run in chosen]
-                cells.append(f"{np.mean(values):.3f} ({min(values):.3f} – {max(values):.3f})")
+                cells.append(f"{np.mean(values):.4f} ({min(values):.3f} – {max(values):.3f})")
             n_defects = np.mean([run["n_defects"] for run in chosen])
             yield [name, described, *cells, f"{n_defects:.0f}"]
+
+
+def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draws the AUROC by the number of looks; random order is dashed."""
+    lines = []
+    for colour, name in enumerate(dict.fromkeys(run["name"] for run in runs)):
+        for policy, described in POLICIES.items():
+            chosen = [run for run in runs if (run["name"], run["policy"]) == (name, policy)]
+            if chosen:
+                values = [[run["aurocs"][str(n)] for run in chosen] for n in LOOKS]
+                is_random = policy == "random"
+                lines.append(Line(f"{name}, {described}", values, colour, is_random))
+    draw_aurocs(lines, LOOKS, "pictures looked at", file)
 
 
 def write_page(results: dict[str, Any], output: Path) -> None:
@@ -208,6 +221,7 @@ def write_page(results: dict[str, Any], output: Path) -> None:
             table(["data set", "order", *LOOKS, "defects"], rows(runs)),
             "",
         ]
+        draw(runs, output / "review.svg")
     if "speed" in results:
         speed = results["speed"]
         page += [
