@@ -340,8 +340,10 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
                 f"A {results['auroc_a']:.4f}, B {results['auroc_b']:.4f}, difference {difference}",
             )
         )
+    else:
+        rows.append(("AUROC", "not measured: it needs normal pictures and anomalies"))
     if "changed" in results:
-        counts = ", ".join(f"{n} {CHANGES[name]}" for name, n in results["changed"].items() if n)
+        counts = "; ".join(f"{n} {CHANGES[name]}" for name, n in results["changed"].items() if n)
         rows.append(("changed sides", f"{results['n_changed']}" + f": {counts}" * bool(counts)))
     rows.append(("report", str(folder / "compare.html")))
     return "\n".join(["", *align_rows(rows)])
