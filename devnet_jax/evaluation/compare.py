@@ -331,6 +331,8 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
     pictures = f"{results['n_normal']} normal, {results['n_anomaly']} anomalous"
     if results["n_left_out"]:
         pictures += f"; {results['n_left_out']} others left out"
+    if 0 < min(results["n_normal"], results["n_anomaly"]) < _FEW:
+        pictures += "; so few that the interval may be too narrow"
     rows = [("A", results["a"]), ("B", results["b"]), ("pictures", pictures)]
     if "auroc_a" in results:
         difference = describe_difference(results)
