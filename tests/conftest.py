@@ -245,6 +245,7 @@ def exported_core(main: Main, trained_core: Path, shared_tmp: Path) -> Path:
     return make_once(shared_tmp / "core.devnet", export)
 
 
+@pytest.fixture(scope="session")
 def drawn_parts(shared_tmp: Path) -> Path:
     """A folder of drawn parts, of which half of the good ones calibrate; read-only."""
     return make_once(shared_tmp / "drawn_parts", make_drawn)

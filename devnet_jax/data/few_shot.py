@@ -81,7 +81,9 @@ class FewShotDataset:
             own_data=source.is_own_data,
         )
         wanted, found = settings.n_to_draw, len(split.train_anomaly)
-        if wanted is not None and wanted > found:
+        # Of train/<defect> in a folder there may be fewer, with others to test.
+        none_tests = not split.tested_classes.keys() - {GOOD}
+        if wanted is not None and wanted > found and none_tests:
             logger.info(
                 "%s: config.dataset.n_anomaly = %d, and there are %d anomalies: all train",
                 source.name,

@@ -33,11 +33,11 @@ def read_labelled(given: str) -> list[RawExample]:
         list start from its folder or, if no picture is there, from the current one.
 
     Returns:
-      The verified examples, sorted by path; empty for a list without labels.
+      The verified examples, sorted by path; at least one.
 
     Raises:
-      UserError: if there is no such folder or list, its layout, a label or a path is wrong, or a
-        picture or a mask cannot be used.
+      UserError: if there is no such folder or list, its layout, a label or a path is wrong, a list
+        has no label, or a picture or a mask cannot be used.
     """
     path = expand_home(given).absolute()
     if not path.exists():
@@ -50,6 +50,11 @@ def read_labelled(given: str) -> list[RawExample]:
             raw = read_labelled_folder(path)
         else:
             raw = read_list(path, _start_of_paths(path), trains=False)
+            if not raw:
+                raise UserError(
+                    f"--input={given}: no picture of the list has a label: label some, or score "
+                    "them with --mode=predict"
+                )
     examples = [dataclasses.replace(e, split="test") for e in sorted(raw, key=lambda e: e.path)]
     return verify_files(
         RawDataset(

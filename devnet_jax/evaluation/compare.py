@@ -331,6 +331,8 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
     pictures = f"{results['n_normal']} normal, {results['n_anomaly']} anomalous"
     if results["n_left_out"]:
         pictures += f"; {results['n_left_out']} others left out"
+    if 0 < min(results["n_normal"], results["n_anomaly"]) < _FEW:
+        pictures += "; so few that the interval may be too narrow"
     rows = [("A", results["a"]), ("B", results["b"]), ("pictures", pictures)]
     if "auroc_a" in results:
         difference = describe_difference(results)
@@ -340,8 +342,10 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
                 f"A {results['auroc_a']:.4f}, B {results['auroc_b']:.4f}, difference {difference}",
             )
         )
+    else:
+        rows.append(("AUROC", "not measured: it needs normal pictures and anomalies"))
     if "changed" in results:
-        counts = ", ".join(f"{n} {CHANGES[name]}" for name, n in results["changed"].items() if n)
+        counts = "; ".join(f"{n} {CHANGES[name]}" for name, n in results["changed"].items() if n)
         rows.append(("changed sides", f"{results['n_changed']}" + f": {counts}" * bool(counts)))
     rows.append(("report", str(folder / "compare.html")))
     return "\n".join(["", *align_rows(rows)])

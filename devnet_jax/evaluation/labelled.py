@@ -83,8 +83,8 @@ def open_detector(config: Config, workdir: Workdir, *, needs_dataset: bool = Fal
 def evaluate_labelled(config: Config, workdir: Workdir, given: str, output: str) -> str | None:
     """Evaluates a detector on labelled pictures; changes nothing in its run.
 
-    Writes scores.csv, metrics.json and, if there is a picture, report.html. Several processes share
-    the pictures; process 0 writes.
+    Writes scores.csv, metrics.json and report.html. Several processes share the pictures; process 0
+    writes.
 
     Args:
       config: settings of the run; of no effect for a file.
@@ -123,11 +123,7 @@ def results_folder(output: str) -> Iterator[epath.Path]:
       UserError: if it is not local, cannot be written, belongs to a run, or is in use.
     """
     folder = Workdir(output, flag="--output")
-    if not folder.is_local:
-        raise UserError(f"--output={output}: must be a folder on a local disk")
-    folder.require_writable()
-    if folder.config.exists():
-        raise UserError(f"--output={output}: is the folder of a run; choose another")
+    folder.require_results_folder()
     with locked_by_rank_zero(folder.lock()):
         yield folder.path
 
@@ -180,11 +176,7 @@ def _write(
 ) -> None:
     write_scores(folder, examples, test)
     write_json(folder / "metrics.json", results)
-    report = folder / "report.html"
-    if not examples:
-        report.unlink(missing_ok=True)  # an earlier evaluation may have written it
-        return
     content = labelled_report(
         title, detector, examples, duplicates, results, test.pictures, test.pixel_aurocs
     )
-    write_text(report, to_html(content))
+    write_text(folder / "report.html", to_html(content))

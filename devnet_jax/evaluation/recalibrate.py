@@ -40,6 +40,7 @@ from devnet_jax.training.resume import open_dataset
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32  # tiles in memory at once
+_N_HIGHEST = 3  # pictures that the summary names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +49,18 @@ class GoodScores:
 
     Attributes:
       scores: float32 [n].
+      paths: path of each of these.
       left_out: names of the other pictures, each with its reason in brackets.
     """
 
     scores: np.ndarray
+    paths: Sequence[Path]
     left_out: Sequence[str]
+
+    def highest(self) -> str:
+        """Returns the highest scores with their paths, in words."""
+        order = np.argsort(-self.scores, kind="stable")[:_N_HIGHEST]
+        return ", ".join(f"'{self.paths[i]}' {self.scores[i]:.4g}" for i in order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Change:
     Attributes:
       before: threshold that was in force; `None` if there was none.
       after: new threshold.
-      n_left_out: number of pictures that were left out.
+      good: scores of the new pictures.
       old_alarms: number of the new pictures that the old threshold would have alarmed; `None`
         without one.
       shift: difference between the scores of the former calibration and the new ones; `None` if
@@ -73,7 +81,7 @@ class Change:
 
     before: Threshold | None
     after: Threshold
-    n_left_out: int
+    good: GoodScores
     old_alarms: int | None
     shift: Shift | None
     written: epath.Path
@@ -81,14 +89,14 @@ class Change:
 
     def __str__(self) -> str:
         """Returns the summary that is printed on the terminal."""
-        n = self.after.n_calibration
+        n = len(self.good.scores)
         rate, likely = self.after.false_alarm_rate, self.after.likely_rate or 0.0
         needed = n_calibration_needed(rate)
         before = "none"
         if self.before is not None:
             before = f"{self.before.value:.4g}" + " (the prior's)" * (self.before.kind == "prior")
         rows = [
-            ("good pictures", f"{n}; left out: {self.n_left_out}"),
+            ("good pictures", f"{n}; left out: {len(self.good.left_out)}"),
             ("threshold before", before),
             (
                 "threshold now",
@@ -96,9 +104,13 @@ class Change:
                 f"{n} pictures below {likely:.3g} in nine of ten draws",
             ),
             ("pictures needed", f"{needed} for a false-alarm rate of {rate:.4g}"),
+            (
+                "highest scores",
+                f"{self.good.highest()}: look at them, as a defect raises the threshold",
+            ),
         ]
         if self.old_alarms is not None:
-            share = self.old_alarms / (n or 1)
+            share = self.old_alarms / n
             rows += [("alarms before", f"{self.old_alarms} of the {n} pictures ({share:.1%})")]
         if self.shift is not None:
             s = self.shift
@@ -110,7 +122,7 @@ class Change:
                     f"{s.distance:.2f}, p = {s.p_value:.2g}",
                 )
             ]
-        rows += [("written", f"{self.written}; --mode=eval measures a run anew")]
+        rows += [("written", f"{self.written}; --mode=eval measures anew")]
         if self.kept is not None:
             rows += [("former scores", str(self.kept))]
         return "\n".join(["", *align_rows(rows)])
@@ -196,7 +208,7 @@ def _score_good(detector: ImageScorer, images: Inputs, trained: Collection[str])
     """
     settings = detector.preprocessing
     seen: set[str] = set()
-    scores, left_out = [np.empty(0, np.float32)], list[str]()
+    scores, paths, left_out = [np.empty(0, np.float32)], list[Path](), list[str]()
     for chunk in read_in_chunks(images.paths, max(_CHUNK // settings.n_tiles, 1), settings):
         digests = map_in_threads(_digest, chunk, None)
         reasons = [
@@ -213,15 +225,15 @@ def _score_good(detector: ImageScorer, images: Inputs, trained: Collection[str])
             scored = detector.score(readable_batch(readable, settings.white_level))
             is_odd = np.array([bool(odd) for odd in scored.odd])
             scores.append(scored.scores[~is_odd])
-            left_out += [
-                f"'{image.path}' ({odd})"
-                for image, odd in zip(readable, scored.odd, strict=True)
-                if odd
-            ]
+            for image, odd in zip(readable, scored.odd, strict=True):
+                if odd:
+                    left_out.append(f"'{image.path}' ({odd})")
+                else:
+                    paths.append(image.path)
         report_progress()
     if left_out:
         logger.warning("left out: %d pictures: %s", len(left_out), name_some(left_out))
-    return GoodScores(np.concatenate(scores), left_out)
+    return GoodScores(np.concatenate(scores), paths, left_out)
 
 
 def _digest(image: ReadImage) -> str:
@@ -284,7 +296,7 @@ def _change(
     return Change(
         before=old,
         after=threshold,
-        n_left_out=len(good.left_out),
+        good=good,
         old_alarms=None if old is None else int(old.alarms(as_written(good.scores)).sum()),
         shift=compare(before, good.scores) if len(before) else None,
         written=written,

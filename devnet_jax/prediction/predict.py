@@ -98,7 +98,7 @@ class Prediction:
             ("images", self.n_images),
             ("could not be read", self.n_unreadable or None),
             ("alarms", _format_alarms(self.n_alarms, self.n_images - self.n_unreadable)),
-            ("unlike the training images", self.describe_odd() or None),
+            ("odd images", self.describe_odd() or None),
             ("warning", self.drift or None),
             ("score of every image", self.table),
             ("overlays", self.overlays),
@@ -147,11 +147,7 @@ def predict(
         scores are not finite; or, with `strict`, an image cannot be read.
     """
     folder = Workdir(output, flag="--output")
-    if not folder.is_local:
-        raise UserError(f"--output={output}: must be a folder on a local disk")
-    folder.require_writable()
-    if folder.config.exists():
-        raise UserError(f"--output={output}: is the folder of a run; choose another")
+    folder.require_results_folder()
     if detector.threshold is None:
         if detector.config.evaluation.overlays == "anomalous":
             raise UserError(
@@ -293,12 +289,7 @@ def _write_results(
 
 def _count_reasons(odd: Iterable[str]) -> dict[str, int]:
     """Returns the number of odd images by reason, the commonest first, without the details."""
-    short = (
-        re.sub(r" \(.*?\)| than the training pictures", "", reason).replace(
-            "unlike the training pictures", "other content"
-        )
-        for reason in odd
-    )
+    short = (re.sub(r" \(.*?\)| than the training pictures", "", reason) for reason in odd)
     counts = Counter(filter(None, short))
     return dict(counts.most_common())
 
@@ -390,7 +381,7 @@ def _make_notes(detector: TrainedDetector, prediction: Prediction) -> list[str]:
     notes = (
         detector.shortage,
         _NO_THRESHOLD if detector.threshold is None else None,
-        f"images unlike the training images: {odd}" if odd else None,
+        f"odd images: {odd}" if odd else None,
         prediction.drift or None,
     )
     return [as_sentence(note) for note in notes if note is not None]

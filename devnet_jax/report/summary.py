@@ -55,11 +55,10 @@ def summarise_labelled(detector: str, folder: epath.Path, results: Mapping[str, 
       folder: folder of the results.
       results: content of its metrics.json.
     """
-    tested = results["n_test_normal"] + results["n_test_anomaly"]
     files = [
         ("results", folder / "metrics.json"),
         ("score of every image", folder / "scores.csv"),
-        ("report", folder / "report.html" if tested else "not written: there is no test image"),
+        ("report", folder / "report.html"),
     ]
     rows = [("detector", detector), *_measure_rows(results)]
     return "\n".join(["", *align_rows(rows), "", *align_rows(files)])

@@ -112,6 +112,14 @@ class Workdir:
                 f"{self._flag}={self.path}: {existing} cannot be written; choose another"
             )
 
+    def require_results_folder(self) -> None:
+        """Raises `UserError` if it is not local, cannot be written, or is the folder of a run."""
+        if not self.is_local:
+            raise UserError(f"{self._flag}={self.path}: must be a folder on a local disk")
+        self.require_writable()
+        if self.config.exists():
+            raise UserError(f"{self._flag}={self.path}: is the folder of a run; choose another")
+
 
 def read_config(workdir: Workdir) -> Config:
     """Returns the settings of a workdir's run; raises `UserError` if they are missing or wrong."""

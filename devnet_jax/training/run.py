@@ -65,6 +65,11 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
             f"{done // config.train.steps_per_epoch} epochs; use at least that many"
         )
     dataset = open_dataset(config, workdir, grows=config.train.warm_start)
+    has_changed = dataset.source.fingerprint != dataset.split.fingerprint
+    if done and has_changed and not config.train.warm_start:
+        logger.info(
+            "new images train with --config.train.warm_start=True and more --config.train.epochs"
+        )
     if not dataset.split.train_anomaly:
         raise UserError(
             f"data set {dataset.source.name} has no labelled anomalies, which the deviation network"
@@ -83,9 +88,9 @@ def _train_devnet(config: Config, workdir: Workdir, checkpoints: Checkpoints) ->
     store = make_store(images, config.dataset, replicated())
 
     # Before the first step with new images: if killed in the midst, the run resumes with them.
-    _write_settings(config, dataset, workdir)
-    if not workdir.ordinary.exists():
+    if dataset.has_grown or not workdir.ordinary.exists():
         _write_ordinary(dataset, workdir)
+    _write_settings(config, dataset, workdir)
     n_normal = len(dataset.split.train_unlabelled)
     with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
         fit(config, store, n_normal, state, checkpoints, log)

@@ -134,6 +134,7 @@ def test_a_list_counts_all_labelled_rows(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("file,label\n1.png,good", "names no column 'path'"),
         ("path,label\n1.png,goood", "unknown label"),
+        ("path,label\n1.png,\n", "no picture of the list has a label"),
         (
             "path,label\ngone.png,good",
             r"gone.png.*which start from '.*' \(the folder of the list\)",

@@ -88,6 +88,8 @@ def test_a_run_and_its_file_get_the_same_threshold_and_eval_keeps_it(
     assert row(result.stdout, "threshold before") == f"{before.threshold.value:.4g}"
     assert row(result.stdout, "threshold now").startswith(f"{threshold.value:.4g}: at most 0.05")
     assert row(result.stdout, "pictures needed").startswith("19 for")
+    highest = paths[int(np.argmax(before.score(paths).scores))].name
+    assert row(result.stdout, "highest scores").startswith(f"'{mixed / highest}' {scores[-1]:.4g}")
     n_alarms = int(np.sum(scores >= before.threshold.value))
     assert row(result.stdout, "alarms before").startswith(f"{n_alarms} of the {N_NEW} pictures")
     test = stats.ks_2samp(before.calibration_scores, scores)

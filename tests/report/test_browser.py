@@ -377,7 +377,7 @@ def test_pictures_unlike_the_training_pictures_can_be_shown_alone(opened):
         for i, picture in enumerate(make_predictions().pictures)
     ]
     page = opened(make_predictions(pictures=pictures))
-    page.get_by_label("Outcome", exact=True).select_option(label="unlike the training images")
+    page.get_by_label("Outcome", exact=True).select_option(label="odd (unlike the training images)")
     assert {*shown(page)} == {5, 40}
     type_threshold(page, "2.0")
     assert {*shown(page)} == {5, 40}

@@ -114,7 +114,9 @@ def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
     result = main(*devnet_flags, "--config.train.epochs=3")
     assert result.returncode == 0, result.stderr
     assert "only the images named in split.json are used" in result.stderr
+    assert "new images train with --config.train.warm_start=True" in result.stderr
     assert split_of(run) == before
+    ordinary = (run / "ordinary.json").read_bytes()
     assert Detector.restore(run).step == 6
 
     told = (*devnet_flags, "--config.train.warm_start=True", "--config.dataset.n_anomaly=5")
@@ -133,6 +135,7 @@ def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
     assert len(after["train_anomaly"]) == 5
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["step"] for epoch in epochs] == [2, 4, 6, 8]  # it went on, and not anew
+    assert (run / "ordinary.json").read_bytes() != ordinary  # new good images are not odd
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     assert (metrics["step"], metrics["n_test_anomaly"]) == (8, 6)
     assert main(*told, "--config.train.epochs=4").returncode == 0  # nothing is new

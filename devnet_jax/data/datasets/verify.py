@@ -223,10 +223,10 @@ def _raise_errors(errors: Sequence[str]) -> None:
     if len(errors) == 1:
         raise UserError(errors[0])
     if errors:
-        named = "\n  ".join(errors[:_MAX_NAMED])
+        named = "; ".join(errors[:_MAX_NAMED])
         rest = len(errors) - _MAX_NAMED
-        more = f"\n  and {rest} more" if rest > 0 else ""
-        raise UserError(f"{len(errors)} files cannot be used:\n  {named}{more}")
+        more = f"; and {rest} more" if rest > 0 else ""
+        raise UserError(f"{len(errors)} files cannot be used: {named}{more}")
 
 
 def _warn_of_levels(name: str, results: Sequence[_Verified]) -> None:
