@@ -88,7 +88,7 @@ class Board:
     @property
     def n_pending(self) -> int:
         """Number of pictures that the detector in force has not scored yet."""
-        return int(self._pending.sum()) - sum(self._pending[i] for i in self._errors())
+        return int(self._pending.sum()) - int(self._pending[self._errors()].sum())
 
     def summary(self) -> dict[str, Any]:
         """Returns the counts of the page's state."""
@@ -97,6 +97,7 @@ class Board:
         return {
             "n": len(self.names),
             "n_scored": int(np.isfinite(self.scores).sum()),
+            "n_pending": self.n_pending,
             "n_looked": labels.total(),
             "n_good": labels["good"],
             "n_skipped": labels["skip"],

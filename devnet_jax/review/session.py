@@ -12,8 +12,9 @@ from typing import Any
 
 from devnet_jax.config import Config
 from devnet_jax.data.datasets.label_list import UNLABELLED
+from devnet_jax.data.paths import name_some
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, printable
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.review.board import Board
@@ -285,6 +286,8 @@ class ReviewSession:
         self._wants_finish = False
         self._error = None
         self._write_table()
+        names, labelled = self._pictures.names, list(self._board.labels)
+        lost = [f"'{names[i]}'" for i in labelled if not self._pictures.is_there(i)]
         report = finish(self._config, self._results, self._pictures.folder, self._inputs, self.n)
         self._finished = {
             "csv": str(self._results.labels),
@@ -292,6 +295,11 @@ class ReviewSession:
             "report": "" if report is None else str(report),
             "commands": commands(self._results),
         }
+        if lost:
+            self._error = printable(
+                f"All is written, but nothing is learned from {len(lost)} labelled pictures that"
+                f" cannot be read or are gone: {name_some(lost)}"
+            )
 
     def _write_table(self) -> None:
         with self._condition:
@@ -311,12 +319,13 @@ class ReviewSession:
             mask = masks.get(name, "")
             if mask:
                 mask = relative_path(self._results.path / mask, folder)
-            if label.label in ("good", "anomaly"):
-                yield Row(path, label.label, label.defect, split, mask)
+            trains = label.label in ("good", "anomaly") or i in presumed
+            if not trains or not self._pictures.is_there(i):
+                yield Row(path)
             elif i in presumed:
                 yield Row(path, UNLABELLED, split="train")
             else:
-                yield Row(path)
+                yield Row(path, label.label, label.defect, split, mask)
         for i, taught in self._taught.items():
             if i >= self.n:
                 split = "test" if taught.part == "test" else "train"

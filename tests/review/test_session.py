@@ -105,10 +105,11 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     session.label(numbers(session, "scratch"), "anomaly", "scratch", "ada")
     session.label(numbers(session, "stain"), "anomaly", "stain", "ada")
     session.label(numbers(session, "test-good"), "good", "", "bob")
+    session.label([damaged], "anomaly", "stain", "bob")
     session.learn()
     state = wait(session)
-    assert (state["n_looked"], state["n_good"], state["error"]) == (13, 5, None)
-    assert state["kinds"] == {"scratch": 4, "stain": 4}
+    assert (state["n_looked"], state["n_good"], state["error"]) == (14, 5, None)
+    assert state["kinds"] == {"scratch": 4, "stain": 5}
     assert state["note"] == ""
     assert state["generation"] == 3
     assert state["estimate"]["n_anomaly"] == 8
@@ -134,7 +135,9 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     session.finish()
     while (state := session.state())["finished"] is None and state["error"] is None:
         time.sleep(0.05)
-    assert state["error"] is None
+    assert state["finished"] is not None, state
+    assert "nothing is learned from 1 labelled pictures" in session.state()["error"]
+    assert "'damaged.png'" in session.state()["error"]
     rows = table(Path(state["finished"]["csv"]))
     assert rows["test-scratch-000.png"]["label"] == "anomaly"
     assert rows["test-scratch-000.png"]["defect"] == "scratch"
@@ -163,9 +166,17 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     # A process that is killed while it replaces the detector leaves the earlier one.
     replaced = tmp_path / "work" / "review" / ".detector.replaced"
     Path(folder.path).rename(replaced)
-    opened()
+    opened().close()
     assert not replaced.exists()
     assert read_config(folder).dataset.name == "image_list"
+    # A review of the detector has labels of its own, which stay when the detector is replaced.
+    own = Path(folder.path) / "review" / "journal.jsonl"
+    shutil.copytree(folder.path, replaced)
+    (replaced / "review").mkdir()
+    (replaced / "review" / own.name).write_text("labels")
+    opened()
+    assert not replaced.exists()
+    assert own.read_text() == "labels"
 
 
 def test_labels_outlive_the_review(opened: Opener) -> None:
