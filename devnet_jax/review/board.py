@@ -185,5 +185,8 @@ class Board:
         # Not at once again: the reviewer has just said it.
         just_labelled = [i for i, g in self._labelled_in.items() if g == self.generation]
         again[just_labelled] = False
-        threshold = self.threshold if self.threshold is not None else np.nanmedian(self.scores)
+        threshold = self.threshold
+        if threshold is None:
+            known = self.scores[np.isfinite(self.scores)]
+            threshold = float(np.median(known)) if len(known) else 0.0
         return teaching_order(self.scores, seen, self._like_labelled, again, threshold)

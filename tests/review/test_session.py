@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,15 @@ def wait(session: ReviewSession) -> dict[str, Any]:
             return state
         time.sleep(0.05)
     raise AssertionError(f"still at work: {session.state()}")
+
+
+def soon(condition: Callable[[], Any]) -> Any:
+    """Waits until a condition holds; returns its value."""
+    for _ in range(200):
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it does not come")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +203,25 @@ def test_labels_outlive_the_review(opened: Opener) -> None:
     assert session.picture(ids[1])["label"] == "skip"
     assert session.picture(ids[2])["label"] == ""
     assert [entry["label"] for entry in session.picture(ids[2])["history"]] == ["good", ""]
+
+
+def test_a_full_disk_is_said_and_the_table_is_written_later(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened()
+    wait(session)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.csv")
+
+    monkeypatch.setattr("devnet_jax.review.session._TABLE_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr("devnet_jax.review.session.write_labels", full)
+        session.label(numbers(session, "scratch-000"), "anomaly", "scratch", "ada")
+        assert soon(lambda: session.state()["error"]).startswith("labels.csv: No space left")
+    soon(lambda: session.state()["error"] is None)
+    rows = table(tmp_path / "work" / "review" / "labels.csv")
+    assert rows["test-scratch-000.png"]["defect"] == "scratch"
 
 
 def test_masks_that_do_not_fit_are_refused(opened: Opener) -> None:
