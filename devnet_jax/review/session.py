@@ -331,9 +331,8 @@ class ReviewSession:
         folder, masks = self._pictures.folder, self._journal.masks
         labels, scores = self._board.labels, self._board.scores
         presumed = set(self._teacher.presumed(labels, scores))
-        for i, (name, path) in enumerate(
-            zip(self._pictures.names, self._table_paths, strict=False)
-        ):
+        for i, name in enumerate(self._pictures.names):
+            path = self._table_paths[i]
             label = labels.get(i, Label(""))
             split = "test" if i in self._taught and self._taught[i].part == "test" else "train"
             mask = masks.get(name, "")
