@@ -88,7 +88,7 @@ class Board:
     @property
     def n_pending(self) -> int:
         """Number of pictures that the detector in force has not scored yet."""
-        return int(self._pending.sum()) - sum(self._pending[i] for i in self._errors())
+        return int(self._pending.sum()) - int(self._pending[self._errors()].sum())
 
     def summary(self) -> dict[str, Any]:
         """Returns the counts of the page's state."""
@@ -97,6 +97,7 @@ class Board:
         return {
             "n": len(self.names),
             "n_scored": int(np.isfinite(self.scores).sum()),
+            "n_pending": self.n_pending,
             "n_looked": labels.total(),
             "n_good": labels["good"],
             "n_skipped": labels["skip"],
@@ -184,5 +185,8 @@ class Board:
         # Not at once again: the reviewer has just said it.
         just_labelled = [i for i, g in self._labelled_in.items() if g == self.generation]
         again[just_labelled] = False
-        threshold = self.threshold if self.threshold is not None else np.nanmedian(self.scores)
+        threshold = self.threshold
+        if threshold is None:
+            known = self.scores[np.isfinite(self.scores)]
+            threshold = float(np.median(known)) if len(known) else 0.0
         return teaching_order(self.scores, seen, self._like_labelled, again, threshold)

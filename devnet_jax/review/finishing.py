@@ -11,7 +11,7 @@ from devnet_jax.config import FOLDER_CALIBRATION, Config, with_settings
 from devnet_jax.evaluation.evaluate import evaluate
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.predict import predict
-from devnet_jax.review.results import Results
+from devnet_jax.review.results import FOLDER, Results
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.run import train
 
@@ -42,10 +42,22 @@ def settings_of_list(config: Config, labels: Path, folder: Path) -> Config:
 
 
 def restore_replaced(results: Results) -> None:
-    """Puts the earlier detector back if a process was killed between the renames of `finish`."""
+    """Puts things right if a process was killed between the renames of `finish`."""
     old = results.path / _REPLACED
     if old.exists() and not results.detector.exists():
         old.rename(results.detector)
+    _remove_replaced(results)
+
+
+def _remove_replaced(results: Results) -> None:
+    """Removes the earlier detector; a review of it, which nobody can do again, moves to the new."""
+    old = results.path / _REPLACED
+    if (old / FOLDER).exists():
+        place = results.detector / FOLDER
+        if place.exists():
+            place = place.with_name(f"{FOLDER}-{time.time_ns()}")
+        (old / FOLDER).rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def finish(
@@ -77,12 +89,11 @@ def finish(
     workdir, settings = Workdir(new), settings_of_list(config, learned, folder)
     train(settings, workdir)
     evaluate(settings, workdir)
-    old = results.path / _REPLACED
-    shutil.rmtree(old, ignore_errors=True)
+    restore_replaced(results)
     if results.detector.exists():
-        results.detector.rename(old)
+        results.detector.rename(results.path / _REPLACED)
     new.rename(results.detector)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove_replaced(results)
     for table in results.path.glob("learned-*.csv"):
         if table != learned:
             table.unlink()

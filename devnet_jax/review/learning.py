@@ -175,3 +175,20 @@ def _pad_labels(variables: dict[str, Any], n_labels: int) -> dict[str, Any]:
     head["labelled"] = jnp.pad(head["labelled"], ((0, n), (0, 0)))
     head["labelled_kinds"] = jnp.pad(head["labelled_kinds"], (0, n), constant_values=UNLIKE)
     return {**variables, "params": {**variables["params"], "position_head": head}}
+
+
+def named_estimate(expected: Mapping[str, float]) -> dict[str, float] | None:
+    """Returns the page's names of the entries of `expected_performance`."""
+    if not expected:
+        return None
+    names = {
+        "auroc": "expected_auroc",
+        "low": "expected_auroc_low",
+        "high": "expected_auroc_high",
+        "n_normal": "n_estimate_normal",
+        "n_anomaly": "n_estimate_anomaly",
+        "miss_rate": "expected_miss_rate",
+        "miss_low": "expected_miss_rate_low",
+        "miss_high": "expected_miss_rate_high",
+    }
+    return {name: expected[entry] for name, entry in names.items() if entry in expected}

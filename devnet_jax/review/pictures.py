@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.data.decode import fit_image, map_in_threads
+from devnet_jax.data.pages import split_page
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.images import decode_file
@@ -69,6 +70,11 @@ class Pictures:
         others = Pictures(inputs, self.paths[len(self.names) :], preprocessing)
         others.errors = self.errors
         return others
+
+    def is_there(self, i: int) -> bool:
+        """Returns whether a picture's file is there, and has not been found to be unreadable."""
+        file, _ = split_page(self.paths[i])
+        return i not in self.errors and os.path.isfile(file)  # noqa: PTH113 (Path.is_file may raise)
 
     def read(self, indices: np.ndarray, description: str | None = None) -> np.ndarray:
         """Reads pictures into a new array, uint8 [n, *preprocessing.shape]; see `ImageReader`."""

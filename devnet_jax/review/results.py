@@ -27,6 +27,7 @@ from devnet_jax.runtime.workdir import Workdir
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "review"  # of the results, in the workdir
 _MAX_NAME_BYTES = 240  # file systems allow 255, and masks have a longer name
 _MAX_CUT_BYTES = 120  # of a name that is replaced, without its hash
 _MAX_PATH_BYTES = 1024  # Linux allows 4096, with the folder
@@ -69,7 +70,7 @@ class Results:
     @classmethod
     def of(cls, workdir: Workdir, output: str | None) -> Results:
         """Returns the folder of `--output`, by default review/ in the workdir."""
-        chosen = Workdir(output, "--output") if output else Workdir(workdir.path / "review")
+        chosen = Workdir(output, "--output") if output else Workdir(workdir.path / FOLDER)
         if not chosen.is_local:
             raise UserError(
                 f"--output={chosen.path}: no folder of this machine; give one with --output"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +14,15 @@ from typing import Any
 
 from devnet_jax.config import Config
 from devnet_jax.data.datasets.label_list import UNLABELLED
+from devnet_jax.data.paths import name_some
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.errors import UserError
+from devnet_jax.errors import UserError, printable
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.review.board import Board
 from devnet_jax.review.finishing import finish, restore_replaced
 from devnet_jax.review.journal import Journal, Label
+from devnet_jax.review.learning import named_estimate
 from devnet_jax.review.masks import read_mask, write_mask
 from devnet_jax.review.pictures import Pictures, real_path
 from devnet_jax.review.results import Results, Row, commands, relative_path, write_labels
@@ -79,6 +83,7 @@ class ReviewSession:
         self._expected_before: Mapping[str, float] = {}
         self._working: dict[str, Any] | None = None
         self._error: str | None = None
+        self._disk_error = ""
         self._finished: dict[str, Any] | None = None
         self._wants_learning = not self._has_run or bool(given)
         self._wants_refinement = not self._has_run
@@ -98,8 +103,8 @@ class ReviewSession:
                 "version": self._version,
                 "known_kinds": self._teacher.kinds,
                 "working": self._working,
-                "estimate": _estimate(self._expected),
-                "estimate_before": _estimate(self._expected_before),
+                "estimate": named_estimate(self._expected),
+                "estimate_before": named_estimate(self._expected_before),
                 "note": "" if self._has_run or self._has_labels() else _CONTAMINATED,
                 "error": self._error,
                 "finished": self._finished,
@@ -232,8 +237,17 @@ class ReviewSession:
                     self._working = {"task": task, "done": done, "of": self.n if done else 0}
             try:
                 work()
+                if task == _SAVING and self._error == self._disk_error:
+                    self._error = None
             except UserError as error:
                 self._error = str(error)
+            except OSError as error:
+                self._error = self._disk_error = (
+                    f"{error.filename}: {error.strerror}; labels are kept: free disk space, or"
+                    " see what is wrong with the disk"
+                )
+                if task == _SAVING:
+                    self._table_due = time.monotonic() + _TABLE_SECONDS
             except Exception:
                 logger.exception("review: internal error")
                 self._error = "Internal error of the review; see its terminal. Labels are kept."
@@ -285,6 +299,8 @@ class ReviewSession:
         self._wants_finish = False
         self._error = None
         self._write_table()
+        names, labelled = self._pictures.names, list(self._board.labels)
+        lost = [f"'{names[i]}'" for i in labelled if not self._pictures.is_there(i)]
         report = finish(self._config, self._results, self._pictures.folder, self._inputs, self.n)
         self._finished = {
             "csv": str(self._results.labels),
@@ -292,8 +308,19 @@ class ReviewSession:
             "report": "" if report is None else str(report),
             "commands": commands(self._results),
         }
+        if lost:
+            self._error = printable(
+                f"All is written, but nothing is learned from {len(lost)} labelled pictures that"
+                f" cannot be read or are gone: {name_some(lost)}"
+            )
+
+    @functools.cached_property
+    def _table_paths(self) -> Sequence[str]:
+        """Paths of all pictures as in the table; those of 100,000 take a second."""
+        return [relative_path(path, self._pictures.folder) for path in self._pictures.paths]
 
     def _write_table(self) -> None:
+        _ = self._table_paths  # before the lock, for which the page waits
         with self._condition:
             self._table_due = None
             rows = list(self._rows())
@@ -305,39 +332,23 @@ class ReviewSession:
         labels, scores = self._board.labels, self._board.scores
         presumed = set(self._teacher.presumed(labels, scores))
         for i, name in enumerate(self._pictures.names):
-            path = relative_path(self._pictures.paths[i], folder)
+            path = self._table_paths[i]
             label = labels.get(i, Label(""))
             split = "test" if i in self._taught and self._taught[i].part == "test" else "train"
             mask = masks.get(name, "")
             if mask:
                 mask = relative_path(self._results.path / mask, folder)
-            if label.label in ("good", "anomaly"):
-                yield Row(path, label.label, label.defect, split, mask)
+            trains = label.label in ("good", "anomaly") or i in presumed
+            if not trains or not self._pictures.is_there(i):
+                yield Row(path)
             elif i in presumed:
                 yield Row(path, UNLABELLED, split="train")
             else:
-                yield Row(path)
+                yield Row(path, label.label, label.defect, split, mask)
         for i, taught in self._taught.items():
             if i >= self.n:
                 split = "test" if taught.part == "test" else "train"
                 yield Row(relative_path(taught.path, folder), taught.label, taught.defect, split)
-
-
-def _estimate(expected: Mapping[str, float]) -> dict[str, float] | None:
-    """Returns the page's names of the entries of `expected_performance`."""
-    if not expected:
-        return None
-    names = {
-        "auroc": "expected_auroc",
-        "low": "expected_auroc_low",
-        "high": "expected_auroc_high",
-        "n_normal": "n_estimate_normal",
-        "n_anomaly": "n_estimate_anomaly",
-        "miss_rate": "expected_miss_rate",
-        "miss_low": "expected_miss_rate_low",
-        "miss_high": "expected_miss_rate_high",
-    }
-    return {name: expected[entry] for name, entry in names.items() if entry in expected}
 
 
 def open_session(
@@ -356,15 +367,16 @@ def open_session(
     """
     results = Results(output)
     found = find_inputs(inputs, output)
-    inside = [path for path in found.paths if Path(real_path(path)).is_relative_to(output)]
-    paths = [path for path in found.paths if path not in inside]  # masks are no pictures
+    real_paths = {path: real_path(path) for path in found.paths}
+    inside = f"{real_path(output)}{os.sep}"  # masks are no pictures
+    paths = [path for path in found.paths if not real_paths[path].startswith(inside)]
     if not paths:
         raise UserError(f"--input={inputs[0]}: contains no image beside those of the review")
     detector, taught = None, list[Taught]()
     if workdir.config.exists():
         taught = taught_pictures(config, workdir)
         detector = TrainedDetector.restore(workdir.path, config)
-    numbers = {real_path(path): i for i, path in enumerate(paths)}
+    numbers = {real_paths[path]: i for i, path in enumerate(paths)}
     own = {numbers[real]: t for t in taught if (real := real_path(t.path)) in numbers}
     others = [t for t in taught if real_path(t.path) not in numbers]
     by_number = own | {len(paths) + i: t for i, t in enumerate(others)}

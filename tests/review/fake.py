@@ -70,9 +70,10 @@ class FakeSession:
         self.working: dict[str, Any] | None = None
         self.finished: dict[str, Any] | None = None
         self.error: str | None = None
-        self._again = False
+        self._again = self._scores_anew = False
         self._before: dict[str, Any] | None = None
         self._changed: dict[int, str] = {}
+        self._alarms: list[bool | None] = []
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
 
@@ -91,6 +92,7 @@ class FakeSession:
             return {
                 "n": self.n,
                 "n_scored": self.n_scored,
+                "n_pending": self.n if self._scores_anew else self.n - self.n_scored,
                 "n_looked": self.n - labels[""],
                 "n_good": labels["good"],
                 "n_skipped": labels["skip"],
@@ -286,7 +288,12 @@ class FakeSession:
                 time.sleep(self.seconds / 10)
             with self._lock:
                 end()
+                self._scores_anew = task == "learning"
                 self.working = None
+            if self._scores_anew:  # longer than the page waits between questions
+                time.sleep(0.4)
+                self._scored_anew()
+            with self._lock:
                 again, self._again = self._again, False
             if again:
                 self.learn()
@@ -296,13 +303,18 @@ class FakeSession:
         self._threads[-1].start()
 
     def _learned(self) -> None:
-        alarms = [self._picture(i)["alarm"] for i in range(self.n)]
+        self._alarms = [self._picture(i)["alarm"] for i in range(self.n)]
         self._before = self._estimate()
         self.generation += 1
-        now = [self._picture(i)["alarm"] for i in range(self.n)]
-        words = {True: "now an alarm", False: "no alarm any more"}
-        pairs = enumerate(zip(alarms, now, strict=True))
-        self._changed = {i: words[new] for i, (old, new) in pairs if old != new}
+        self._changed = {}
+
+    def _scored_anew(self) -> None:
+        with self._lock:
+            now = [self._picture(i)["alarm"] for i in range(self.n)]
+            words = {True: "now an alarm", False: "no alarm any more"}
+            pairs = enumerate(zip(self._alarms, now, strict=True))
+            self._changed = {i: words[new] for i, (old, new) in pairs if old != new}
+            self._scores_anew = False
 
     def _done(self) -> None:
         folder = "/data/work <b>/review"

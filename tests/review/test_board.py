@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -94,7 +96,7 @@ def test_unreadable_pictures_are_named_and_left_out() -> None:
     board = Board(NAMES, {}, errors)
     board.begin(2.0)
     assert board.next_pending(9) == [0, 2, 3, 4]
-    assert board.n_pending == 4
+    assert json.loads(json.dumps(board.summary()))["n_pending"] == 4
     board.take(range(5), scores([0.0] * 5))
     assert (board.picture(1)["score"], board.picture(1)["reason"]) == (None, "b.png: is empty")
     assert board.n_pending == 0

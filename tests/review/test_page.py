@@ -750,6 +750,7 @@ def test_labels_of_another_window_arrive(opened: Opened) -> None:
     page.keyboard.press("l")
     other.locator("#offer").wait_for()
     page.keyboard.press("p")
+    soon(lambda: seen(page) == i, page)
     page.keyboard.press("g")
     soon(lambda: session.labels[i] == ("good", ""), page)
     assert len([entry for entry in session.entries if i in entry["ids"]]) == 2

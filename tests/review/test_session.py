@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,15 @@ def wait(session: ReviewSession) -> dict[str, Any]:
             return state
         time.sleep(0.05)
     raise AssertionError(f"still at work: {session.state()}")
+
+
+def soon(condition: Callable[[], Any]) -> Any:
+    """Waits until a condition holds; returns its value."""
+    for _ in range(200):
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it does not come")
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +116,11 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     session.label(numbers(session, "scratch"), "anomaly", "scratch", "ada")
     session.label(numbers(session, "stain"), "anomaly", "stain", "ada")
     session.label(numbers(session, "test-good"), "good", "", "bob")
+    session.label([damaged], "anomaly", "stain", "bob")
     session.learn()
     state = wait(session)
-    assert (state["n_looked"], state["n_good"], state["error"]) == (13, 5, None)
-    assert state["kinds"] == {"scratch": 4, "stain": 4}
+    assert (state["n_looked"], state["n_good"], state["error"]) == (14, 5, None)
+    assert state["kinds"] == {"scratch": 4, "stain": 5}
     assert state["note"] == ""
     assert state["generation"] == 3
     assert state["estimate"]["n_anomaly"] == 8
@@ -134,7 +146,9 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     session.finish()
     while (state := session.state())["finished"] is None and state["error"] is None:
         time.sleep(0.05)
-    assert state["error"] is None
+    assert state["finished"] is not None, state
+    assert "nothing is learned from 1 labelled pictures" in session.state()["error"]
+    assert "'damaged.png'" in session.state()["error"]
     rows = table(Path(state["finished"]["csv"]))
     assert rows["test-scratch-000.png"]["label"] == "anomaly"
     assert rows["test-scratch-000.png"]["defect"] == "scratch"
@@ -163,9 +177,17 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     # A process that is killed while it replaces the detector leaves the earlier one.
     replaced = tmp_path / "work" / "review" / ".detector.replaced"
     Path(folder.path).rename(replaced)
-    opened()
+    opened().close()
     assert not replaced.exists()
     assert read_config(folder).dataset.name == "image_list"
+    # A review of the detector has labels of its own, which stay when the detector is replaced.
+    own = Path(folder.path) / "review" / "journal.jsonl"
+    shutil.copytree(folder.path, replaced)
+    (replaced / "review").mkdir()
+    (replaced / "review" / own.name).write_text("labels")
+    opened()
+    assert not replaced.exists()
+    assert own.read_text() == "labels"
 
 
 def test_labels_outlive_the_review(opened: Opener) -> None:
@@ -181,6 +203,25 @@ def test_labels_outlive_the_review(opened: Opener) -> None:
     assert session.picture(ids[1])["label"] == "skip"
     assert session.picture(ids[2])["label"] == ""
     assert [entry["label"] for entry in session.picture(ids[2])["history"]] == ["good", ""]
+
+
+def test_a_full_disk_is_said_and_the_table_is_written_later(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened()
+    wait(session)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.csv")
+
+    monkeypatch.setattr("devnet_jax.review.session._TABLE_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr("devnet_jax.review.session.write_labels", full)
+        session.label(numbers(session, "scratch-000"), "anomaly", "scratch", "ada")
+        assert soon(lambda: session.state()["error"]).startswith("labels.csv: No space left")
+    soon(lambda: session.state()["error"] is None)
+    rows = table(tmp_path / "work" / "review" / "labels.csv")
+    assert rows["test-scratch-000.png"]["defect"] == "scratch"
 
 
 def test_masks_that_do_not_fit_are_refused(opened: Opener) -> None:

@@ -16,6 +16,7 @@ import { Wall, labelText } from "./wall.js";
 const LEARN_AFTER = 5; // labels
 
 let unlearned = 0; // labels since the last learning
+let fresh = false; // the detector: it has not scored all pictures yet
 let stale = false; // the wall is drawn anew when nothing is selected any more
 let opened = false, selected = 0; // of the list; pictures on the wall
 
@@ -47,8 +48,10 @@ async function stateCame(before, others) {
   if (!before) return;
   const { state } = link;
   const scored = state.n_scored !== before.n_scored;
-  if (state.generation !== before.generation) await learned();
-  else if (scored && state.n_scored === state.n) await renew(0);
+  const begins = state.generation !== before.generation;
+  if (begins) [fresh, unlearned] = [true, 0];
+  if (!state.n_pending && fresh) await learned();
+  else if (begins || (!state.n_pending && before.n_pending)) await renew(0);
   else if (others) await renew(pictures.start);
   else if (scored && pictures.current?.score === null) await drawAll();
   if (!pictures.current && !pictures.ended) await move(0); // it had to wait
@@ -148,7 +151,7 @@ async function renew(start) {
 }
 
 async function learned() {
-  unlearned = 0;
+  fresh = false;
   const { n_changed: n } = link.state;
   drawOffer(n, pictures.show);
   say(n ? `Learned: ${plural(n, "picture")} changed sides.` : "Learned: no picture changed sides.");

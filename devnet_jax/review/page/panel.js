@@ -16,9 +16,11 @@ export function drawPanel(state, kinds, waiting) {
   byId("looked-bar").max = Math.max(1, state.n);
   byId("looked-bar").value = state.n_looked;
   drawCounts(state, kinds);
-  setText("alarms", state.n_scored < state.n
-    ? `${count(state.n_scored)} of ${count(state.n)} pictures have a score.`
-    : `It gives an alarm for ${count(state.n_alarms)} of ${plural(state.n, "picture")}.`);
+  const missing = state.n - state.n_scored;
+  setText("alarms", missing && (state.n_pending || !state.n_scored)
+    ? `${count(state.n_scored)} of ${plural(state.n, "picture")} have a score.`
+    : `It gives an alarm for ${count(state.n_alarms)} of ${plural(state.n, "picture")}.`
+      + (missing ? ` ${count(missing)} cannot be read.` : ""));
   setText("note", state.note);
   byId("note").hidden = !state.note;
   drawEstimate(state);
