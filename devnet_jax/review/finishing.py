@@ -6,13 +6,17 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
 
 from devnet_jax.config import FOLDER_CALIBRATION, Config, with_settings
 from devnet_jax.evaluation.evaluate import evaluate
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.prediction.predict import predict
 from devnet_jax.review.results import FOLDER, Results
-from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.runtime.io import write_bytes
+from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.run import train
 
 _REPLACED = ".detector.replaced"  # holds the earlier detector while it is replaced
@@ -60,9 +64,34 @@ def _remove_replaced(results: Results) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+class Finished(NamedTuple):
+    """The end of a review.
+
+    Attributes:
+      report: path of the report, or `None` if there are too many pictures for one.
+      shortage: warning if too few good pictures were held out to calibrate the threshold, or "".
+    """
+
+    report: Path | None
+    shortage: str
+
+
+def _table_of_next(results: Results) -> Path:
+    """Returns the path of the table that the next detector learns from.
+
+    There are two of them, in turn, so that the present detector keeps its own until it is replaced,
+    and no third copy of the pictures is prepared.
+    """
+    tables = [results.path / f"learned-{number}.csv" for number in (1, 2)]
+    present = Workdir(results.detector)
+    if not present.config.exists():
+        return tables[0]
+    return tables[read_config(present).dataset.labels == str(tables[0])]
+
+
 def finish(
     config: Config, results: Results, folder: Path, inputs: Sequence[str], n: int
-) -> Path | None:
+) -> Finished:
     """Trains a detector on the table of labels, evaluates it, and writes a report.
 
     The detector replaces that of an earlier end of this review when it is complete. It has a copy
@@ -76,33 +105,29 @@ def finish(
         the table has no test pictures.
       n: number of these pictures.
 
-    Returns:
-      Path of the report, or `None` if there are too many pictures for one.
-
     Raises:
       UserError: as `train`.
     """
+    restore_replaced(results)
     new = results.path / ".detector"
     shutil.rmtree(new, ignore_errors=True)  # of a killed process
-    learned = results.path / f"learned-{time.time_ns()}.csv"
-    shutil.copy(results.labels, learned)
+    learned = _table_of_next(results)
+    write_bytes(epath.Path(learned), results.labels.read_bytes())
     workdir, settings = Workdir(new), settings_of_list(config, learned, folder)
     train(settings, workdir)
     evaluate(settings, workdir)
-    restore_replaced(results)
     if results.detector.exists():
         results.detector.rename(results.path / _REPLACED)
     new.rename(results.detector)
     _remove_replaced(results)
-    for table in results.path.glob("learned-*.csv"):
-        if table != learned:
-            table.unlink()
+    detector = TrainedDetector.restore(results.detector)
+    shortage = detector.shortage or ""
     report = Path(Workdir(results.detector).report)
     if report.exists():
-        return report
+        return Finished(report, shortage)
     if n > MAX_REPORTED:
-        return None
+        return Finished(None, shortage)
     output = results.path / "predictions"
     shutil.rmtree(output, ignore_errors=True)  # by an earlier detector
-    predict(TrainedDetector.restore(results.detector), inputs, str(output))
-    return output / "report.html"
+    predict(detector, inputs, str(output))
+    return Finished(output / "report.html", shortage)

@@ -193,6 +193,7 @@ class ReviewSession:
         """Begins to learn from the labels; see `Session`."""
         with self._condition:
             self._wants_learning = True
+            self._error = None
             self._condition.notify()
 
     def finish(self) -> None:
@@ -200,6 +201,7 @@ class ReviewSession:
         with self._condition:
             self._wants_finish = True
             self._finished = None
+            self._error = None
             self._condition.notify()
 
     def close(self) -> None:
@@ -258,10 +260,10 @@ class ReviewSession:
         """Returns the name and function of the next work; `None` if there is none."""
         if self._table_due is not None and time.monotonic() >= self._table_due:
             return _SAVING, self._write_table
+        if self._wants_learning:  # before the end, which leaves out what cannot be read
+            return "learning", self._learn
         if self._wants_finish:
             return "finishing", self._finish
-        if self._wants_learning:
-            return "learning", self._learn
         # Only when the first, contaminated detector has scored what the second learns from.
         n_scored = self._board.summary()["n_scored"]
         enough = n_scored >= 2 * self._config.devcore.learning_images
@@ -281,7 +283,6 @@ class ReviewSession:
         with self._condition:
             self._wants_learning = False
             labels, scores = dict(self._board.labels), self._board.scores.copy()
-        self._error = None
         learned = self._teacher.learn(labels, scores, self._report)
         with self._condition:
             self._expected_before, self._expected = self._expected, learned.expected
@@ -297,15 +298,15 @@ class ReviewSession:
 
     def _finish(self) -> None:
         self._wants_finish = False
-        self._error = None
         self._write_table()
         names, labelled = self._pictures.names, list(self._board.labels)
         lost = [f"'{names[i]}'" for i in labelled if not self._pictures.is_there(i)]
-        report = finish(self._config, self._results, self._pictures.folder, self._inputs, self.n)
+        end = finish(self._config, self._results, self._pictures.folder, self._inputs, self.n)
         self._finished = {
             "csv": str(self._results.labels),
             "detector": str(self._results.detector),
-            "report": "" if report is None else str(report),
+            "report": "" if end.report is None else str(end.report),
+            "note": end.shortage,
             "commands": commands(self._results),
         }
         if lost:

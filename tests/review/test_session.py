@@ -52,6 +52,15 @@ def soon(condition: Callable[[], Any]) -> Any:
     raise AssertionError("it does not come")
 
 
+def finish(session: ReviewSession) -> dict[str, Any]:
+    """Finishes a review; returns where the results are."""
+    session.finish()
+    while (state := session.state())["finished"] is None:
+        assert state["error"] is None, state
+        time.sleep(0.05)
+    return state["finished"]
+
+
 @pytest.fixture(scope="module")
 def unsorted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-two pictures in one folder, defects among them, and a damaged file."""
@@ -143,10 +152,8 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     np.testing.assert_array_equal(Image.open(io.BytesIO(session.mask(picture))), painted)
 
     before = {path: path.read_bytes() for path in unsorted.iterdir()}
-    session.finish()
-    while (state := session.state())["finished"] is None and state["error"] is None:
-        time.sleep(0.05)
-    assert state["finished"] is not None, state
+    finish(session)
+    state = session.state()
     assert "nothing is learned from 1 labelled pictures" in session.state()["error"]
     assert "'damaged.png'" in session.state()["error"]
     rows = table(Path(state["finished"]["csv"]))
@@ -174,6 +181,12 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
         == "good"
     )
     assert evaluate(read_config(folder), folder)["trained_classes"] == {"scratch": 4, "stain": 4}
+    session = opened()
+    assert "needs 4 normal images held out" in finish(session)["note"]
+    split = json.loads((Path(folder.path) / "split.json").read_text())
+    assert split["trained_classes"] == {"scratch": 3, "stain": 4}
+    assert read_config(folder).dataset.labels == str(tmp_path / "work" / "review" / "learned-2.csv")
+    session.close()
     # A process that is killed while it replaces the detector leaves the earlier one.
     replaced = tmp_path / "work" / "review" / ".detector.replaced"
     Path(folder.path).rename(replaced)

@@ -19,9 +19,15 @@ export function drawDone(state) {
   byId("done-bar").hidden = !waits;
   setProgress(byId("done-bar"), working?.task === "finishing" ? working : null);
   const text = waits ? "Writing the labels, then the detector and its report. You can close this and go on."
-    : error ? error : "All is written. Your pictures are as they were.";
+    : error ? error : `All is written. Your pictures are as they were. ${noteOf(finished)}`.trim();
   if (byId("done-text").textContent !== text) byId("done-text").textContent = text;
   drawList(waits ? null : finished);
+}
+
+// Returns what to know about the detector, as a sentence.
+function noteOf(finished) {
+  const note = finished?.note ?? "";
+  return note && `But ${note}.`;
 }
 
 function drawList(finished) {
