@@ -301,6 +301,7 @@ def test_a_review_of_new_pictures_of_a_run(
             assert row["split"] == ("test" if part == "test" else "train")
 
 
+@pytest.mark.slow
 def test_a_review_of_a_run_of_the_papers_network(
     parts: Path, unsorted: Path, tmp_path: Path
 ) -> None:

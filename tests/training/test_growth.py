@@ -103,6 +103,7 @@ def test_labels_that_train_cannot_be_taken_back(
     assert main("--mode=eval", flags[-1]).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
     main: Main, devnet_flags: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
     assert main(*told, "--config.train.epochs=4").returncode == 0  # nothing is new
 
 
+@pytest.mark.slow
 def test_the_network_killed_after_its_split_has_grown_resumes_with_it(
     main: Main, devnet_flags: tuple[str, ...], tmp_path: Path
 ) -> None:
