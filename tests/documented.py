@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import tomllib
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -298,7 +299,7 @@ def _arguments(program: str, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _devnet(arguments: list[str]) -> None:
-    given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    given = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
     if given.get("mode") == "review" and "input" in given:
         folder = Path(given["workdir"]) / "review"
         threading.Thread(target=_look, args=(folder / ".address",), daemon=True).start()
@@ -311,15 +312,22 @@ def _look(address_file: Path) -> None:
     """Labels a picture of the review that this process serves, and ends it as Ctrl-C does."""
     from devnet_jax.review.serve import read_address
 
-    while not (address_file.exists() and (address := read_address(address_file))):
+    for _ in range(2000):
+        # An earlier review of the same folder has left the file; this one has the same address.
+        with contextlib.suppress(urllib.error.URLError):
+            if address_file.exists() and (address := read_address(address_file)):
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{address.port}/api/label",
+                    json.dumps({"ids": [0], "label": "good"}).encode(),
+                    {
+                        "Content-Type": "application/json",
+                        "Authorization": f"Bearer {address.token}",
+                    },
+                )
+                with urllib.request.urlopen(request) as answer:
+                    assert json.load(answer)["n_looked"] == 1
+                break
         time.sleep(0.1)
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{address.port}/api/label",
-        json.dumps({"ids": [0], "label": "good"}).encode(),
-        {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"},
-    )
-    with urllib.request.urlopen(request) as answer:
-        assert json.load(answer)["n_looked"] == 1
     os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -61,6 +61,7 @@ def serve(session: Session, address_file: Path, port: int | None = None) -> None
     with contextlib.closing(listen(port)) as listener:
         token = saved.token if saved else secrets.token_urlsafe(32)
         address = Address(listener.getsockname()[1], token)
+        listener.listen()  # before the address is known, after which pages may ask
         write_address(address_file, address)
         with contextlib.closing(Server(session, address.token, address.port)) as application:
             server = make_server(application)
