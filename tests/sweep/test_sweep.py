@@ -88,18 +88,13 @@ def test_a_sweep_is_killed_resumed_and_extended(arguments: list[str]) -> None:
     compiled = {path.name for path in (runs.parent / "compiled").glob("*-cache")}
     assert compiled
 
-    # There are eight anomalies and the test set needs one of them: runs with eight shots fail.
+    # There are eight anomalies: with eight shots all of them train, and none is left to test.
     extended = sweep("--shots=2,8", "--seeds=0,1", methods="devnet")
-    assert extended.returncode == 1
-    assert extended.stderr.splitlines()[-1].startswith(
-        "error: 2 of 4 runs failed, first image_folder/general/8-shot/devnet/seed-0: exit status 1;"
-    )
-    assert "ask for 7 at most" in extended.stderr
-    assert [(row["method"], row["seed"]) for row in rows(runs)] == [
-        ("devnet", "0"),
-        ("devnet", "1"),
-    ]
-    for row in rows(runs):
+    assert extended.returncode == 0, extended.stderr
+    assert "4 results" in extended.stderr
+    measured = [row for row in rows(runs) if row["n_anomaly"] == "2"]
+    assert [(row["method"], row["seed"]) for row in measured] == [("devnet", "0"), ("devnet", "1")]
+    for row in measured:
         assert 0 <= float(row["image_auroc"]) <= 1
         assert (row["n_test_normal"], row["n_test_anomaly"], row["steps"]) == ("5", "6", "4")
     # The finished run was not repeated, and another seed compiled nothing.
