@@ -11,7 +11,7 @@ import numpy as np
 
 from devnet_jax.inference.scorer import Scores, as_written
 from devnet_jax.review.journal import Label
-from devnet_jax.review.order import teaching_order
+from devnet_jax.review.order import Suggestion, teaching_order
 
 _UNKNOWN = -1  # alarm of a picture without a score
 
@@ -86,6 +86,11 @@ class Board:
             self._like_labelled[i] = bool(found.kinds) and found.kinds[n] is not None
 
     @property
+    def n_scored(self) -> int:
+        """Number of pictures that have a score, by any detector."""
+        return int(np.isfinite(self.scores).sum())
+
+    @property
     def n_pending(self) -> int:
         """Number of pictures that the detector in force has not scored yet."""
         return int(self._pending.sum()) - int(self._pending[self._errors()].sum())
@@ -96,7 +101,7 @@ class Board:
         kinds = Counter(label.defect for label in self.labels.values() if label.label == "anomaly")
         return {
             "n": len(self.names),
-            "n_scored": int(np.isfinite(self.scores).sum()),
+            "n_scored": self.n_scored,
             "n_pending": self.n_pending,
             "n_looked": labels.total(),
             "n_good": labels["good"],
@@ -178,7 +183,7 @@ class Board:
             result[i] = self._alarms[i] == {"good": 1, "anomaly": 0}.get(label.label, 2)
         return result
 
-    def _suggestions(self) -> Iterable[Any]:
+    def _suggestions(self) -> Iterable[Suggestion]:
         seen = np.zeros(len(self.names), bool)
         seen[[*self.labels, *self._errors()]] = True
         again = self._disagrees()

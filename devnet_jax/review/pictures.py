@@ -72,7 +72,7 @@ class Pictures:
         return others
 
     def is_there(self, i: int) -> bool:
-        """Returns whether a picture's file is there, and has not been found to be unreadable."""
+        """Returns True if a picture's file is there, and has not been found to be unreadable."""
         file, _ = split_page(self.paths[i])
         return i not in self.errors and os.path.isfile(file)  # noqa: PTH113 (Path.is_file may raise)
 
@@ -116,12 +116,10 @@ class Pictures:
 
     def shown_size(self, i: int) -> tuple[int, int]:
         """Returns height and width of `image(i, None)`."""
-        height, width = self.size(i)
-        scale = min(1.0, MAX_SIZE / max(height, width))
-        return max(round(scale * height), 1), max(round(scale * width), 1)
+        return reduced(self.size(i), MAX_SIZE)
 
     def image(self, i: int, size: int | None) -> tuple[bytes, str]:
-        """Returns a picture as a JPEG or PNG file, and its media type.
+        """Returns a picture as a JPEG file, and its media type.
 
         Args:
           i: number of the picture.
@@ -136,9 +134,8 @@ class Pictures:
 
     def _encode(self, i: int, size: int | None) -> tuple[bytes, str]:
         picture = self._open(i)
-        height, width = self.shown_size(i)
-        scale = 1.0 if size is None else min(1.0, size / max(height, width))
-        shown = (max(round(scale * width), 1), max(round(scale * height), 1))
+        height, width = reduced(self.shown_size(i), size or MAX_SIZE)
+        shown = (width, height)
         if shown != picture.size:
             picture = picture.resize(shown, Image.Resampling.BILINEAR, reducing_gap=2.0)
         file = io.BytesIO()
@@ -146,6 +143,7 @@ class Pictures:
         return file.getvalue(), "image/jpeg"
 
 
-def real_path(path: Path) -> str:
-    """Returns the path of a picture with all links followed, to compare pictures by."""
-    return os.path.realpath(path)
+def reduced(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Returns height and width of a picture that is reduced to `most` pixels of the longer side."""
+    scale = min(1.0, most / max(size))
+    return max(round(scale * size[0]), 1), max(round(scale * size[1]), 1)

@@ -24,7 +24,7 @@ from devnet_jax.review.finishing import finish, restore_replaced
 from devnet_jax.review.journal import Journal, Label
 from devnet_jax.review.learning import named_estimate
 from devnet_jax.review.masks import read_mask, write_mask
-from devnet_jax.review.pictures import Pictures, real_path
+from devnet_jax.review.pictures import Pictures
 from devnet_jax.review.results import Results, Row, commands, relative_path, write_labels
 from devnet_jax.review.taught import Taught, taught_pictures
 from devnet_jax.review.teacher import Teacher, settings_to_learn
@@ -265,8 +265,7 @@ class ReviewSession:
         if self._wants_finish:
             return "finishing", self._finish
         # Only when the first, contaminated detector has scored what the second learns from.
-        n_scored = self._board.summary()["n_scored"]
-        enough = n_scored >= 2 * self._config.devcore.learning_images
+        enough = self._board.n_scored >= 2 * self._config.devcore.learning_images
         if self._wants_refinement and (enough or not self._board.n_pending):
             self._wants_refinement = False
             return "learning", self._learn
@@ -368,8 +367,8 @@ def open_session(
     """
     results = Results(output)
     found = find_inputs(inputs, output)
-    real_paths = {path: real_path(path) for path in found.paths}
-    inside = f"{real_path(output)}{os.sep}"  # masks are no pictures
+    real_paths = {path: os.path.realpath(path) for path in found.paths}
+    inside = f"{os.path.realpath(output)}{os.sep}"  # masks are no pictures
     paths = [path for path in found.paths if not real_paths[path].startswith(inside)]
     if not paths:
         raise UserError(f"--input={inputs[0]}: contains no image beside those of the review")
@@ -378,8 +377,8 @@ def open_session(
         taught = taught_pictures(config, workdir)
         detector = TrainedDetector.restore(workdir.path, config)
     numbers = {real_paths[path]: i for i, path in enumerate(paths)}
-    own = {numbers[real]: t for t in taught if (real := real_path(t.path)) in numbers}
-    others = [t for t in taught if real_path(t.path) not in numbers]
+    own = {numbers[real]: t for t in taught if (real := os.path.realpath(t.path)) in numbers}
+    others = [t for t in taught if os.path.realpath(t.path) not in numbers]
     by_number = own | {len(paths) + i: t for i, t in enumerate(others)}
     settings = settings_to_learn(config, detector)
     preprocessing = Preprocessing.from_settings(settings.dataset)

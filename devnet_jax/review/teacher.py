@@ -18,7 +18,7 @@ from devnet_jax.inference.scorer import RawScores, Scores
 from devnet_jax.review.features import FeatureStore
 from devnet_jax.review.journal import Label
 from devnet_jax.review.learning import LearnedDetector, LearningSet, learn, scores_of
-from devnet_jax.review.pictures import Pictures
+from devnet_jax.review.pictures import Pictures, reduced
 from devnet_jax.review.taught import Taught
 from devnet_jax.rng import generator
 from devnet_jax.training.devcore import frozen_network
@@ -218,10 +218,8 @@ class Teacher:
         alpha = 255 * _OPACITY * heat[..., None]
         pixels = np.rint(np.concatenate([coloured(heat), alpha], axis=-1)).astype(np.uint8)
         # Maps may be square where pictures are not.
-        height, width = self._pictures.shown_size(i)
-        scale = min(1.0, _MAX_MAP / max(height, width))
-        size = (max(round(scale * width), 1), max(round(scale * height), 1))
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        height, width = reduced(self._pictures.shown_size(i), _MAX_MAP)
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
