@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from devnet_jax.data.datasets.label_list import GOOD_WORDS
 from devnet_jax.errors import UserError, printable
 from devnet_jax.runtime.workdir import Workdir
 
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 LABELS = ("good", "anomaly", "skip", "")
 _ACTIONS = ("label", "undo", "mask")
-_GOOD_WORDS = ("good", "normal", "ok")
 _MAX_NAME = 80  # characters of a kind and of a reviewer's name
 
 
@@ -70,7 +70,7 @@ def checked_label(label: str, defect: str) -> Label:
     defect = checked_name(defect, "kind")
     if defect and label != "anomaly":
         raise UserError(f"kind '{defect}': only anomalies have a kind")
-    if defect.lower() in _GOOD_WORDS:
+    if defect.lower() in GOOD_WORDS:
         raise UserError(f"kind '{defect}': this word means good; choose another name")
     return Label(label, defect)
 

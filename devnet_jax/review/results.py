@@ -17,7 +17,7 @@ from typing import NamedTuple
 from etils import epath
 
 from devnet_jax.data.datasets.builder import GOOD
-from devnet_jax.data.datasets.label_list import COLUMNS, UNLABELLED
+from devnet_jax.data.datasets.label_list import COLUMNS, UNLABELLED, UNNAMED
 from devnet_jax.data.paths import is_made_by_machine, name_some
 from devnet_jax.data.tables import read_table
 from devnet_jax.errors import UserError, printable
@@ -32,7 +32,6 @@ _MAX_NAME_BYTES = 240  # file systems allow 255, and masks have a longer name
 _MAX_CUT_BYTES = 120  # of a name that is replaced, without its hash
 _MAX_PATH_BYTES = 1024  # Linux allows 4096, with the folder
 _MAX_SUFFIX = 10  # characters
-_DEFECT = "anomaly"  # the folder of anomalies without a kind
 # Names that Windows cannot have, also with a suffix: a share may be on such a server.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
 
@@ -216,7 +215,7 @@ def _lay_out(out: Path, folder: Path, rows: Sequence[Row], copies: bool) -> Coun
         if not os.path.isfile(picture):  # noqa: PTH113 (Path.is_file may raise)
             left_out.append(f"'{row.path}'")
             continue
-        kind = GOOD if row.label == GOOD else safe_name(row.defect or _DEFECT, is_kind=True)
+        kind = GOOD if row.label == GOOD else safe_name(row.defect or UNNAMED, is_kind=True)
         name = _unique_name(row.path, kind, taken)
         place = f"{'test' if row.split == 'test' else 'train'}/{kind}"
         _put(picture, out / place / name, copies)

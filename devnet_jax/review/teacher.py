@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from devnet_jax.config import Config, with_settings
+from devnet_jax.data.datasets.label_list import UNNAMED
 from devnet_jax.data.decode import Batch
 from devnet_jax.data.store import host_memory
 from devnet_jax.errors import UserError
@@ -31,7 +32,6 @@ _OPACITY = 0.8
 # detector, which has learned from the defects, too, and those of later ones. With 1.645 for all,
 # each learning leaves more good parts out: on bottle and pill a third after three (2026-11-30).
 _SUSPICIOUS = (1.645, 3.0)
-UNNAMED = "anomaly"  # kind of anomalies whose kind nobody has named
 
 
 def settings_to_learn(config: Config, detector: TrainedDetector | None) -> Config:

@@ -28,7 +28,7 @@ _LABELS: Mapping[str, int] = {
     **dict.fromkeys((*_BAD_WORDS, "1", "1.0"), ANOMALY),
     UNLABELLED: NORMAL,
 }
-_DEFECT = "anomaly"  # the class of anomalies of which the list names none
+UNNAMED = "anomaly"  # the class of anomalies of which the list names none
 
 
 class _Entry(NamedTuple):
@@ -100,7 +100,7 @@ def read_list(table_file: Path, folder: Path, *, trains: bool = True) -> list[Ra
         RawExample(
             path=entry.path,
             label=entry.label,
-            defect=GOOD if entry.label == NORMAL else entry.defect or _DEFECT,
+            defect=GOOD if entry.label == NORMAL else entry.defect or UNNAMED,
             image=entry.file,
             mask=entry.mask,
             split=entry.split,
