@@ -298,11 +298,21 @@ class EvaluationConfig:
         maximum=1 - 1e-9,
         may_change=True,
     )
+    threshold: float | None = setting(
+        None,
+        "threshold in force, as a score; none for the calibrated threshold, or else the prior's",
+        may_change=True,
+    )
     false_alarm_rate: float = setting(
         0.05,
         "false-alarm rate on normal images that the calibrated threshold promises",
         minimum=1e-6,
         maximum=0.5,
+        may_change=True,
+    )
+    prior_p_values: bool = setting(
+        False,
+        "tables of scores also have the column prior_p_value, the p-value under the prior",
         may_change=True,
     )
     explanation: Literal["auto", "gradient", "smoothgrad", "score_map", "none"] = setting(

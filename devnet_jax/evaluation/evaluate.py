@@ -35,7 +35,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.runtime.io import write_csv, write_json, write_text
 from devnet_jax.runtime.numerics import standard_numerics
-from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.runtime.workdir import Workdir, keep_evaluation_settings
 from devnet_jax.training.learned import read_learned
 from devnet_jax.training.resume import open_dataset
 
@@ -47,7 +47,8 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Evaluates the detector of a run, and writes the results and the report.
 
     Restores the detector, calibrates it, and scores and explains the test images. Several processes
-    share the images; process 0 writes. Without test images there is no report.
+    share the images; process 0 writes. Without test images there is no report. The settings of the
+    evaluation are kept in config.json, so that predictions and exports use its threshold.
 
     Args:
       config: settings of the run.
@@ -72,6 +73,8 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
             results = compute_metrics(detector, dataset, test)
             results |= estimate_performance(detector, workdir)
             _write_results(workdir, detector, dataset, test, results)
+            if keep_evaluation_settings(workdir, config):
+                logger.info("%s: keeps the settings of this evaluation", workdir.config)
         return broadcast(results)
 
 
@@ -82,7 +85,7 @@ def _write_results(
     test: TestScores,
     results: dict[str, Any],
 ) -> None:
-    write_scores(workdir.evaluation, dataset.test_examples, test)
+    write_scores(workdir.evaluation, detector, dataset.test_examples, test)
     write_json(workdir.evaluation / "metrics.json", results)
     if len(test.scores):
         report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
@@ -90,14 +93,19 @@ def _write_results(
     log_evaluation(workdir, results, test.pictures)
 
 
-def write_scores(folder: epath.Path, examples: Sequence[Example], test: TestScores) -> None:
-    """Writes the scores of test images to scores.csv in a folder."""
+def write_scores(
+    folder: epath.Path, detector: ImageScorer, examples: Sequence[Example], test: TestScores
+) -> None:
+    """Writes the scores of test images, and the verdicts on them, to scores.csv in a folder."""
+    verdicts = detector.verdict_columns(test.scores)
     write_csv(
         folder / "scores.csv",
-        ["path", "label", "defect", "score", "reason"],
+        ["path", "label", "defect", "score", *verdicts, "reason"],
         [
-            (PurePosixPath(example.path), example.label, example.defect, score, reason)
-            for example, score, reason in zip(examples, test.scores, test.reasons, strict=True)
+            (PurePosixPath(example.path), example.label, example.defect, *values)
+            for example, *values in zip(
+                *(examples, test.scores, *verdicts.values(), test.reasons), strict=True
+            )
         ],
     )
 
@@ -185,7 +193,8 @@ def measure(
     for threshold in detector.thresholds:
         kind = threshold.kind
         results[f"{kind}_threshold"] = threshold.value
-        results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
+        if threshold.false_alarm_rate is not None:
+            results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         for name, rate in alarm_rates(labels, scores, threshold.value).items():
             results[f"{kind}_{name}"] = rate
     anomalies = np.flatnonzero(labels == 1).tolist()

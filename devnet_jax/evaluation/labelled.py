@@ -174,7 +174,7 @@ def _write(
     test: TestScores,
     results: dict[str, Any],
 ) -> None:
-    write_scores(folder, examples, test)
+    write_scores(folder, detector, examples, test)
     write_json(folder / "metrics.json", results)
     content = labelled_report(
         title, detector, examples, duplicates, results, test.pictures, test.pixel_aurocs

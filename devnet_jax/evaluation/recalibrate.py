@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ from devnet_jax.inference.calibration import (
     write_calibration,
 )
 from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.inference.drift import Shift, compare, reference_scores
+from devnet_jax.inference.drift import Shift, compare
 from devnet_jax.inference.scorer import ImageScorer, as_written
 from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_calibration_needed
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
 from devnet_jax.report.summary import align_rows
 from devnet_jax.runtime.numerics import standard_numerics
-from devnet_jax.runtime.workdir import Workdir
+from devnet_jax.runtime.workdir import Workdir, keep_evaluation_settings
 from devnet_jax.training.resume import open_dataset
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Change:
     def __str__(self) -> str:
         """Returns the summary that is printed on the terminal."""
         n = len(self.good.scores)
-        rate, likely = self.after.false_alarm_rate, self.after.likely_rate or 0.0
+        rate, likely = self.after.false_alarm_rate or 0.0, self.after.likely_rate or 0.0
         needed = n_calibration_needed(rate)
         before = "none"
         if self.before is not None:
@@ -133,7 +134,8 @@ def recalibrate_run(config: Config, workdir: Workdir, inputs: Sequence[str]) -> 
     """Sets the calibrated threshold of a run by new good pictures: writes calibration.json.
 
     The former scores are kept in calibration-before.json. `evaluate` keeps the new ones until the
-    run has trained on. Every process scores all pictures, and rank zero writes.
+    run has trained on. The settings of the evaluation are kept in config.json, without a given
+    threshold. Every process scores all pictures, and rank zero writes.
 
     Args:
       config: settings of the run.
@@ -156,8 +158,10 @@ def recalibrate_run(config: Config, workdir: Workdir, inputs: Sequence[str]) -> 
             keep_calibration(workdir)
             source = _origin(inputs, len(good.scores))
             write_calibration(workdir, Calibration(detector.step, good.scores, source))
+            evaluation = dataclasses.replace(config.evaluation, threshold=None)
+            keep_evaluation_settings(workdir, dataclasses.replace(config, evaluation=evaluation))
         kept = workdir.calibration_before if had_calibration else None
-        before = detector.calibration_scores
+        before = detector.good_scores
         return _change(detector, before, good, threshold, workdir.calibration, kept)
 
 
@@ -181,20 +185,20 @@ def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.
     images = find_inputs(inputs, Path(output).absolute())
     good = _score_good(detector, images, ())
     logger.info("an exported file does not tell which pictures it was trained with: give new ones")
-    calibrated = [t.false_alarm_rate for t in detector.thresholds if t.kind == "calibrated"]
-    rate = calibrated[0] if calibrated else Config().evaluation.false_alarm_rate
+    promised = [t.false_alarm_rate for t in detector.thresholds if t.kind == "calibrated"]
+    rate = next(filter(None, promised), Config().evaluation.false_alarm_rate)
     threshold = _new_threshold(good, rate, inputs)
-    others = [t for t in detector.thresholds if t.kind != "calibrated"]
+    others = [t for t in detector.thresholds if t.kind == "prior"]
     changes: dict[str, Any] = {
         "thresholds": [dataclasses.asdict(t) for t in (threshold, *others)],
-        "calibration_scores": as_written(reference_scores(good.scores)).tolist(),
+        "calibration_scores": np.sort(as_written(good.scores)).tolist(),
         "recalibration": dataclasses.asdict(_origin(inputs, len(good.scores))),
     }
     if results := detector.card.get("metrics"):
         changes["metrics"] = results_at(results, [threshold])
     if is_rank_zero():
         rewrite_card(path, output, changes)
-    before = detector.reference_scores
+    before = detector.good_scores
     return _change(detector, before, good, threshold, epath.Path(output), None)
 
 
@@ -267,12 +271,13 @@ def _trained_digests(config: Config, workdir: Workdir) -> Collection[str]:
 def _new_threshold(
     good: GoodScores, rate: float, inputs: Sequence[str], setting: str = ""
 ) -> Threshold:
-    """Returns the threshold; raises `UserError` if there are too few pictures."""
+    """Returns the threshold; raises `UserError` if there are too few pictures for the rate."""
     threshold = calibrated_threshold(good.scores, rate)
-    if threshold is None:
+    if threshold is None or threshold.false_alarm_rate != rate:
         n, n_left_out = len(good.scores), len(good.left_out)
         left_out = f" ({n_left_out} left out)" if n_left_out else ""
-        allow = f", or allow more false alarms ({setting})" if setting else ""
+        nearest = f"={math.ceil(1000 / (n + 1)) / 1000:g}" if n else ""
+        allow = f", or allow more false alarms ({setting}{nearest})" if setting else ""
         raise UserError(
             f"--input={' '.join(inputs)}: {n} good pictures{left_out}, and a false-alarm rate of "
             f"{rate:g} needs {n_calibration_needed(rate)}: give more{allow}; nothing is written"

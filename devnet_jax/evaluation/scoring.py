@@ -20,6 +20,7 @@ from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.export.read import MAX_BATCH_SIZE
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer, Scores, as_written
+from devnet_jax.inference.verdicts import Verdicts
 from devnet_jax.report.content import Picture
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 
@@ -166,7 +167,8 @@ def _make_pictures(
     side: int,
 ) -> list[Picture]:
     """Returns the pictures of a chunk of images, with thumbnails of at most `side` pixels."""
-    scores, p_values = as_written(scored.scores), scored.p_values
+    scores = as_written(scored.scores)
+    verdicts = Verdicts(scored.is_anomaly, scored.p_values, scored.severity)
 
     def make_picture(i: int) -> Picture:
         mask, overlay = masks[i], None
@@ -186,7 +188,7 @@ def _make_pictures(
             image=thumbnail(image, side),
             overlay=overlay,
             mask=mask_thumbnail(mask, side) if mask is not None and mask.any() else None,
-            p_value=None if p_values is None else float(p_values[i]),
+            **verdicts.numbers(i),
             reason=scored.reasons[i],
             odd=scored.odd[i],
         )

@@ -33,7 +33,7 @@ from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer, RawScores
-from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.inference.thresholds import Threshold, given_threshold
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.numerics import standard_numerics
 
@@ -144,7 +144,7 @@ class ExportedDetector(ImageScorer):
             detector.explanation,
             detector.kinds,
             detector.ordinary,
-            detector.reference_scores,
+            detector.good_scores,
         )
         return detector
 
@@ -195,9 +195,16 @@ class ExportedDetector(ImageScorer):
         return None if values is None else Ordinary.from_dict(values)
 
     @functools.cached_property
-    def reference_scores(self) -> np.ndarray:
-        """Scores of calibration, float64 [n], at most 512 quantiles of them."""
-        return np.array(self.card.get("calibration_scores", ()), np.float64)
+    def good_scores(self) -> np.ndarray:
+        """Scores of calibration as written, float64 [n], ascending; empty for older files."""
+        return np.sort(np.array(self.card.get("calibration_scores", ()), np.float64))
+
+    def with_threshold(self, value: float) -> ExportedDetector:
+        """Returns the detector with a given threshold in force."""
+        others = [threshold for threshold in self.thresholds if threshold.kind != "given"]
+        thresholds = [given_threshold(value, self.good_scores, self.prior), *others]
+        values = [dataclasses.asdict(threshold) for threshold in thresholds]
+        return dataclasses.replace(self, card=self.card | {"thresholds": values})
 
     @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:

@@ -22,13 +22,13 @@ from devnet_jax.distributed.sharding import abstract_replicated
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.calibration import scores_of_step
-from devnet_jax.inference.drift import reference_scores
 from devnet_jax.inference.explain import EXPLAINERS, enlarge
 from devnet_jax.inference.forward import score_images
-from devnet_jax.inference.scorer import ImageScorer, RawScores
+from devnet_jax.inference.scorer import ImageScorer, RawScores, as_written
 from devnet_jax.inference.thresholds import (
     Threshold,
     calibrated_threshold,
+    given_threshold,
     prior_threshold,
     shortage,
 )
@@ -147,13 +147,23 @@ class TrainedDetector(ImageScorer):
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:
-        """All known thresholds, the one in force first: calibrated, then the prior's."""
+        """All known thresholds, the one in force first: given, calibrated, then the prior's."""
         settings = self.config.evaluation
         candidates = (
             calibrated_threshold(self.calibration_scores, settings.false_alarm_rate),
             prior_threshold(self.prior, settings.confidence),
         )
-        return [threshold for threshold in candidates if threshold is not None]
+        known = [threshold for threshold in candidates if threshold is not None]
+        if settings.threshold is None:
+            return known
+        return [given_threshold(settings.threshold, self.good_scores, self.prior), *known]
+
+    def with_threshold(self, value: float) -> Self:
+        """Returns the detector with a given threshold in force: `evaluation.threshold`."""
+        evaluation = dataclasses.replace(self.config.evaluation, threshold=value)
+        return dataclasses.replace(
+            self, config=dataclasses.replace(self.config, evaluation=evaluation)
+        )
 
     @functools.cached_property
     def preprocessing(self) -> Preprocessing:
@@ -172,6 +182,11 @@ class TrainedDetector(ImageScorer):
         return prior_of(self.config.loss)
 
     @property
+    def tells_prior(self) -> bool:
+        """True if tables also hold the p-values under the prior: `evaluation.prior_p_values`."""
+        return self.config.evaluation.prior_p_values
+
+    @property
     def margin(self) -> float:
         """The score that training pushes anomalies to."""
         return self.config.loss.margin
@@ -182,9 +197,9 @@ class TrainedDetector(ImageScorer):
         return self.config.evaluation.explanation
 
     @functools.cached_property
-    def reference_scores(self) -> np.ndarray:
-        """Scores of calibration, float32 [n], at most 512 quantiles of them."""
-        return reference_scores(self.calibration_scores)
+    def good_scores(self) -> np.ndarray:
+        """Scores of calibration as written, float64 [n], ascending."""
+        return np.sort(as_written(self.calibration_scores))
 
     @property
     def shortage(self) -> str | None:

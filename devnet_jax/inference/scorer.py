@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -16,10 +16,11 @@ from devnet_jax.data.description import describe_batch
 from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
-from devnet_jax.inference.drift import Shift, find_drift
+from devnet_jax.inference.drift import Shift, find_drift, reference_scores
 from devnet_jax.inference.images import ImagesLike, as_batch
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.inference.verdicts import Verdicts, judge
 from devnet_jax.prior import Prior
 
 
@@ -49,7 +50,8 @@ class Scores(NamedTuple):
         mean; with the standard prior, scores read as standard deviations from normal.
       maps: float32 [N, h, w], or with tiles [N, T, h, w], signed position scores of the finest
         scale.
-      p_values: float64 [N], upper-tail p-values under the prior; `None` without a prior.
+      p_values: float64 [N], p-values from the held-out good images, or else under the prior
+        (`devnet_jax.inference.thresholds.p_values`); `None` with neither.
       is_anomaly: bool [N], True at or above the threshold in force; `None` without a threshold.
       reasons: for each alarm "like the labelled KIND (LIKENESS%)" or "like no labelled kind", or
         without labelled kinds "unlike the good parts"; "" for the other images, and for all of the
@@ -58,6 +60,8 @@ class Scores(NamedTuple):
         none of them; empty without labelled kinds.
       odd: for each image that is unlike the training images as a whole a short reason, and "" for
         the others; the score of an odd image means little.
+      severity: float64 [N] in (0, 1), 0.5 at the threshold in force
+        (`devnet_jax.inference.verdicts.severity`); `None` without a threshold.
     """
 
     scores: np.ndarray
@@ -67,6 +71,7 @@ class Scores(NamedTuple):
     reasons: Sequence[str] = ()
     kinds: Sequence[str | None] = ()
     odd: Sequence[str] = ()
+    severity: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +154,12 @@ class ImageScorer(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def reference_scores(self) -> np.ndarray:
-        """Scores of calibration, float [n], at most 512 quantiles of them; empty without any."""
+    def good_scores(self) -> np.ndarray:
+        """Scores of the normal images that calibrate, as written, float64 [n], ascending."""
+
+    @abc.abstractmethod
+    def with_threshold(self, value: float) -> Self:
+        """Returns the detector with a given threshold in force, whatever else was."""
 
     @abc.abstractmethod
     def _score(self, images: np.ndarray) -> RawScores:
@@ -173,9 +182,41 @@ class ImageScorer(abc.ABC):
         """The threshold in force; `None` without a prior and without calibration."""
         return next(iter(self.thresholds), None)
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Returns upper-tail p-values float64 [N] under the prior, or `None` without a prior."""
-        return None if self.prior is None else self.prior.p_values(scores)
+    @property
+    def tells_prior(self) -> bool:
+        """True if tables also hold the p-values under the prior."""
+        return False
+
+    def judge(self, scores: np.ndarray) -> Verdicts:
+        """Returns alarms, p-values and severity.
+
+        Args:
+          scores: float [N]; compared with the thresholds as they are written (`as_written`).
+        """
+        return judge(as_written(scores), self.threshold, self.good_scores, self.prior)
+
+    def verdict_columns(self, scores: np.ndarray) -> dict[str, list[Any]]:
+        """Returns the columns severity, p_value and is_anomaly of tables; "" where there is none.
+
+        With `tells_prior`, prior_p_value is a further column. All digits are written: severity
+        ranks images, and no p-value rounds to the other side.
+
+        Args:
+          scores: float [N].
+        """
+        verdicts = self.judge(scores)
+        alarms = verdicts.is_anomaly
+        columns = {
+            "severity": verdicts.severity,
+            "p_value": verdicts.p_values,
+            "is_anomaly": None if alarms is None else alarms.astype(int),
+        }
+        if self.tells_prior and self.prior is not None:
+            columns["prior_p_value"] = self.prior.p_values(as_written(scores))
+        return {
+            name: [""] * len(scores) if values is None else values.tolist()
+            for name, values in columns.items()
+        }
 
     def prepare(self, images: ImagesLike) -> Batch:
         """Decodes images and fits them to the network's input, for several calls of the methods.
@@ -225,18 +266,21 @@ class ImageScorer(abc.ABC):
         """
         if self.threshold is None:
             return None
-        return find_drift(self.reference_scores, passed, self.threshold)
+        return find_drift(reference_scores(self.good_scores), passed, self.threshold)
 
     def interpret(self, raw: RawScores) -> Scores:
-        """Returns the output of the network with p-values, alarms and their reasons."""
-        written = as_written(raw.scores)
-        alarms = None if self.threshold is None else self.threshold.alarms(written)
+        """Returns the output of the network with its verdicts and the reasons of alarms."""
+        verdicts = self.judge(raw.scores)
+        alarms = verdicts.is_anomaly
         kinds = self._named_kinds(raw)
-        reasons = [""] * len(written)
+        reasons = [""] * len(raw.scores)
         if raw.kinds is not None:
-            shown = np.ones(len(written), bool) if alarms is None else alarms
+            shown = np.ones(len(raw.scores), bool) if alarms is None else alarms
             reasons = _reasons(kinds, raw.likeness, shown)
-        return Scores(raw.scores, raw.maps, self.p_values(written), alarms, reasons, kinds)
+        return Scores(
+            *(raw.scores, raw.maps, verdicts.p_values, alarms, reasons, kinds),
+            severity=verdicts.severity,
+        )
 
     def _named_kinds(self, raw: RawScores) -> list[str | None]:
         """Returns `Scores.kinds`."""

@@ -1,15 +1,18 @@
-"""Thresholds on anomaly scores, and the false-alarm rates that they promise."""
+"""Thresholds on anomaly scores, the false-alarm rates that they promise, and p-values."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import stats
 
 from devnet_jax.prior import Prior
+
+Kind = Literal["given", "calibrated", "prior"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the first that is known is in force
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,17 +20,20 @@ class Threshold:
     """A score threshold and the false-alarm rate that it promises.
 
     Attributes:
-      kind: origin of the threshold: the prior, or calibration on held-out normal images.
+      kind: origin of the threshold: a value given by the user, calibration on held-out normal
+        images, or the prior.
       value: lowest score that raises an alarm.
-      false_alarm_rate: promised share of normal images that raise an alarm.
-      n_calibration: number of held-out normal images; `None` for the prior's threshold.
+      false_alarm_rate: promised share of normal images that raise an alarm. That of a given
+        threshold is the p-value of a score that equals it; `None` if there are no p-values.
+      n_calibration: number of held-out normal images; `None` without any, and for the prior's
+        threshold.
       likely_rate: 90 % quantile of the false-alarm rate over draws of the held-out images; `None`
-        for the prior's threshold. The promise holds on average over these draws.
+        unless calibrated. The promise holds on average over these draws.
     """
 
-    kind: Literal["prior", "calibrated"]
+    kind: Kind
     value: float
-    false_alarm_rate: float
+    false_alarm_rate: float | None
     n_calibration: int | None = None
     likely_rate: float | None = None
 
@@ -68,15 +74,54 @@ def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Thresho
 
     Returns:
       A threshold just above the k-th largest score, k = ⌊false_alarm_rate·(n+1)⌋, so that at most
-      k - 1 of the scores raise an alarm. `None` if n is less than `n_calibration_needed`.
+      k - 1 of the scores raise an alarm. With fewer scores than `n_calibration_needed`, the one
+      above all scores, which promises the nearest rate, 1/(n+1). `None` without scores.
     """
     n = len(scores)
+    if not n:
+        return None
     k = math.floor(false_alarm_rate * (n + 1) * (1 + 1e-9))
     if k < 1:
-        return None
+        k, false_alarm_rate = 1, 1 / (n + 1)
     value = _just_above(np.sort(np.asarray(scores, np.float32))[-k])
     likely_rate = float(stats.beta.ppf(0.9, k, n + 1 - k))
     return Threshold("calibrated", value, false_alarm_rate, n, likely_rate)
+
+
+def given_threshold(value: float, good_scores: np.ndarray, prior: Prior | None) -> Threshold:
+    """Returns the threshold of a value that the user has chosen.
+
+    Args:
+      value: lowest score that raises an alarm.
+      good_scores: float [n], scores of held-out normal images; may be empty.
+      prior: prior of normal scores, if there is one.
+    """
+    found = p_values(np.array([value]), good_scores, prior)
+    rate = None if found is None else float(found[0])
+    return Threshold("given", value, rate, len(good_scores) or None)
+
+
+def p_values(scores: np.ndarray, good_scores: np.ndarray, prior: Prior | None) -> np.ndarray | None:
+    """Returns p-values, float64 [N]: from held-out normal images, or else under the prior.
+
+    From n held-out images it is the conformal p-value (Vovk et al. 2005): the share of these images
+    and the new one that score at least as high as the new one, at least 1/(n+1). A normal image has
+    p ≤ α with probability at most α. p ≤ α holds exactly at and above
+    `calibrated_threshold(good_scores, α)`.
+
+    Args:
+      scores: float64 [N], as written (`devnet_jax.inference.scorer.as_written`).
+      good_scores: float64 [n], scores of held-out normal images, as written; may be empty.
+      prior: prior of normal scores; `None` if the loss has none.
+
+    Returns:
+      The p-values, or `None` with neither held-out images nor a prior.
+    """
+    n = len(good_scores)
+    if n:
+        n_as_high = n - np.searchsorted(np.sort(good_scores), scores, side="left")
+        return np.asarray((1 + n_as_high) / (n + 1), np.float64)
+    return None if prior is None else prior.p_values(scores)
 
 
 def _just_above(score: np.float32) -> float:
@@ -97,13 +142,20 @@ def n_calibration_needed(false_alarm_rate: float) -> int:
 
 
 def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
-    """Returns a warning if there are too few held-out images to calibrate, else `None`."""
+    """Returns a warning if there are too few held-out images for the wanted rate, else `None`."""
     needed = n_calibration_needed(false_alarm_rate)
     if n_calibration >= needed:
         return None
+    wanted = (
+        f"a false-alarm rate of {100 * false_alarm_rate:.4g}% needs {needed} normal images held "
+        f"out, and there are {n_calibration}, copies of training images not counted"
+    )
+    advice = "train anew with more normal images, or more of them held out"
+    advice += " (config.dataset.calibration)"
+    if not n_calibration:
+        return f"the threshold is not calibrated: {wanted}; {advice}"
+    nearest = 100 / (n_calibration + 1)
     return (
-        f"the threshold is not calibrated: a false-alarm rate of {false_alarm_rate:g} needs "
-        f"{needed} normal images held out, and there are {n_calibration} (copies of training "
-        "images do not count); allow more false alarms (config.evaluation.false_alarm_rate), or "
-        "train anew, with more normal images or more of them held out (config.dataset.calibration)"
+        f"the threshold promises at most {nearest:.3g}% false alarms, the nearest rate that "
+        f"{n_calibration} images allow: {wanted}; for less, {advice}"
     )

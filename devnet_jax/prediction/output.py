@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from devnet_jax.data.paths import output_name
-from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.prediction.progress import FileResult
 from devnet_jax.runtime.io import as_cell, atomic_write
-
-COLUMNS = ("path", "score", "p_value", "threshold", "is_anomaly", "reason", "odd", "error")
 
 _OUTPUT_NAMES = ("overlays", "predictions.csv", "report.html", ".progress")
 
@@ -75,29 +74,33 @@ class Output:
 
 
 def write_table(
-    path: Path, results: Iterable[tuple[Path, FileResult]], threshold: Threshold | None
+    path: Path,
+    results: Iterable[tuple[Path, FileResult]],
+    scores: np.ndarray,
+    detector: ImageScorer,
 ) -> None:
     """Writes predictions.csv atomically, row by row, without formulas; see `as_cell`.
 
     The encoding is UTF-8. File names that are not valid UTF-8 keep their bytes.
+
+    Args:
+      path: path of the table.
+      results: path and result of each image, readable or not.
+      scores: float64 [N], scores of those that could be read, in the same order.
+      detector: detector that judges the scores.
     """
+    verdicts = detector.verdict_columns(scores)
+    judged = zip(*verdicts.values(), strict=True)
+    value = "" if detector.threshold is None else detector.threshold.value
     with (
         atomic_write(epath.Path(path)) as temporary,
         Path(temporary).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         # Quoted, because a file name may contain any character that ends a line.
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        table.writerow(COLUMNS)
+        table.writerow(("path", "score", *verdicts, "threshold", "reason", "odd", "error"))
         for image, result in results:
-            table.writerow(map(as_cell, _row(image, result, threshold)))
-
-
-def _row(path: Path, result: FileResult, threshold: Threshold | None) -> tuple[Any, ...]:
-    if result.score is None:
-        return path, "", "", "", "", "", "", result.error
-    p_value = "" if result.p_value is None else float(f"{result.p_value:.6g}")
-    if threshold is None:
-        return path, result.score, p_value, "", "", result.reason, result.odd, ""
-    is_anomaly = int(threshold.alarms(result.score))
-    value = threshold.value
-    return path, result.score, p_value, value, is_anomaly, result.reason, result.odd, ""
+            row: tuple[Any, ...] = (image, *[""] * (2 + len(verdicts)), "", "", result.error)
+            if result.score is not None:
+                row = (image, result.score, *next(judged), value, result.reason, result.odd, "")
+            table.writerow(map(as_cell, row))

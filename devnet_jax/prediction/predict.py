@@ -125,9 +125,9 @@ def predict(
 
     Writes predictions.csv, report.html and overlays/NAME.jpg, where NAME is the path of an image
     relative to the common folder of all images. The table is sorted by path and has the columns
-    path, score, p_value, threshold, is_anomaly, reason, odd and error. It is UTF-8, except
-    that file names that are not valid UTF-8 keep their bytes (in Python, errors="surrogateescape"
-    reads them).
+    path, score, severity, p_value, is_anomaly, threshold, reason, odd and error
+    (`ImageScorer.verdict_columns`). It is UTF-8, except that file names that are not valid UTF-8
+    keep their bytes (in Python, errors="surrogateescape" reads them).
 
     Several processes divide the images among themselves; they need a shared output folder. Rank
     zero writes the table and the report.
@@ -234,7 +234,6 @@ def _write_results(
                 yield path, result
 
     threshold = detector.threshold
-    write_table(output.table, results(), threshold)
     errors, scored, score_list, odd = [], [], [], []
     for path, result in results():
         if result.score is None:
@@ -252,6 +251,7 @@ def _write_results(
             n_missing,
         )
     scores = np.array(score_list, np.float64)
+    write_table(output.table, results(), scores, detector)
     n_alarms = int(np.sum(threshold.alarms(scores))) if threshold and scored else None
     is_odd = np.array([bool(reason) for reason in odd], bool)
     drift = None
@@ -318,7 +318,7 @@ def _make_pictures(
             defect="",
             image=thumbnail(detector.picture(batch, 0), side),
             overlay=None if overlay is None else thumbnail(overlay, side),
-            p_value=result.p_value,
+            **detector.judge(np.array([result.score])).numbers(0),
             reason=result.reason,
             kind=_named_kind(result.reason, detector.kinds),
             odd=result.odd,

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 _TABLES = (
     "CREATE TABLE origin (text TEXT)",
     "CREATE TABLE results (name BLOB PRIMARY KEY, state TEXT, score REAL, "
-    "p_value REAL, reason BLOB, error BLOB, odd BLOB) WITHOUT ROWID",
+    "reason BLOB, error BLOB, odd BLOB) WITHOUT ROWID",
 )
-_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REPLACE = "REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class FileResult(NamedTuple):
@@ -31,7 +31,6 @@ class FileResult(NamedTuple):
       name: name of the image, as `Inputs.name` returns it.
       state: `FileState` of the file when it was read, as text; "" if it could not be read.
       score: anomaly score, as written to predictions.csv; `None` if the file could not be read.
-      p_value: p-value of the score; `None` if there is none.
       reason: reason of the alarm (`Scores.reasons`), "" without one.
       error: error message if the file could not be read, else "".
       odd: reason why the image is unlike the training images (`Scores.odd`), or "".
@@ -40,7 +39,6 @@ class FileResult(NamedTuple):
     name: str
     state: str
     score: float | None
-    p_value: float | None
     reason: str
     error: str
     odd: str = ""
@@ -94,8 +92,7 @@ class Progress:
                 # valid text.
                 (
                     (
-                        os.fsencode(result.name),
-                        *(result.state, result.score, result.p_value),
+                        *(os.fsencode(result.name), result.state, result.score),
                         os.fsencode(result.reason),
                         os.fsencode(result.error),
                         os.fsencode(result.odd),
@@ -106,13 +103,13 @@ class Progress:
 
     def get(self, name: str) -> FileResult | None:
         """Returns the result of a file; `None` if there is none."""
-        query = "SELECT state, score, p_value, reason, error, odd FROM results WHERE name = ?"
+        query = "SELECT state, score, reason, error, odd FROM results WHERE name = ?"
         with self._raise_user_errors():
             row = self._database.execute(query, (os.fsencode(name),)).fetchone()
         if row is None:
             return None
-        state, score, p_value, *texts = row
-        return FileResult(name, state, score, p_value, *map(os.fsdecode, texts))
+        state, score, *texts = row
+        return FileResult(name, state, score, *map(os.fsdecode, texts))
 
     def merge(self, path: Path, fingerprint: str) -> None:
         """Moves the results of another database to this one; they replace those of the same names.

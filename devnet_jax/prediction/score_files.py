@@ -146,7 +146,7 @@ def _score_chunk(
     """Scores a chunk of images and writes their overlays; returns the results."""
     names = [inputs.name(read.path) for read in chunk]
     results = {
-        name: FileResult(name, read.state, None, None, "", read.error)
+        name: FileResult(name, read.state, None, "", read.error)
         for name, read in zip(names, chunk, strict=True)
     }
     named = [(name, read) for name, read in zip(names, chunk, strict=True) if not read.error]
@@ -155,11 +155,10 @@ def _score_chunk(
     if readable:
         batch = readable_batch([read for _, read in named], detector.preprocessing.white_level)
         scored = detector.score(batch)
-        scores, p_values = as_written(scored.scores), scored.p_values
+        scores = as_written(scored.scores)
         for i, name in enumerate(readable):
             results[name] = results[name]._replace(
                 score=float(scores[i]),
-                p_value=None if p_values is None else float(p_values[i]),
                 reason=scored.reasons[i],
                 odd=scored.odd[i],
             )

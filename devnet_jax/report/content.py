@@ -25,7 +25,8 @@ class Picture:
       image: thumbnail of the image.
       overlay: thumbnail of the image with its heat map, if there is one.
       mask: thumbnail of the mask of the defect, if there is one.
-      p_value: p-value of the score under the prior, if there is one.
+      p_value: p-value of the score, if there is one.
+      severity: severity of the score at the threshold in force, if there is one.
       reason: reason of the alarm at the threshold in force (`Scores.reasons`), or "".
       kind: labelled kind that the reason names, or "".
       odd: reason why the image is unlike the training images (`Scores.odd`), or "".
@@ -39,6 +40,7 @@ class Picture:
     overlay: bytes | None = None
     mask: bytes | None = None
     p_value: float | None = None
+    severity: float | None = None
     reason: str = ""
     kind: str = ""
     odd: str = ""

@@ -203,14 +203,18 @@ def _make_choice(name: str, promise: str, value: float, groups: Sequence[Group])
 
 
 def _threshold_name(threshold: Threshold) -> str:
-    if threshold.kind == "prior":
+    if threshold.kind == "prior" and threshold.false_alarm_rate is not None:
         return f"prior, {100 * (1 - threshold.false_alarm_rate):.6g}%"
     return threshold.kind
 
 
 def _promised_rate(threshold: Threshold) -> str:
-    rate = f"{100 * threshold.false_alarm_rate:.6g}%"
-    return f"{rate} of the prior" if threshold.kind == "prior" else f"at most {rate}, on average"
+    if threshold.false_alarm_rate is None:
+        return ""
+    rate = f"{100 * threshold.false_alarm_rate:.4g}%"
+    if threshold.n_calibration is None:
+        return f"{rate} of the prior"
+    return f"at most {rate}, on average" if threshold.kind == "calibrated" else f"about {rate}"
 
 
 def _make_class_rows(groups: Sequence[Group], threshold: float, report: Report) -> list[ClassRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from etils import epath
 from devnet_jax.config import Config
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.accounts import expand_home
-from devnet_jax.runtime.io import read_json
+from devnet_jax.runtime.io import read_json, write_json
 
 
 class Workdir:
@@ -119,6 +120,18 @@ class Workdir:
         self.require_writable()
         if self.config.exists():
             raise UserError(f"{self._flag}={self.path}: is the folder of a run; choose another")
+
+
+def keep_evaluation_settings(workdir: Workdir, config: Config) -> bool:
+    """Makes the evaluation settings of a run those of `config`; True if they were others.
+
+    So predictions and exports use the threshold that the last evaluation has measured.
+    """
+    old = read_config(workdir)
+    if old.evaluation == config.evaluation:
+        return False
+    write_json(workdir.config, dataclasses.replace(old, evaluation=config.evaluation).to_dict())
+    return True
 
 
 def read_config(workdir: Workdir) -> Config:
