@@ -59,6 +59,7 @@ _SEND = (
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "file written by --mode=export", required=True)
+flags.DEFINE_float("threshold", None, "threshold in force, as a score; by default the file's")
 flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
 flags.DEFINE_integer("port", 8000, "port to listen on; 0 chooses a free one", 0, 65535)
 flags.DEFINE_integer("max_batch", 32, "maximum number of images scored as one batch", 1)
@@ -262,6 +263,7 @@ def _answers(detector: ImageScorer, jobs: Sequence[Job]) -> list[dict[str, Any]]
     threshold = detector.threshold
     columns = {
         "score": as_written(found.scores),
+        "severity": found.severity,
         "p_value": found.p_values,
         "is_anomaly": found.is_anomaly,
         "reason": np.array(found.reasons),
@@ -348,6 +350,8 @@ def main(_: Sequence[str]) -> None:
 
         listener = _listen(FLAGS.host, FLAGS.port)
         detector = ExportedDetector.load(FLAGS.model)
+        if FLAGS.threshold is not None:
+            detector = detector.with_threshold(FLAGS.threshold)
     except UserError as error:
         sys.exit(f"error: {error}")
     # Pillow refuses images with more than twice this number of pixels.

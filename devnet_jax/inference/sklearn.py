@@ -62,6 +62,7 @@ _PARAMETERS = (
     "train.steps_per_epoch",
     "train.batch_size",
     "evaluation.false_alarm_rate",
+    "evaluation.threshold",
 )
 # Settings of the data set that do not choose its images.
 _IMAGE_SETTINGS = (
@@ -104,6 +105,8 @@ class DevNet(OutlierMixin, BaseEstimator):
       batch_size: training batch size over all devices; half of the images are anomalies.
       calibration: share of normal training images held out to calibrate the threshold.
       false_alarm_rate: false-alarm rate on normal images that the calibrated threshold promises.
+      threshold: threshold in force, as a score; `None` for the calibrated threshold, or else the
+        prior's.
       random_state: seed of all random draws; a `numpy.random.RandomState` or `None` draws a seed.
         Results also depend on the order of X.
       settings: other settings by name, or by the last part of the name if it is unique:
@@ -129,6 +132,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         batch_size: int = TrainConfig.batch_size,
         calibration: float = FOLDER_CALIBRATION,
         false_alarm_rate: float = EvaluationConfig.false_alarm_rate,
+        threshold: float | None = None,
         random_state: int | np.random.RandomState | None = Config.seed,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -142,6 +146,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.calibration = calibration
         self.false_alarm_rate = false_alarm_rate
+        self.threshold = threshold
         self.random_state = random_state
         self.settings = settings
 
@@ -157,8 +162,8 @@ class DevNet(OutlierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> DevNet:
         """Trains on labelled images; leaves no files behind.
 
-        If too few images are held out for the false-alarm rate, the prior's threshold is in force,
-        with a warning.
+        If too few images are held out for the false-alarm rate, the threshold promises the nearest
+        rate that they allow, with a warning; without any, the prior's threshold is in force.
 
         Args:
           X: N images.

@@ -17,6 +17,7 @@ from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
+from devnet_jax.inference.verdicts import typical_score
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.summary import (
     describe_dataset,
@@ -150,6 +151,8 @@ def detector_fields(detector: ImageScorer) -> dict[str, Any]:
     return {
         "prior": detector.prior,
         "thresholds": detector.thresholds,
+        "n_good": len(detector.good_scores),
+        "typical": typical_score(detector.good_scores, detector.prior),
         "detector": _kind_of(detector),
         "explanation": detector.explanation,
         "settings": settings,

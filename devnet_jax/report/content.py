@@ -65,6 +65,8 @@ class Report:
       notes: warnings, as sentences.
       prior: mean and standard deviation of the prior, if the loss has one.
       thresholds: thresholds of the detector; the first one is in force; may be empty.
+      n_good: number of held-out normal images that p-values are from; 0 if they are the prior's.
+      typical: score of a typical good part (`devnet_jax.inference.verdicts.typical_score`).
       pixel_auroc: mean pixel AUROC by defect class.
       kinds: number of anomalies by true kind and by the kind that they are named after
         (`devnet_jax.evaluation.metrics.kind_metrics`); empty without labelled kinds.
@@ -90,6 +92,8 @@ class Report:
     notes: Sequence[str] = ()
     prior: tuple[float, float] | None = None
     thresholds: Sequence[Threshold] = ()
+    n_good: int = 0
+    typical: float = 0.0
     pixel_auroc: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     kind_accuracy: str = ""

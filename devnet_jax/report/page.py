@@ -19,6 +19,7 @@ from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report import charts
 from devnet_jax.report.axis import score_axis
 from devnet_jax.report.content import Picture, Report
+from devnet_jax.report.digits import format_score, format_severity, format_threshold
 from devnet_jax.report.html.template import render
 from devnet_jax.report.outcomes import (
     OUTCOMES,
@@ -61,6 +62,7 @@ class ThresholdChoice:
       name: name of the threshold.
       promise: promised false-alarm rate as text, or "".
       value: threshold.
+      text: threshold as text, which divides the scores as the threshold does.
       counts: numbers of images by outcome.
       n_alarms: number of alarms.
     """
@@ -68,6 +70,7 @@ class ThresholdChoice:
     name: str
     promise: str
     value: float
+    text: str
     counts: Counts
     n_alarms: int
 
@@ -152,6 +155,8 @@ def to_html(report: Report) -> str:
         has_normal=False in kinds,
         has_anomaly=True in kinds,
         threshold=threshold,
+        n_good=report.n_good,
+        threshold_text=choices[0].text if choices else "",
         start=start,
         choices=choices,
         counts=count_outcomes(groups, start),
@@ -175,6 +180,8 @@ def to_html(report: Report) -> str:
         exactness=step // 2,
         data={
             "threshold": threshold,
+            "thresholdText": choices[0].text if choices else "",
+            "typical": report.typical,
             "width": axis.linear_width,
             "step": step,
             "groups": [_sample_scores(group, step) for group in groups],
@@ -192,6 +199,8 @@ def to_html(report: Report) -> str:
         rate=_rate,
         plural=_plural,
         p_value=_p_value,
+        format_score=format_score,
+        format_severity=format_severity,
         shell_quote=shlex.quote,
         asdict=asdict,
     )
@@ -199,7 +208,9 @@ def to_html(report: Report) -> str:
 
 def _make_choice(name: str, promise: str, value: float, groups: Sequence[Group]) -> ThresholdChoice:
     n_alarms = sum(group.alarms(value) for group in groups)
-    return ThresholdChoice(name, promise, float(value), count_outcomes(groups, value), n_alarms)
+    text = format_threshold(value, np.concatenate([group.scores for group in groups]))
+    counts = count_outcomes(groups, value)
+    return ThresholdChoice(name, promise, float(value), text, counts, n_alarms)
 
 
 def _threshold_name(threshold: Threshold) -> str:
@@ -278,4 +289,4 @@ def _plural(n: int, word: str) -> str:
 
 
 def _p_value(value: float) -> str:
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}"
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.3g}"

@@ -11,6 +11,7 @@
     anomaly: data.groups[element.dataset.group].anomaly,
     outcome: element.dataset.outcome,
     badge: element.querySelector(".outcome"),
+    severity: element.querySelector(".severity"),
   })) : [];
   let threshold = data.threshold;
 
@@ -38,6 +39,20 @@
     return Math.min(low * data.step, group.n);
   }
 
+  const shown = (value) => (value === data.threshold ? data.thresholdText : String(value));
+
+  // As in devnet_jax.inference.verdicts: 0.5 at the threshold.
+  function severity(score) {
+    const width = Math.max(Math.abs(threshold - data.typical), 1e-3 * Math.max(1, Math.abs(threshold)));
+    const x = (score - threshold) / width;
+    const value = 0.5 + 0.5 * x / (1 + Math.abs(x)), alarm = score >= threshold;
+    for (let digits = 2; digits <= 16; digits++) {
+      const text = value.toFixed(digits);
+      if (Number(text) >= 0.5 === alarm) return text;
+    }
+    return alarm ? "0.50" : "0.49";
+  }
+
   function outcome(card) {
     const alarm = card.score >= threshold;
     if (card.anomaly === null) return alarm ? "alarm" : "quiet";
@@ -56,6 +71,7 @@
   function setThreshold(value) {
     if (threshold === null) { // the first threshold
       byId("undecided").remove();
+      document.querySelector(".setting").hidden = false;
       for (const list of worstLists) list.parentElement.hidden = false;
     }
     threshold = value;
@@ -66,6 +82,7 @@
       button.setAttribute("aria-pressed", Number(button.dataset.threshold) === threshold);
     }
     for (const card of cards) {
+      if (card.severity) card.severity.textContent = severity(card.score);
       const now = outcome(card);
       if (now === card.outcome) continue;
       card.outcome = now;
@@ -94,7 +111,7 @@
 
   function showCounts({found, missed, falseAlarms, passed, alarms, n}) {
     const texts = {
-      heading: `At the threshold ${threshold.toFixed(3)}`,
+      heading: `At the threshold ${shown(threshold)}`,
       found: number(found), missed: number(missed),
       false_alarms: number(falseAlarms), false_alarms_in_words: plural(falseAlarms, "false alarm"),
       passed: number(passed),
@@ -104,10 +121,11 @@
       f1: rate(2 * found, 2 * found + missed + falseAlarms),
       alarms: number(alarms), alarms_in_words: plural(alarms, "alarm"), alarm_share: rate(alarms, n),
     };
+    byId("value").textContent = String(threshold);
     for (const element of all("[data-live]")) {
       element.textContent = texts[element.dataset.live];
     }
-    slider.setAttribute("aria-valuetext", threshold.toFixed(3));
+    slider.setAttribute("aria-valuetext", shown(threshold));
   }
 
   function showMarks({found, missed, falseAlarms, passed}) {

@@ -135,7 +135,7 @@ def describe_expected(config: Config, results: Mapping[str, Any]) -> str | None:
         low, high = results["expected_miss_rate_low"], results["expected_miss_rate_high"]
         text += (
             f", {results['expected_miss_rate']:.0%} missed ({100 * low:.0f}–{high:.0%}) at "
-            f"{100 * config.evaluation.false_alarm_rate:.4g}% false alarms"
+            f"{100 * results['expected_false_alarm_rate']:.4g}% false alarms"
         )
     return text
 

@@ -91,12 +91,11 @@ def test_changed_settings_hold_for_both_runs(
     main: Main, trained_core: Path, tmp_path: Path
 ) -> None:
     flags = ("--mode=compare", f"--workdir={trained_core}", f"--against={trained_core}")
-    change = "--config.evaluation.confidence=0.7"
+    change = "--config.evaluation.threshold=0.7"
     result = main(*flags, change, f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     found, _ = read(tmp_path / "out")
-    # The 70 % quantile of the standard normal distribution.
-    assert found["threshold_a"] == found["threshold_b"] == pytest.approx(0.5244, abs=1e-4)
+    assert found["threshold_a"] == found["threshold_b"] == 0.7
 
 
 def test_requests_that_cannot_be_compared(

@@ -39,9 +39,11 @@ def test_without_anomalies_nothing_is_expected() -> None:
     assert expected_performance([], [], 0.05) == {}
 
 
-def test_few_normal_scores_give_no_miss_rate() -> None:
-    expected = expected_performance(list(range(18)), [25.0, 30.0], 0.05)  # 19 are needed
-    assert {key for key in expected if "miss_rate" in key} == set()
+def test_with_few_normal_scores_the_miss_rate_is_at_the_nearest_rate() -> None:
+    expected = expected_performance(list(range(18)), [17.0, 30.0], 0.05)  # 19 are needed
+    assert expected["expected_false_alarm_rate"] == 1 / 19
+    assert expected["expected_miss_rate"] == 0.5
+    expected = expected_performance(list(range(18)), [25.0, 30.0], 0.05)
     assert (expected["expected_auroc"], expected["expected_auroc_high"]) == (1, 1)
     assert expected["expected_auroc_low"] < 1
 

@@ -60,6 +60,8 @@ COMMON = {
     "n_calibration",
     "prior_threshold",
     "prior_promised_false_alarm_rate",
+    "calibrated_threshold",
+    "calibrated_promised_false_alarm_rate",
 }
 
 
@@ -67,7 +69,7 @@ def test_without_anomalies_only_false_alarms_are_measured(
     evaluate: Callable[..., Evaluated],
 ) -> None:
     workdir, metrics, scores, printed = evaluate(lambda path: path.startswith("test/good"))
-    assert metrics.keys() == COMMON | {"prior_false_alarm_rate"}
+    assert metrics.keys() == COMMON | {"prior_false_alarm_rate", "calibrated_false_alarm_rate"}
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (5, 0)
     alarms = np.array(scores) >= metrics["prior_threshold"]
     assert metrics["prior_false_alarm_rate"] == pytest.approx(alarms.mean())
@@ -85,7 +87,7 @@ def test_without_normal_images_only_misses_are_measured(
     evaluate: Callable[..., Evaluated],
 ) -> None:
     workdir, metrics, scores, printed = evaluate(lambda path: not path.startswith("test/good"))
-    assert metrics.keys() == COMMON | {"prior_miss_rate"}
+    assert metrics.keys() == COMMON | {"prior_miss_rate", "calibrated_miss_rate"}
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (0, 5)
     missed = np.array(scores) < metrics["prior_threshold"]
     assert metrics["prior_miss_rate"] == pytest.approx(missed.mean())
@@ -102,7 +104,8 @@ def test_without_test_images_thresholds_remain(
     assert metrics.keys() == COMMON
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"], scores) == (0, 0, [])
     header = (workdir / "eval" / "scores.csv").read_text()
-    assert header == '"path","label","defect","score","reason"\n'
+    columns = ["path", "label", "defect", "score", "severity", "p_value", "is_anomaly", "reason"]
+    assert header == ",".join(f'"{column}"' for column in columns) + "\n"
     why = "no test image: AUROC, false-alarm rate and miss rate cannot be measured"
     assert re.search(rf"^  not measured +{why}$", printed, re.MULTILINE)
     assert re.search("^  report +not written: there is no test image$", printed, re.MULTILINE)

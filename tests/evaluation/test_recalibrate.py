@@ -108,7 +108,7 @@ def test_a_run_and_its_file_get_the_same_threshold_and_eval_keeps_it(
     assert exported.threshold.value == pytest.approx(threshold.value, rel=1e-4)
     assert exported.threshold.n_calibration == N_NEW
     assert len(exported.thresholds) == len(before.thresholds)
-    np.testing.assert_allclose(np.sort(exported.reference_scores), scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.sort(exported.good_scores), scores, rtol=1e-4, atol=1e-5)
     assert exported.card["recalibration"]["n"] == N_NEW
     assert exported.card["metrics"]["image_auroc"] >= 0
     assert "calibrated_threshold" not in exported.card["metrics"]

@@ -194,7 +194,9 @@ def test_card(run: Run) -> None:
     assert seen == {"good": 5, "scratch": 4, "stain": 4}
     assert set(card["tested_classes"]) <= {"good", "scratch", "stain"}
     assert sum(card["tested_classes"].values()) == 5 + 8 - 3
-    assert card["thresholds"][0]["value"] == metrics["prior_threshold"]
+    values = {one["kind"]: one["value"] for one in card["thresholds"]}
+    assert list(values) == ["calibrated", "prior"]
+    assert values == {kind: metrics[f"{kind}_threshold"] for kind in values}
     assert str(run.workdir) not in json.dumps(card)
 
 

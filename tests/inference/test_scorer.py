@@ -35,7 +35,10 @@ class Brightness(ImageScorer):
     explanation = "gradient"
     kinds = ()
     ordinary = None
-    reference_scores = np.empty(0)
+    good_scores = np.empty(0)
+
+    def with_threshold(self, value: float) -> Brightness:
+        raise NotImplementedError
 
     def _score(self, images: np.ndarray) -> RawScores:
         maps = images.mean(axis=-1, dtype=np.float32)

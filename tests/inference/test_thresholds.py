@@ -48,10 +48,19 @@ def test_calibrated_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.3, 3)])
-def test_too_few_images_give_no_threshold(rate: float, needed: int) -> None:
+def test_too_few_images_give_the_nearest_rate(rate: float, needed: int) -> None:
     assert n_calibration_needed(rate) == needed
-    assert calibrated_threshold(np.zeros(needed - 1, np.float32), rate) is None
-    assert calibrated_threshold(np.zeros(needed, np.float32), rate) is not None
+    enough = calibrated_threshold(np.arange(needed, dtype=np.float32), rate)
+    assert enough is not None
+    assert enough.false_alarm_rate == rate
+    few = calibrated_threshold(np.arange(needed - 1, dtype=np.float32), rate)
+    if needed == 1:
+        assert few is None
+        return
+    assert few is not None
+    assert few.false_alarm_rate == 1 / needed  # more than the rate that was asked for
+    assert needed - 2 < few.value < needed - 1.9  # above all scores
+    assert few.n_calibration == needed - 1
 
 
 @pytest.mark.parametrize("n", [19, 60, 333])
@@ -86,14 +95,14 @@ def test_the_share_of_calibration_images_above_it_is_within_the_promise(
 ) -> None:
     array = np.float32(scores)
     threshold = calibrated_threshold(array, rate)
-    if threshold is None:
-        assert len(scores) < n_calibration_needed(rate)
-    else:
-        assert np.sum(threshold.alarms(array)) <= rate * (len(scores) + 1) + 1e-6
-        # Comparisons in float32 and float64 agree, also for the next larger scores.
-        following = np.nextafter(array, np.float32(np.inf))
-        for values in (array, following):
-            np.testing.assert_array_equal(threshold.alarms(values), values >= threshold.value)
+    assert threshold is not None
+    promised = max(rate, 1 / (len(scores) + 1))
+    assert threshold.false_alarm_rate == promised
+    assert np.sum(threshold.alarms(array)) <= promised * (len(scores) + 1) - 1 + 1e-6
+    # Comparisons in float32 and float64 agree, also for the next larger scores.
+    following = np.nextafter(array, np.float32(np.inf))
+    for values in (array, following):
+        np.testing.assert_array_equal(threshold.alarms(values), values >= threshold.value)
 
 
 @pytest.mark.parametrize("trained_by", ["trained", "trained_core"])

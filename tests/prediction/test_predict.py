@@ -28,7 +28,6 @@ from devnet_jax.inference.scorer import Scores
 from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
-from devnet_jax.prediction.output import COLUMNS
 from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
@@ -57,6 +56,11 @@ def with_evaluation(detector: Detector, **settings: Any) -> Detector:
     evaluation = dataclasses.replace(detector.config.evaluation, **settings)
     config = dataclasses.replace(detector.config, evaluation=evaluation)
     return dataclasses.replace(detector, config=config)
+
+
+COLUMNS = (
+    "path", "score", "severity", "p_value", "is_anomaly", "threshold", "reason", "odd", "error"
+)  # fmt: skip
 
 
 def read_table(file: Path) -> list[dict[str, str]]:
@@ -292,7 +296,7 @@ def test_a_loss_without_a_prior_gives_scores_only(
     predict(calibrated, [str(parts / "test" / "stain")], str(tmp_path))
     assert "o threshold: " not in (tmp_path / "report.html").read_text()
     for row in read_table(tmp_path / "predictions.csv"):
-        assert (row["p_value"], row["is_anomaly"]) == ("", "1")
+        assert (float(row["p_value"]), row["is_anomaly"]) == (0.05, "1")  # above all 19
         assert float(row["threshold"]) == pytest.approx(-9)
 
 
@@ -375,7 +379,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(detector: Detector, tmp_p
     assert all("make it smaller" in errors[name] for name in too_large)
     for name, row in rows.items():
         if name in errors:
-            assert [row[column] for column in COLUMNS[1:6]] == [""] * 5
+            assert [row[column] for column in COLUMNS[1:7]] == [""] * 6
         else:
             assert np.isfinite(float(row["score"]))
     first = load_image((folder / "animated.gif").read_bytes(), "", SQUARE)
