@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import typing
 from collections.abc import Mapping
@@ -298,9 +299,9 @@ class EvaluationConfig:
         maximum=1 - 1e-9,
         may_change=True,
     )
-    threshold: float | None = setting(
-        None,
-        "threshold in force, as a score; none for the calibrated threshold, or else the prior's",
+    threshold: float | str = setting(
+        "auto",
+        "threshold in force, as a score, or auto: the calibrated threshold, or else the prior's",
         may_change=True,
     )
     false_alarm_rate: float = setting(
@@ -342,6 +343,11 @@ class EvaluationConfig:
         "all", "images whose overlays --mode=predict writes", may_change=True
     )
 
+    @property
+    def given_threshold(self) -> float | None:
+        """The threshold given as a score; `None` for "auto"."""
+        return None if isinstance(self.threshold, str) else self.threshold
+
 
 # Image size and explanation method of each detector.
 _DETECTOR_DEFAULTS: Mapping[str, tuple[int, Literal["gradient", "score_map"]]] = {
@@ -367,9 +373,10 @@ class Config:
         """Replaces the values 0 and "auto" by those of the detector; writes sizes in one way."""
         image_size, explanation = _DETECTOR_DEFAULTS[self.model.detector]
         object.__setattr__(self, "dataset", _with_plain_values(self.dataset, image_size))
-        if self.evaluation.explanation == "auto":
-            evaluation = dataclasses.replace(self.evaluation, explanation=explanation)
-            object.__setattr__(self, "evaluation", evaluation)
+        evaluation = _with_plain_threshold(self.evaluation)
+        if evaluation.explanation == "auto":
+            evaluation = dataclasses.replace(evaluation, explanation=explanation)
+        object.__setattr__(self, "evaluation", evaluation)
 
     @property
     def n_labelled(self) -> int:
@@ -443,6 +450,20 @@ def _with_plain_values(settings: DatasetConfig, default: int) -> DatasetConfig:
     return dataclasses.replace(
         settings, image_size=write_size(size), tiles=f"{rows}x{columns}", n_anomaly=n_anomaly
     )
+
+
+def _with_plain_threshold(settings: EvaluationConfig) -> EvaluationConfig:
+    """Returns the settings with the threshold as a number, or "auto"; else raises `UserError`."""
+    given = settings.threshold
+    if not isinstance(given, str) or given == "auto":
+        return settings
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"config.evaluation.threshold = {given!r}: give a score, or auto")
+    return dataclasses.replace(settings, threshold=value)
 
 
 def get_config() -> ConfigDict:

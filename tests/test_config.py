@@ -90,6 +90,8 @@ def test_settings_survive_the_trip_to_json_and_back() -> None:
         ("train", "batchsize", 8, r"config\.train\.batchsize: no such setting.*batch_size"),
         ("dataset", "known_class", 3, "must be str or none"),
         ("dataset", "n_anomaly", -1, "must be at least 0"),
+        ("evaluation", "threshold", "high", "'high': give a score, or auto"),
+        ("evaluation", "threshold", "inf", "'inf': give a score, or auto"),
     ],
 )
 def test_a_wrong_setting_is_named(group: str, name: str, value: object, message: str) -> None:
@@ -167,3 +169,10 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     from docs.settings_page import PAGE, page
 
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.parametrize(("given", "threshold"), [("auto", None), ("-0.5", -0.5), (1, 1.0)])
+def test_a_threshold_is_a_score_or_auto(given: str | int, threshold: float | None) -> None:
+    found = with_settings(Config(), {"evaluation.threshold": given}).evaluation
+    assert found.given_threshold == threshold
+    assert found == with_settings(Config(evaluation=found), {}).evaluation

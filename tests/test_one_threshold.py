@@ -41,6 +41,7 @@ def test_what_an_evaluation_was_given_holds_until_the_next_one(
     pytest.importorskip("uvicorn")
     run, file, stain = tmp_path / "run", tmp_path / "part.devnet", str(parts / "test" / "stain")
     shutil.copytree(drawn_run, run)
+    original = read(run / "config.json")["evaluation"]
     before = Detector.load(run).threshold
     flag = f"--config.evaluation.{change}"
 
@@ -83,6 +84,10 @@ def test_what_an_evaluation_was_given_holds_until_the_next_one(
     assert card["thresholds"][0]["value"] == threshold
     assert card["metrics"] == metrics
     assert detector.threshold == Detector.load(run).threshold
+
+    back = main("--mode=eval", f"--workdir={run}", f"--config.evaluation.{name}={original[name]}")
+    assert back.returncode == 0, back.stderr
+    assert Detector.load(run).threshold == before
 
     picture = next((parts / "test" / "stain").glob("*.png")).read_bytes()
     with started(file) as service:

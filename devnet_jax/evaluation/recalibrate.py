@@ -158,7 +158,7 @@ def recalibrate_run(config: Config, workdir: Workdir, inputs: Sequence[str]) -> 
             keep_calibration(workdir)
             source = _origin(inputs, len(good.scores))
             write_calibration(workdir, Calibration(detector.step, good.scores, source))
-            evaluation = dataclasses.replace(config.evaluation, threshold=None)
+            evaluation = dataclasses.replace(config.evaluation, threshold="auto")
             keep_evaluation_settings(workdir, dataclasses.replace(config, evaluation=evaluation))
         kept = workdir.calibration_before if had_calibration else None
         before = detector.good_scores

@@ -154,9 +154,10 @@ class TrainedDetector(ImageScorer):
             prior_threshold(self.prior, settings.confidence),
         )
         known = [threshold for threshold in candidates if threshold is not None]
-        if settings.threshold is None:
+        given = settings.given_threshold
+        if given is None:
             return known
-        return [given_threshold(settings.threshold, self.good_scores, self.prior), *known]
+        return [given_threshold(given, self.good_scores, self.prior), *known]
 
     def with_threshold(self, value: float) -> Self:
         """Returns the detector with a given threshold in force: `evaluation.threshold`."""

@@ -105,7 +105,7 @@ class DevNet(OutlierMixin, BaseEstimator):
       batch_size: training batch size over all devices; half of the images are anomalies.
       calibration: share of normal training images held out to calibrate the threshold.
       false_alarm_rate: false-alarm rate on normal images that the calibrated threshold promises.
-      threshold: threshold in force, as a score; `None` for the calibrated threshold, or else the
+      threshold: threshold in force, as a score; or auto: the calibrated threshold, or else the
         prior's.
       random_state: seed of all random draws; a `numpy.random.RandomState` or `None` draws a seed.
         Results also depend on the order of X.
@@ -132,7 +132,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         batch_size: int = TrainConfig.batch_size,
         calibration: float = FOLDER_CALIBRATION,
         false_alarm_rate: float = EvaluationConfig.false_alarm_rate,
-        threshold: float | None = None,
+        threshold: float | str = EvaluationConfig.threshold,
         random_state: int | np.random.RandomState | None = Config.seed,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
