@@ -36,7 +36,7 @@ LEAVES = (
     "evaluation.intervals",
     "evaluation.metrics",
 )
-ALLOWED_IN_LEAVES = ("errors", "rng", "prior", "models.layers")
+ALLOWED_IN_LEAVES = ("errors", "rng", "prior", "models.layers", "evaluation.intervals")
 
 
 def imports() -> dict[str, set[str]]:

@@ -21,6 +21,7 @@ from devnet_jax.data.decode import load_image
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.export.read import ExportedDetector
+from devnet_jax.report.digits import format_rate
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
 from tests.conftest import IMAGE_SIZE, Main, environment, make_parts, refused
@@ -84,10 +85,11 @@ def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
 
     page = (trained / "report.html").read_text()
     shown = dict(re.findall(r'data-live="(\w+)">([^<]*)<', page))
-    alarms = np.array(scores) >= metrics["prior_threshold"]
+    alarms = np.array(scores) >= metrics["calibrated_threshold"]
     assert shown["false_alarms"] == str(np.sum(alarms & (np.array(labels) == 0)))
     assert shown["missed"] == str(np.sum(~alarms & (np.array(labels) == 1)))
-    assert shown["miss_rate"] == f"{metrics['prior_miss_rate']:.1%}"
+    missed = format_rate(metrics["calibrated_n_missed"], metrics["n_test_anomaly"])
+    assert (shown["miss_rate"], shown["miss_rate_counts"]) == (missed.share, missed.in_brackets)
     assert all(row["path"] in page for row in rows)
 
 

@@ -18,7 +18,7 @@ from devnet_jax.data.labelled import LabelledPictures, read_labelled
 from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
-from devnet_jax.evaluation.intervals import auroc_difference
+from devnet_jax.evaluation.intervals import auroc_difference, auroc_interval
 from devnet_jax.evaluation.labelled import Opened, open_detector, results_folder
 from devnet_jax.evaluation.metrics import alarm_rates
 from devnet_jax.evaluation.scoring import Pictures, score_paths, score_test_images
@@ -34,6 +34,7 @@ from devnet_jax.report.comparison import (
     describe_difference,
     to_html,
 )
+from devnet_jax.report.digits import format_measure
 from devnet_jax.report.summary import align_rows
 from devnet_jax.runtime.io import write_csv, write_json, write_text
 from devnet_jax.runtime.numerics import standard_numerics
@@ -335,13 +336,13 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
         pictures += "; so few that the interval may be too narrow"
     rows = [("A", results["a"]), ("B", results["b"]), ("pictures", pictures)]
     if "auroc_a" in results:
-        difference = describe_difference(results)
-        rows.append(
-            (
-                "AUROC",
-                f"A {results['auroc_a']:.4f}, B {results['auroc_b']:.4f}, difference {difference}",
-            )
-        )
+        sizes = results["n_normal"], results["n_anomaly"]
+        texts = [
+            f"{letter.upper()} {format_measure(auroc, auroc_interval(auroc, *sizes))}"
+            for letter in "ab"
+            for auroc in [results[f"auroc_{letter}"]]
+        ]
+        rows.append(("AUROC", f"{', '.join(texts)}, difference {describe_difference(results)}"))
     else:
         rows.append(("AUROC", "not measured: it needs normal pictures and anomalies"))
     if "changed" in results:

@@ -26,9 +26,10 @@ def expected_performance(
       false_alarm_rate: promised rate of the threshold that the miss rate is counted at, in (0, 1).
 
     Returns:
-      Entries of eval/metrics.json: expected AUROC and miss rate, their intervals, and the numbers
-      of images behind them. The miss rate is at the nearest rate of false alarms that the normal
-      scores allow (`calibrated_threshold`). Empty if either kind has no score.
+      Entries of eval/metrics.json: expected AUROC and miss rate, their intervals, the numbers of
+      images behind them, and the false-alarm rate that the miss rate is counted at: the promised
+      one, or the nearest that so few normal scores allow (`calibrated_threshold`). Empty if either
+      kind has no score.
     """
     # In float32, as the scores of new images are.
     normal = np.asarray(normal_scores, np.float32)
@@ -47,11 +48,13 @@ def expected_performance(
         "n_estimate_anomaly": n_anomaly,
     }
     threshold = calibrated_threshold(normal, false_alarm_rate)
-    if threshold is not None and threshold.false_alarm_rate is not None:
-        n_missed = int(np.sum(~threshold.alarms(anomalous)))
-        low, high = rate_interval(n_missed, n_anomaly)
-        expected["expected_miss_rate"] = n_missed / n_anomaly
-        expected["expected_miss_rate_low"] = low
-        expected["expected_miss_rate_high"] = high
-        expected["expected_false_alarm_rate"] = threshold.false_alarm_rate
-    return expected
+    assert threshold is not None
+    assert threshold.false_alarm_rate is not None
+    n_missed = int(np.sum(~threshold.alarms(anomalous)))
+    low, high = rate_interval(n_missed, n_anomaly)
+    return expected | {
+        "expected_false_alarm_rate": threshold.false_alarm_rate,
+        "expected_miss_rate": n_missed / n_anomaly,
+        "expected_miss_rate_low": low,
+        "expected_miss_rate_high": high,
+    }

@@ -120,7 +120,7 @@ def estimate_performance(detector: TrainedDetector, workdir: Workdir) -> dict[st
         return {}
     rate = detector.config.evaluation.false_alarm_rate
     expected = expected_performance(learned.normal_scores, learned.anomaly_scores, rate)
-    described = describe_expected(detector.config, expected)
+    described = describe_expected(expected)
     if described is not None:
         n = len(learned.anomaly_scores)
         logger.info("expected by cross-validation over %d labels: %s", n, described)
@@ -171,7 +171,7 @@ def measure(
     test: TestScores,
     n_duplicates: int | None,
 ) -> dict[str, Any]:
-    """Returns numbers of images, and measures, for metrics.json.
+    """Returns numbers of images, and measures with counts and 95 % intervals, for metrics.json.
 
     Measures that need normal images or anomalies are left out if there are none.
 

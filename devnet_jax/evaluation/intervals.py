@@ -1,4 +1,4 @@
-"""Confidence intervals of rates and of AUROCs, for small samples, and of paired differences."""
+"""Confidence intervals of rates, AUROCs and average precisions, and of paired differences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,35 @@ def rate_interval(count: int, total: int, confidence: float = 0.95) -> tuple[flo
       total: number of trials, at least 1.
       confidence: probability that the interval covers the true rate.
     """
-    interval = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    return _wilson(count / total, total, confidence)
+
+
+def average_precision_interval(
+    average_precision: float, n_anomaly: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Returns an interval of an average precision, for the share of anomalies that was measured.
+
+    Boyd, Eng and Page (2013, doi 10.1007/978-3-642-40994-3_29) give it the variance of a rate of
+    the anomalies. Here their interval has Wilson's form: with the normal or the logit one it is a
+    point at an average precision of 1, and so is the bootstrap's, which covers far less than its
+    level where few anomalies are measured. This one rather covers too much.
+
+    Args:
+      average_precision: measured average precision.
+      n_anomaly: number of anomalous images, at least 1.
+      confidence: probability that the interval covers the true average precision, at least.
+    """
+    return _wilson(average_precision, n_anomaly, confidence)
+
+
+def _wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
+    """Returns the values that the share of n is at most z of their standard errors away from."""
+    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    reach = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    low = 0.0 if share <= 0 else max(middle - reach, 0.0)
+    high = 1.0 if share >= 1 else min(middle + reach, 1.0)
+    return low, high
 
 
 def auroc_interval(
@@ -28,7 +55,9 @@ def auroc_interval(
 
     It holds the values θ that the measured AUROC is at most z standard errors away from, with the
     standard error of θ by Hanley and McNeil and equal group sizes in its middle term (Newcombe
-    2006, doi 10.1002/sim.2324, method 5).
+    2006, doi 10.1002/sim.2324, method 5). DeLong's interval and the bootstrap's are a point at an
+    AUROC of 1, and cover far less than their level close to it. This one covers somewhat less than
+    its level only if the scores of anomalies spread much wider than those of normal images.
 
     Args:
       auroc: measured AUROC.

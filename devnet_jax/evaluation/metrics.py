@@ -8,27 +8,39 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
+from devnet_jax.evaluation.intervals import (
+    auroc_interval,
+    average_precision_interval,
+    rate_interval,
+)
+
 # Columns of the table of kinds beside the labelled kinds.
 NO_KIND, NO_ALARM = "no labelled kind", "no alarm"
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Returns AUROC, average precision, and the best F1 with its threshold.
+    """Returns AUROC and average precision with their intervals, and the best F1 with its threshold.
 
-    The result is empty unless there are normal images and anomalies.
+    The ends of the 95 % intervals are named "image_auroc_low", "image_auroc_high" and so on. The
+    result is empty unless there are normal images and anomalies.
 
     Args:
       labels: int [N], 0 for normal images and 1 for anomalies.
       scores: float [N], larger for more anomalous images.
     """
-    if not (labels == 0).any() or not (labels == 1).any():
+    n_normal, n_anomaly = int(np.sum(labels == 0)), int(np.sum(labels == 1))
+    if not n_normal or not n_anomaly:
         return {}
     precision, recall, thresholds = metrics.precision_recall_curve(labels, scores)
     f1 = f1_scores(precision, recall)
     best = int(np.argmax(f1[:-1]))  # the curve's last point has no threshold
+    auroc = float(metrics.roc_auc_score(labels, scores))
+    average_precision = float(metrics.average_precision_score(labels, scores))
     return {
-        "image_auroc": float(metrics.roc_auc_score(labels, scores)),
-        "image_ap": float(metrics.average_precision_score(labels, scores)),
+        "image_auroc": auroc,
+        **_ends("image_auroc", auroc_interval(auroc, n_normal, n_anomaly)),
+        "image_ap": average_precision,
+        **_ends("image_ap", average_precision_interval(average_precision, n_anomaly)),
         "image_f1_max": float(f1[best]),
         "image_f1_max_threshold": float(thresholds[best]),
     }
@@ -40,9 +52,11 @@ def f1_scores(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 
 def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
-    """Returns the "false_alarm_rate" and the "miss_rate" of a threshold.
+    """Returns the "false_alarm_rate" and the "miss_rate" of a threshold, with counts and intervals.
 
-    The false-alarm rate is left out without normal images, the miss rate without anomalies.
+    These are "n_false_alarms", "n_missed", and the ends of the 95 % intervals of the rates, such as
+    "miss_rate_low" and "miss_rate_high". Those of false alarms are left out without normal images,
+    those of misses without anomalies.
 
     Args:
       labels: int [N], 0 for normal images and 1 for anomalies.
@@ -50,12 +64,20 @@ def alarm_rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dic
       threshold: lowest score that raises an alarm.
     """
     alarms = np.asarray(scores, np.float64) >= threshold  # in float32, NumPy would round it
-    rates = {}
-    if (labels == 0).any():
-        rates["false_alarm_rate"] = float(alarms[labels == 0].mean())
-    if (labels == 1).any():
-        rates["miss_rate"] = float(1 - alarms[labels == 1].mean())
+    rates: dict[str, float] = {}
+    for count_name, name, wrong in (
+        ("n_false_alarms", "false_alarm_rate", alarms[labels == 0]),
+        ("n_missed", "miss_rate", ~alarms[labels == 1]),
+    ):
+        if len(wrong):
+            count = int(wrong.sum())
+            rates |= {count_name: count, name: count / len(wrong)}
+            rates |= _ends(name, rate_interval(count, len(wrong)))
     return rates
+
+
+def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def kind_metrics(

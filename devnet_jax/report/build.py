@@ -19,9 +19,11 @@ from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.inference.verdicts import typical_score
 from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.digits import format_measure, format_rate
 from devnet_jax.report.summary import (
     describe_dataset,
     describe_expected,
+    describe_measure,
     describe_run,
     describe_unmeasured,
 )
@@ -174,20 +176,24 @@ def as_sentence(message: str) -> str:
 
 def _headline_numbers(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the names and values of the main measures in eval/metrics.json."""
+    measures = [
+        (name, describe_measure(results, key))
+        for key, name in (("image_auroc", "AUROC"), ("image_ap", "average precision"))
+        if key in results
+    ]
     names = {
-        "image_auroc": "AUROC",
-        "image_ap": "average precision",
         "image_f1_max": "best F1",
         "pixel_auroc_mean": "pixel AUROC, mean",
         "pixel_ap": "pixel precision, average",
         "pixel_aupro": "AUPRO, 30%",
     }
-    return [(name, f"{results[key]:.4f}") for key, name in names.items() if key in results]
+    others = [(name, format_measure(results[key])) for key, name in names.items() if key in results]
+    return measures + others
 
 
 def _make_expected(config: Config, dataset: FewShotDataset, results: Mapping[str, Any]) -> str:
     """Returns `Report.expected`."""
-    expected = describe_expected(config, results)
+    expected = describe_expected(results)
     if expected is not None:
         n_normal, n_labels = results["n_estimate_normal"], results["n_estimate_anomaly"]
         return (
@@ -233,8 +239,9 @@ def _describe_kind_accuracy(results: Mapping[str, Any]) -> str:
     """Returns `Report.kind_accuracy`."""
     if "kind_accuracy" not in results:
         return ""
-    share, n = results["kind_accuracy"], results["n_kind_accuracy"]
-    return f"{share:.0%} of the {n} alarms of labelled kinds are named after their kind"
+    n = results["n_kind_accuracy"]
+    named = format_rate(round(n * results["kind_accuracy"]), n)
+    return f"{named} of the alarms of labelled kinds are named after their kind"
 
 
 def _mean_by_class(defects: Sequence[str], values: np.ndarray) -> dict[str, float]:

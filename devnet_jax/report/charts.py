@@ -14,8 +14,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullL
 from scipy import stats
 from sklearn import metrics
 
+from devnet_jax.evaluation.intervals import auroc_interval, average_precision_interval
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.axis import ScoreAxis, tick_label
+from devnet_jax.report.digits import format_measure, format_score
 from devnet_jax.report.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style, to_svg
 from devnet_jax.report.outcomes import Group
 
@@ -187,8 +189,8 @@ def draw_histogram(
     box = (top.box[0], top.box[1], top.box[2], bottom.box[3])
     frame = Frame(top.width, top.height, box, (float(ends[0]), float(ends[1])), (0, 1))
     ranges = "; ".join(
-        f"{entry.name}: {entry.n:,} from {min(g.scores[0] for g in part):.3f} "
-        f"to {max(g.scores[-1] for g in part):.3f}"
+        f"{entry.name}: {entry.n:,} from {format_score(min(g.scores[0] for g in part))} "
+        f"to {format_score(max(g.scores[-1] for g in part))}"
         for entry, part in all_series
     )
     return Chart(svg, "Scores", f"Histogram of scores. {ranges}", frame)
@@ -208,8 +210,10 @@ def draw_roc(labels: np.ndarray, scores: np.ndarray) -> Chart:
         axes.plot([0, 1], [0, 1], color=TEXT, linewidth=1, linestyle=":", alpha=0.6)
         axes.plot(*_subsample(false_alarms, found), color=SERIES[0], linewidth=2)
         svg = to_svg(figure, "roc")
-    description = f"ROC curve, area {area:.4f}"
-    return Chart(svg, f"ROC curve: area {area:.4f}", description, _measure_frame(figure, axes))
+    n_anomaly = int(np.sum(labels == 1))
+    measured = format_measure(area, auroc_interval(area, len(labels) - n_anomaly, n_anomaly))
+    frame = _measure_frame(figure, axes)
+    return Chart(svg, f"ROC curve: area {measured}", f"ROC curve, area {measured}", frame)
 
 
 def draw_precision_recall(labels: np.ndarray, scores: np.ndarray) -> Chart:
@@ -223,7 +227,8 @@ def draw_precision_recall(labels: np.ndarray, scores: np.ndarray) -> Chart:
         points = _subsample(recall, precision)
         axes.plot(*points, color=SERIES[0], linewidth=2, drawstyle="steps-post")
         svg = to_svg(figure, "precision-recall")
-    title = f"Precision and recall: average precision {area:.4f}"
+    measured = format_measure(area, average_precision_interval(area, int(np.sum(labels == 1))))
+    title = f"Precision and recall: average precision {measured}"
     return Chart(svg, title, f"Precision–recall curve, {title}", _measure_frame(figure, axes))
 
 

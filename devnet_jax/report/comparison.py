@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from devnet_jax.evaluation.intervals import auroc_interval
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.axis import ScoreAxis, score_axis
 from devnet_jax.report.charts import draw_scatter, make_series
+from devnet_jax.report.digits import (
+    decimals_within,
+    format_measure,
+    format_rate,
+    format_score,
+    format_threshold,
+)
 from devnet_jax.report.html.template import render
 from devnet_jax.report.outcomes import Group
 
@@ -89,18 +97,42 @@ def describe_difference(results: Mapping[str, Any]) -> str:
     Args:
       results: content of compare.json, with the difference.
     """
-    text = signed(results["auroc_difference"])
+    text, interval = _difference(results)
     if "auroc_difference_low" not in results:
         return f"{text}, without an interval: it needs two pictures of each side"
-    low, high = results["auroc_difference_low"], results["auroc_difference_high"]
-    interval = f"95% interval {signed(low)} to {signed(high)}"
-    return f"{text} ({interval}, p = {results['auroc_p_value']:.2g})"
+    return f"{text} (95% interval {interval}, p = {results['auroc_p_value']:.2g})"
 
 
-def signed(difference: float) -> str:
-    """Returns a difference with its sign, to four decimals."""
-    text = f"{difference:+.4f}"
-    return "0" if text[1:] == "0.0000" else text.replace("-", "\N{MINUS SIGN}")
+def _difference(results: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns the difference of the AUROCs and its interval as texts; empty if not measured."""
+    if "auroc_difference" not in results:
+        return "", ""
+    low, high = results.get("auroc_difference_low"), results.get("auroc_difference_high")
+    return format_difference(results["auroc_difference"], low, high)
+
+
+def format_difference(difference: float, low: float | None, high: float | None) -> tuple[str, str]:
+    """Returns a difference of AUROCs and its interval as texts, with the digits it supports.
+
+    Args:
+      difference: AUROC of A minus that of B.
+      low: lower end of its interval; `None` without one, as "–".
+      high: upper end.
+    """
+    if low is None or high is None:
+        return signed(difference, 2), "–"
+    decimals = decimals_within(low, high)
+    return signed(difference, decimals), f"{signed(low, decimals)} to {signed(high, decimals)}"
+
+
+def signed(difference: float, decimals: int) -> str:
+    """Returns a difference with its sign and decimals, or more of them if it would look like 0."""
+    if abs(difference) < 1e-9:
+        return "0"
+    text = f"{difference:+.{decimals}f}"
+    if float(text) == 0:
+        return signed(difference, decimals + 1)
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def verdict(results: Mapping[str, Any]) -> str:
@@ -150,7 +182,17 @@ def to_html(comparison: Comparison) -> str:
             ("Worse with A", [one for one in changed if one.change not in BETTER]),
         ],
         outcome_of=_outcome_of,
-        signed=signed,
+        thresholds=[
+            format_threshold(side.threshold.value, side.scores) if side.threshold else ""
+            for side in comparison.sides
+        ],
+        measured=lambda auroc, n_anomaly: format_measure(
+            auroc, auroc_interval(auroc, comparison.results["n_normal"], n_anomaly)
+        ),
+        rate=lambda name, n: format_rate(comparison.results[name], n) if n else "–",
+        difference=_difference(comparison.results),
+        difference_of=format_difference,
+        format_score=format_score,
         data_uri=lambda data: f"data:image/webp;base64,{base64.b64encode(data).decode()}",
     )
 

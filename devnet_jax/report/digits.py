@@ -12,15 +12,14 @@ from devnet_jax.evaluation.intervals import rate_interval
 
 _SCORE_DIGITS = 4  # significant
 _MAX_DECIMALS = 6  # of a score near 0, unless more are needed
-_NO_INTERVAL_DECIMALS = 3  # of a measure whose interval is unknown
 
 
 def format_score(score: float, threshold: float | None = None) -> str:
     """Returns a score with four significant digits, or more where it would look like the threshold.
 
-    Read as a number, the text lies on the same side of the threshold as the score, or on it if the
-    score does. It is equal to `format_score(threshold)` only if the score equals the threshold. A
-    page that shows a threshold with `format_threshold` gives that number here.
+    Read as a number, the text is an alarm if the score is one. It is equal to
+    `format_score(threshold)` only if the score equals the threshold. A page that shows a threshold
+    with `format_threshold` gives that number here.
 
     Args:
       score: finite score.
@@ -29,26 +28,28 @@ def format_score(score: float, threshold: float | None = None) -> str:
     decimals = _decimals_of_score(score)
     if threshold is None:
         return _fixed(score, decimals)
-    as_shown, side = format_score(threshold), np.sign(score - threshold)
+    as_shown = format_score(threshold)
 
     def is_clear(text: str) -> bool:
-        return np.sign(float(text) - threshold) == side and (side == 0 or text != as_shown)
+        differs = text != as_shown and (float(text) == score or float(text) != float(as_shown))
+        is_same_side = (float(text) >= threshold) == (score >= threshold)
+        return is_same_side and (differs or score == threshold)
 
     return _first(is_clear, score, decimals)
 
 
 def format_threshold(threshold: float, scores: np.ndarray) -> str:
-    """Returns a threshold with the fewest digits, at least four, that divide the scores as it does.
+    """Returns a threshold with the fewest digits, at least four, that make the same alarms.
 
     Args:
       threshold: lowest score that raises an alarm.
       scores: float [N], finite scores that are shown beside it.
     """
     values = np.asarray(scores, np.float64)
-    sides = np.sign(values - threshold)
+    alarms = values >= threshold
 
     def is_equivalent(text: str) -> bool:
-        return np.array_equal(np.sign(values - float(text)), sides)
+        return np.array_equal(values >= float(text), alarms)
 
     return _first(is_equivalent, threshold, _decimals_of_score(threshold))
 
@@ -66,64 +67,71 @@ def format_severity(severity: float, is_alarm: bool) -> str:
     return _first(lambda text: (float(text) >= 0.5) == is_alarm, severity, 2)
 
 
-def format_measure(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Returns a measure from 0 to 1, such as an AUROC, with the digits that its interval supports.
+def format_measure(value: float, interval: tuple[float, float] | None = None) -> str:
+    """Returns a measure from 0 to 1 with its interval, such as "0.99 (0.94–1.00)".
 
-    These are at least two decimals; the last one is worth at most half the interval's width. Only 1
-    is shown as 1. Without an interval there are three decimals.
+    There are at least two decimals; the last one is worth at most half the interval's width. Only
+    a measure of 1 is shown as 1.
+
+    Args:
+      value: measure, such as an AUROC.
+      interval: ends of its interval; `None` if it is unknown, for two digits.
     """
-    decimals = _NO_INTERVAL_DECIMALS
-    if low is not None and high is not None:
-        decimals = _decimals_within(low, high)
-    return _first(lambda text: float(text) < 1 or value >= 1, value, decimals)
-
-
-def format_interval(low: float, high: float) -> str:
-    """Returns an interval with the digits of `format_measure`, such as "0.94–1.00"."""
-    decimals = _decimals_within(low, high)
-    return f"{_fixed(low, decimals)}–{_fixed(high, decimals)}"
+    decimals = (2 if value >= 0.1 else 3) if interval is None else decimals_within(*interval)
+    text = _first(lambda text: float(text) < 1 or value >= 1, value, decimals)
+    if interval is None:
+        return text
+    return f"{text} ({'–'.join(_fixed(end, decimals) for end in interval)})"
 
 
 class Rate(NamedTuple):
     """Texts of a rate; together, as by `str`, "5.0% (1 of 20; 0.9–24%)".
 
     Attributes:
-      share: the rate in percent.
+      share: the rate in percent; "–" without trials.
       counts: number of cases and of trials.
-      interval: 95 % interval of the rate (`rate_interval`).
+      interval: 95 % interval of the rate (`rate_interval`); "" without trials.
     """
 
     share: str
     counts: str
     interval: str
 
+    @property
+    def in_brackets(self) -> str:
+        return f"({'; '.join(filter(None, (self.counts, self.interval)))})"
+
     def __str__(self) -> str:
-        return f"{self.share} ({self.counts}; {self.interval})"
+        return f"{self.share} {self.in_brackets}"
 
 
 def format_rate(count: int, total: int) -> Rate:
     """Returns the texts of a rate, with the digits that its interval supports.
 
     These are whole percents or finer; the last digit is worth at most half the interval's width.
-    Numbers within ten times that of 0 % or 100 % have one digit more.
+    A rate within ten of this digit's units of 0 % or 100 % has one digit more, and so has an end of
+    the interval within one unit.
 
     Args:
       count: number of cases.
-      total: number of trials, at least 1.
+      total: number of trials.
     """
+    counts = f"{count:,} of {total:,}"
+    if not total:
+        return Rate("–", counts, "")
     low, high = rate_interval(count, total)
-    decimals = _decimals_within(low, high) - 2
-    share, start, end = (_percent(value, decimals) for value in (count / total, low, high))
-    return Rate(f"{share}%", f"{count:,} of {total:,}", f"{start}–{end}%")
+    decimals = decimals_within(low, high) - 2
+    start, end = (_percent(value, decimals, units=1) for value in (low, high))
+    return Rate(f"{_percent(count / total, decimals, units=10)}%", counts, f"{start}–{end}%")
 
 
-def _percent(value: float, decimals: int) -> str:
-    """Returns a share in percent; with one more decimal near 0 % and 100 %, but not at them."""
-    near = 0 < min(value, 1 - value) < 10.0 ** (-1 - decimals)
-    return f"{100 * value:.{decimals + near}f}"
+def _percent(value: float, decimals: int, units: int) -> str:
+    """Returns a share in percent; nearer than some units to 0 or 100, with one more decimal."""
+    is_near = 0 < min(value, 1 - value) < units * 10.0 ** (-2 - decimals)
+    return f"{100 * value:.{decimals + is_near}f}"
 
 
-def _decimals_within(low: float, high: float) -> int:
+def decimals_within(low: float, high: float) -> int:
     """Returns the decimals, at least two, whose last is worth at most half an interval's width."""
     half = (high - low) / 2
     return 2 if half <= 0 else max(2, math.ceil(-math.log10(half)))

@@ -54,10 +54,6 @@ class Counts:
         return _ratio(self.false_alarms, self.false_alarms + self.passed)
 
     @property
-    def miss_rate(self) -> float | None:
-        return _ratio(self.missed, self.missed + self.found)
-
-    @property
     def recall(self) -> float | None:
         return _ratio(self.found, self.missed + self.found)
 

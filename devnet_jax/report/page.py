@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
+from devnet_jax.evaluation.intervals import auroc_interval
 from devnet_jax.evaluation.metrics import image_metrics
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report import charts
 from devnet_jax.report.axis import score_axis
 from devnet_jax.report.content import Picture, Report
-from devnet_jax.report.digits import format_score, format_severity, format_threshold
+from devnet_jax.report.digits import (
+    Rate,
+    format_measure,
+    format_rate,
+    format_score,
+    format_severity,
+    format_threshold,
+)
 from devnet_jax.report.html.template import render
 from devnet_jax.report.outcomes import (
     OUTCOMES,
@@ -74,6 +82,10 @@ class ThresholdChoice:
     counts: Counts
     n_alarms: int
 
+    @property
+    def rates(self) -> dict[str, Rate]:
+        return _rates(self.counts, self.n_alarms)
+
 
 @dataclass(frozen=True)
 class ClassRow:
@@ -98,6 +110,10 @@ class ClassRow:
     alarms: int
     auroc: float | None
     pixel_auroc: float | None
+
+    @property
+    def missed(self) -> Rate:
+        return format_rate(self.n - self.alarms, self.n)
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,9 @@ def to_html(report: Report) -> str:
     threshold = choices[0].value if choices else None
     axis = score_axis(groups, [choice.value for choice in choices])
     start = axis.high if threshold is None else threshold  # axis.high gives no alarms
+    counts = count_outcomes(groups, start)
+    n_alarms = sum(group.alarms(start) for group in groups)
+    named = [name for name, _ in report.numbers]
     indices = {(group.name, group.is_anomaly): i for i, group in enumerate(groups)}
     cards = [
         Card(picture, indices[picture.defect, picture.is_anomaly], outcome(picture, threshold))
@@ -159,8 +178,13 @@ def to_html(report: Report) -> str:
         threshold_text=choices[0].text if choices else "",
         start=start,
         choices=choices,
-        counts=count_outcomes(groups, start),
-        n_alarms=sum(group.alarms(start) for group in groups),
+        counts=counts,
+        n_alarms=n_alarms,
+        rates=_rates(counts, n_alarms),
+        named=named,
+        n_normal=counts.false_alarms + counts.passed,
+        has_pixel_auroc=bool(report.pixel_auroc) or "pixel AUROC, mean" in named,
+        share_anomalous=float(np.mean(np.asarray(report.labels) == 1)) if labelled else 0.0,
         axis=axis,
         classes=_make_class_rows(groups, start, report) if labelled else [],
         cards=cards,
@@ -180,7 +204,6 @@ def to_html(report: Report) -> str:
         exactness=step // 2,
         data={
             "threshold": threshold,
-            "thresholdText": choices[0].text if choices else "",
             "typical": report.typical,
             "width": axis.linear_width,
             "step": step,
@@ -196,7 +219,8 @@ def to_html(report: Report) -> str:
         has_reasons=any(picture.reason for picture in report.pictures),
         has_odd=any(picture.odd for picture in report.pictures),
         data_uri=_data_uri,
-        rate=_rate,
+        format_measure=format_measure,
+        auroc_interval=auroc_interval,
         plural=_plural,
         p_value=_p_value,
         format_score=format_score,
@@ -211,6 +235,17 @@ def _make_choice(name: str, promise: str, value: float, groups: Sequence[Group])
     text = format_threshold(value, np.concatenate([group.scores for group in groups]))
     counts = count_outcomes(groups, value)
     return ThresholdChoice(name, promise, float(value), text, counts, n_alarms)
+
+
+def _rates(counts: Counts, n_alarms: int) -> dict[str, Rate]:
+    """Returns the rates of a threshold by name, as texts."""
+    n_normal, n_anomaly = counts.false_alarms + counts.passed, counts.found + counts.missed
+    return {
+        "false_alarm_rate": format_rate(counts.false_alarms, n_normal),
+        "miss_rate": format_rate(counts.missed, n_anomaly),
+        "precision": format_rate(counts.found, counts.found + counts.false_alarms),
+        "alarm_share": format_rate(n_alarms, n_normal + n_anomaly),
+    }
 
 
 def _threshold_name(threshold: Threshold) -> str:
@@ -278,10 +313,6 @@ def _describe_heat_map(report: Report) -> str:
 
 def _data_uri(data: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
 
 
 def _plural(n: int, word: str) -> str:

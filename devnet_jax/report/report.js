@@ -20,14 +20,35 @@
   const scoreAt = (position) => data.width * Math.sinh(position);
 
   // Rounds and groups digits like Python.
-  const percent = new Intl.NumberFormat("en", {
-    style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1, roundingMode: "halfEven",
+  const fixed = (value, decimals) => new Intl.NumberFormat("en", {
+    minimumFractionDigits: decimals, maximumFractionDigits: decimals, roundingMode: "halfEven",
     useGrouping: false,
-  });
+  }).format(value);
   const about = data.step > 1 ? "≈ " : "";
   const number = (n) => about + n.toLocaleString("en");
   const plural = (n, word) => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
-  const rate = (part, whole) => (whole ? about + percent.format(part / whole) : "–");
+
+  // The texts of format_measure and format_rate in devnet_jax.report.digits, with Wilson's interval.
+  function measure(value) {
+    let decimals = value < 0.1 ? 3 : 2;
+    while (value < 1 && Number(fixed(value, decimals)) >= 1) decimals++;
+    return about + fixed(value, decimals);
+  }
+  function rate(name, part, whole) {
+    const counts = `${number(part)} of ${whole.toLocaleString("en")}`;
+    if (!whole) return {[name]: "–", [`${name}_counts`]: `(${counts})`};
+    const value = part / whole, z2 = 3.841458820694124 / whole;
+    const middle = (value + z2 / 2) / (1 + z2);
+    const reach = Math.sqrt(z2 * value * (1 - value) + z2 ** 2 / 4) / (1 + z2);
+    const low = part ? middle - reach : 0, high = part < whole ? middle + reach : 1;
+    const decimals = Math.max(2, Math.ceil(-Math.log10((high - low) / 2))) - 2;
+    const text = (each, units) => {
+      const near = Math.min(each, 1 - each), isNear = near > 0 && near < units * 10 ** (-2 - decimals);
+      return fixed(100 * each, decimals + (isNear ? 1 : 0));
+    };
+    const interval = `${text(low, 1)}–${text(high, 1)}%`;
+    return {[name]: `${about}${text(value, 10)}%`, [`${name}_counts`]: `(${counts}; ${interval})`};
+  }
 
   function alarms(group) {
     let low = 0, high = group.scores.length; // descending
@@ -39,7 +60,8 @@
     return Math.min(low * data.step, group.n);
   }
 
-  const shown = (value) => (value === data.threshold ? data.thresholdText : String(value));
+  const shown = (value) => all("[data-threshold]")
+    .find((button) => Number(button.dataset.threshold) === value)?.dataset.text ?? String(value);
 
   // As in devnet_jax.inference.verdicts: 0.5 at the threshold.
   function severity(score) {
@@ -101,7 +123,7 @@
       sums.n += group.n;
       sums[group.anomaly ? "found" : "falseAlarms"] += n;
       sums[group.anomaly ? "missed" : "passed"] += rest;
-      const texts = {alarms: number(n), missed: number(rest), miss_rate: rate(rest, group.n)};
+      const texts = {alarms: number(n), ...rate("miss_rate", rest, group.n)};
       for (const cell of all(`[data-class="${i}"] [data-cell]`)) {
         cell.textContent = texts[cell.dataset.cell];
       }
@@ -115,11 +137,12 @@
       found: number(found), missed: number(missed),
       false_alarms: number(falseAlarms), false_alarms_in_words: plural(falseAlarms, "false alarm"),
       passed: number(passed),
-      miss_rate: rate(missed, missed + found),
-      false_alarm_rate: rate(falseAlarms, falseAlarms + passed),
-      precision: rate(found, found + falseAlarms),
-      f1: rate(2 * found, 2 * found + missed + falseAlarms),
-      alarms: number(alarms), alarms_in_words: plural(alarms, "alarm"), alarm_share: rate(alarms, n),
+      ...rate("miss_rate", missed, missed + found),
+      ...rate("false_alarm_rate", falseAlarms, falseAlarms + passed),
+      ...rate("precision", found, found + falseAlarms),
+      f1: measure(2 * found / (2 * found + missed + falseAlarms)),
+      alarms: number(alarms), alarms_in_words: plural(alarms, "alarm"),
+      ...rate("alarm_share", alarms, n),
     };
     byId("value").textContent = String(threshold);
     for (const element of all("[data-live]")) {

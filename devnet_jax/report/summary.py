@@ -9,6 +9,7 @@ from etils import epath
 
 from devnet_jax.config import Config
 from devnet_jax.errors import printable
+from devnet_jax.report.digits import format_measure, format_rate, format_score
 from devnet_jax.runtime.workdir import Workdir
 
 
@@ -40,7 +41,7 @@ def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, 
         ("data set", describe_dataset(config)),
         ("trained", describe_run(config, results)),
     ]
-    expected = describe_expected(config, results)
+    expected = describe_expected(results)
     if expected:
         n = results["n_estimate_anomaly"]
         rows += [("expected", f"{expected}, by cross-validation over {n} labels")]
@@ -76,32 +77,54 @@ def _measure_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         best_f1, at = results["image_f1_max"], results["image_f1_max_threshold"]
         rows += [
-            ("AUROC", f"{results['image_auroc']:.4f}"),
-            ("average precision", f"{results['image_ap']:.4f}"),
-            ("best F1", f"{best_f1:.4f} at score {at:.3f}"),
+            ("AUROC", describe_measure(results, "image_auroc")),
+            ("average precision", describe_measure(results, "image_ap")),
+            ("best F1", f"{format_measure(best_f1)} at score {format_score(at)}"),
         ]
     for kind, name, promise in (
-        ("calibrated", "calibrated threshold", "at most {:.4g}% promised"),
-        ("prior", "prior's threshold", "{:.4g}% if scores follow the prior"),
+        ("given", "given threshold", ""),
+        ("calibrated", "calibrated threshold", ", at most {:.4g}% promised"),
+        ("prior", "prior's threshold", ", {:.4g}% if scores follow the prior"),
     ):
         if f"{kind}_threshold" in results:
-            promised = promise.format(100 * results[f"{kind}_promised_false_alarm_rate"])
-            rates = [f"false alarms {promised}"]
-            if f"{kind}_false_alarm_rate" in results:
-                rates = [f"{results[f'{kind}_false_alarm_rate']:.1%} false alarms ({promised})"]
-            if f"{kind}_miss_rate" in results:
-                rates += [f"{results[f'{kind}_miss_rate']:.1%} missed"]
-            rows += [(name, f"score {results[f'{kind}_threshold']:.3f}: {', '.join(rates)}")]
+            rows += [(name, _describe_threshold(results, kind, promise))]
     if "pixel_auroc_mean" in results:
         n = results["n_pixel_anomaly"]
+        pixel_auroc, aupro = results["pixel_auroc_mean"], results["pixel_aupro"]
         rows += [
-            (
-                "pixel AUROC",
-                f"{results['pixel_auroc_mean']:.4f} (mean over {n} images)",
-            ),
-            ("AUPRO", f"{results['pixel_aupro']:.4f} (up to 30% false positives)"),
+            ("pixel AUROC", f"{format_measure(pixel_auroc)} (mean over {n} images)"),
+            ("AUPRO", f"{format_measure(aupro)} (up to 30% false positives)"),
         ]
+    if results["n_test_normal"] + results["n_test_anomaly"]:
+        rows += [("in brackets", "numbers of images, and 95% intervals")]
     return rows
+
+
+def _describe_threshold(results: Mapping[str, Any], kind: str, promise: str) -> str:
+    """Returns a threshold with its false alarms, promised and observed, and its misses."""
+    promised = results.get(f"{kind}_promised_false_alarm_rate")
+    promise = "" if promised is None else promise.format(100 * promised)
+    parts = []
+    if f"{kind}_false_alarm_rate" in results:
+        rate = format_rate(results[f"{kind}_n_false_alarms"], results["n_test_normal"])
+        parts += [f"{rate.share} false alarms {rate.in_brackets}{promise}"]
+    elif promise:
+        parts += [f"false alarms{promise.removeprefix(',')}"]
+    if f"{kind}_miss_rate" in results:
+        rate = format_rate(results[f"{kind}_n_missed"], results["n_test_anomaly"])
+        parts += [f"{rate.share} missed {rate.in_brackets}"]
+    score = f"score {format_score(results[f'{kind}_threshold'])}"
+    return f"{score}: {'; '.join(parts)}" if parts else score
+
+
+def describe_measure(results: Mapping[str, Any], name: str) -> str:
+    """Returns a measure with its interval, such as "0.99 (0.94–1.00)".
+
+    Args:
+      results: content of metrics.json.
+      name: name of the measure there, beside which its interval stands.
+    """
+    return format_measure(results[name], (results[f"{name}_low"], results[f"{name}_high"]))
 
 
 def describe_unmeasured(results: Mapping[str, Any]) -> str | None:
@@ -120,24 +143,21 @@ def describe_unmeasured(results: Mapping[str, Any]) -> str | None:
     return "no test image: AUROC, false-alarm rate and miss rate cannot be measured"
 
 
-def describe_expected(config: Config, results: Mapping[str, Any]) -> str | None:
+def describe_expected(results: Mapping[str, Any]) -> str | None:
     """Describes the performance that cross-validation lets expect; `None` without an estimate.
 
     Args:
-      config: settings of the run.
       results: content of eval/metrics.json.
     """
     if "expected_auroc" not in results:
         return None
-    low, high = results["expected_auroc_low"], results["expected_auroc_high"]
-    text = f"AUROC {results['expected_auroc']:.2f} ({low:.2f}–{high:.2f})"
-    if "expected_miss_rate" in results:
-        low, high = results["expected_miss_rate_low"], results["expected_miss_rate_high"]
-        text += (
-            f", {results['expected_miss_rate']:.0%} missed ({100 * low:.0f}–{high:.0%}) at "
-            f"{100 * results['expected_false_alarm_rate']:.4g}% false alarms"
-        )
-    return text
+    text = f"AUROC {describe_measure(results, 'expected_auroc')}"
+    n = results["n_estimate_anomaly"]
+    missed = format_rate(round(n * results["expected_miss_rate"]), n)
+    return (
+        f"{text}, {missed.share} missed {missed.in_brackets} at "
+        f"{100 * results['expected_false_alarm_rate']:.3g}% false alarms"
+    )
 
 
 def describe_dataset(config: Config) -> str:

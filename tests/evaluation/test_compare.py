@@ -168,5 +168,8 @@ def test_without_thresholds_or_normal_pictures_the_rest_remains() -> None:
         "n_normal": 0,
         "n_anomaly": 2,
         "threshold_b": 1,
+        "n_missed_b": 0,
         "miss_rate_b": 0,
+        "miss_rate_low_b": 0,
+        "miss_rate_high_b": pytest.approx(0.657620, abs=1e-5),  # Wilson: z² / (2 + z²)
     }

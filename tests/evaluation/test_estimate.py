@@ -19,6 +19,7 @@ def test_by_hand() -> None:
             "expected_auroc": 65 / 80,
             "expected_auroc_low": auroc[0],
             "expected_auroc_high": auroc[1],
+            "expected_false_alarm_rate": 0.05,
             "expected_miss_rate": 0.5,
             "expected_miss_rate_low": missed[0],
             "expected_miss_rate_high": missed[1],
@@ -39,10 +40,14 @@ def test_without_anomalies_nothing_is_expected() -> None:
     assert expected_performance([], [], 0.05) == {}
 
 
-def test_with_few_normal_scores_the_miss_rate_is_at_the_nearest_rate() -> None:
-    expected = expected_performance(list(range(18)), [17.0, 30.0], 0.05)  # 19 are needed
-    assert expected["expected_false_alarm_rate"] == 1 / 19
+def test_few_normal_scores_count_misses_at_the_nearest_rate() -> None:
+    # 5 % needs 19 normal scores; with 18, the threshold just above all of them promises 1/19.
+    expected = expected_performance(list(range(18)), [25.0, 16.5], 0.05)
+    assert expected["expected_false_alarm_rate"] == pytest.approx(1 / 19)
     assert expected["expected_miss_rate"] == 0.5
+
+
+def test_a_perfect_order_leaves_doubt() -> None:
     expected = expected_performance(list(range(18)), [25.0, 30.0], 0.05)
     assert (expected["expected_auroc"], expected["expected_auroc_high"]) == (1, 1)
     assert expected["expected_auroc_low"] < 1

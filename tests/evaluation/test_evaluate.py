@@ -18,6 +18,7 @@ from devnet_jax import Detector
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.export.write import export_detector
+from devnet_jax.report.digits import format_rate
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import Main
 
@@ -65,18 +66,26 @@ COMMON = {
 }
 
 
+def rate_names(rate: str, count: str) -> set[str]:
+    """Returns the entries of a rate at both thresholds."""
+    names = (count, rate, f"{rate}_low", f"{rate}_high")
+    return {f"{kind}_{name}" for kind in ("prior", "calibrated") for name in names}
+
+
 def test_without_anomalies_only_false_alarms_are_measured(
     evaluate: Callable[..., Evaluated],
 ) -> None:
     workdir, metrics, scores, printed = evaluate(lambda path: path.startswith("test/good"))
-    assert metrics.keys() == COMMON | {"prior_false_alarm_rate", "calibrated_false_alarm_rate"}
+    assert metrics.keys() == COMMON | rate_names("false_alarm_rate", "n_false_alarms")
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (5, 0)
     alarms = np.array(scores) >= metrics["prior_threshold"]
     assert metrics["prior_false_alarm_rate"] == pytest.approx(alarms.mean())
     why = "no anomalous test image: AUROC and miss rate cannot be measured"
     assert re.search(rf"^  not measured +{why}$", printed, re.MULTILINE)
     assert "missed" not in printed
-    assert f"{alarms.mean():.1%} false alarms (5% if scores follow the prior)" in printed
+    rate = format_rate(int(alarms.sum()), 5)
+    told = f"{rate.share} false alarms {rate.in_brackets}, 5% if scores follow the prior"
+    assert told in printed
     assert f"{why[0].upper()}{why[1:]}." in (workdir / "report.html").read_text()
     told = EventAccumulator(str(workdir / "tensorboard" / "eval"), {"images": 0}).Reload()
     numbers = metrics.keys() - {"step", "trained_classes"}
@@ -87,13 +96,15 @@ def test_without_normal_images_only_misses_are_measured(
     evaluate: Callable[..., Evaluated],
 ) -> None:
     workdir, metrics, scores, printed = evaluate(lambda path: not path.startswith("test/good"))
-    assert metrics.keys() == COMMON | {"prior_miss_rate", "calibrated_miss_rate"}
+    assert metrics.keys() == COMMON | rate_names("miss_rate", "n_missed")
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (0, 5)
     missed = np.array(scores) < metrics["prior_threshold"]
     assert metrics["prior_miss_rate"] == pytest.approx(missed.mean())
     why = "no normal test image: AUROC and false-alarm rate cannot be measured"
     assert re.search(rf"^  not measured +{why}$", printed, re.MULTILINE)
-    assert f"false alarms 5% if scores follow the prior, {missed.mean():.1%} missed" in printed
+    rate = format_rate(int(missed.sum()), 5)
+    told = f"{rate.share} missed {rate.in_brackets}"
+    assert f"false alarms 5% if scores follow the prior; {told}" in printed
     assert f"{why[0].upper()}{why[1:]}." in (workdir / "report.html").read_text()
 
 
@@ -195,11 +206,12 @@ def test_the_expected_performance_is_told_everywhere(evaluate_core: Callable[...
     assert "expected_miss_rate" in expected
     assert {name: metrics[name] for name in expected} == expected
     (row,) = re.findall(r"^  expected +(.*), by cross-validation over 3 labels$", printed, re.M)
-    number = r"(\d\.\d\d) \((\d\.\d\d)–(\d\.\d\d)\), (\d+)% missed \((\d+)–(\d+)%\)"
+    number = r"(\d\.\d+) \(\d\.\d\d–\d\.\d\d\), (\d+)% missed \((\d) of 3; \d+–\d+%\)"
     told = re.fullmatch(rf"AUROC {number} at 30% false alarms", row)
     assert told is not None
     assert float(told[1]) == pytest.approx(expected["expected_auroc"], abs=0.0051)
-    assert float(told[4]) / 100 == pytest.approx(expected["expected_miss_rate"], abs=0.0051)
+    assert float(told[2]) / 100 == pytest.approx(expected["expected_miss_rate"], abs=0.0051)
+    assert int(told[3]) == pytest.approx(3 * expected["expected_miss_rate"])
     assert f"expected by cross-validation over 3 labels: {row}" in logged
     assert (
         f"Expected from {len(normal)} normal training images and the 3 labelled anomalies alone, "

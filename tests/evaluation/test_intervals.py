@@ -6,12 +6,19 @@ covariance computed pair by pair.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from devnet_jax.evaluation.intervals import auroc_difference, auroc_interval, rate_interval
+from devnet_jax.evaluation.intervals import (
+    auroc_difference,
+    auroc_interval,
+    average_precision_interval,
+    rate_interval,
+)
 
 
 def test_wilson_by_hand() -> None:
@@ -20,6 +27,28 @@ def test_wilson_by_hand() -> None:
     assert rate_interval(0, 10) == pytest.approx((0, 0.277533), abs=1e-5)
     assert rate_interval(10, 10) == pytest.approx((0.722467, 1), abs=1e-5)
     assert rate_interval(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3, 20, 140])
+def test_intervals_of_rates_equal_those_of_scipy(n: int) -> None:
+    for count in range(n + 1):
+        for confidence in (0.5, 0.95, 0.999):
+            theirs = stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
+            ours = rate_interval(count, n, confidence)
+            assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def covers_at_its_level(covered: Sequence[bool]) -> bool:
+    """Returns False for a count of covered draws that 95 % would have in one of 1000 tests."""
+    n_covered = int(np.sum(covered))
+    return stats.binomtest(n_covered, len(covered), 0.95, alternative="less").pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.05, 20), (0.05, 300), (0.3, 5), (0.3, 140)])
+def test_intervals_of_rates_cover_the_true_rate(rate: float, n: int) -> None:
+    counts = np.random.default_rng(3).binomial(n, rate, 200)
+    intervals = [rate_interval(count, n) for count in counts.tolist()]
+    assert covers_at_its_level([low <= rate <= high for low, high in intervals])
 
 
 @pytest.mark.parametrize("n", [5, 10, 30])
@@ -46,6 +75,56 @@ def test_coverage_of_aurocs(true_auroc: float, n_normal: int, n_anomaly: int) ->
     intervals = [auroc_interval(auroc, n_normal, n_anomaly) for auroc in u / n_normal / n_anomaly]
     covered = [low <= true_auroc <= high for low, high in intervals]
     assert np.mean(covered) >= 0.9
+
+
+SIZES = [(20, 5), (60, 10), (22, 63), (300, 140)]
+
+
+def draw_scores(
+    n_normal: int, n_anomaly: int, shift: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields labels and scores of 200 draws from normal distributions that lie a shift apart."""
+    rng = np.random.default_rng(8)
+    labels = np.repeat([0, 1], [n_normal, n_anomaly])
+    for _ in range(200):
+        yield labels, rng.normal(size=len(labels)) + shift * labels
+
+
+@pytest.mark.parametrize("true_auroc", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize(("n_normal", "n_anomaly"), SIZES)
+def test_intervals_of_aurocs_cover_the_true_one(
+    true_auroc: float, n_normal: int, n_anomaly: int
+) -> None:
+    shift = float(np.sqrt(2) * stats.norm.ppf(true_auroc))
+    covered = []
+    for labels, scores in draw_scores(n_normal, n_anomaly, shift):
+        low, high = auroc_interval(roc_auc_score(labels, scores), n_normal, n_anomaly)
+        covered.append(low <= true_auroc <= high)
+    assert covers_at_its_level(covered)
+
+
+@pytest.mark.parametrize("shift", [1.2, 2.3, 3.3])
+@pytest.mark.parametrize(("n_normal", "n_anomaly"), SIZES)
+def test_intervals_of_average_precisions_cover_the_true_one(
+    shift: float, n_normal: int, n_anomaly: int
+) -> None:
+    """The true one is the mean precision at the scores of anomalies, for the share of them."""
+    share = n_anomaly / (n_normal + n_anomaly)
+    thresholds = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000, loc=shift)
+    found = share * stats.norm.sf(thresholds, loc=shift)
+    true = np.mean(found / (found + (1 - share) * stats.norm.sf(thresholds)))
+    covered = []
+    for labels, scores in draw_scores(n_normal, n_anomaly, shift):
+        measured = average_precision_score(labels, scores)
+        low, high = average_precision_interval(measured, n_anomaly)
+        assert low <= measured <= high
+        covered.append(low <= true <= high)
+    assert covers_at_its_level(covered)
+
+
+def test_a_perfect_average_precision_leaves_doubt() -> None:
+    # As 5 of 5: z² = 3.8415, from 5 / (5 + z²).
+    assert average_precision_interval(1.0, 5) == pytest.approx((0.565518, 1), abs=1e-5)
 
 
 def test_an_auroc_of_1_leaves_doubt() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 
@@ -14,6 +15,8 @@ def test_by_hand() -> None:
     assert result["image_auroc"] == pytest.approx(5 / 6)
     # Precision is 1 at the first anomaly, 2/3 at the second.
     assert result["image_ap"] == pytest.approx((1 + 2 / 3) / 2)
+    for name in ("image_auroc", "image_ap"):
+        assert 0 < result[f"{name}_low"] < result[name] < result[f"{name}_high"] < 1
     # At 0.3: precision 2/3, recall 1, F1 0.8; at 0.9: 1, 1/2, 2/3.
     assert result["image_f1_max"] == pytest.approx(0.8)
     assert result["image_f1_max_threshold"] == pytest.approx(0.3)
@@ -22,17 +25,25 @@ def test_by_hand() -> None:
 def test_alarm_rates_count_the_threshold_itself_as_an_alarm() -> None:
     labels = np.array([0, 0, 0, 1, 1])
     scores = np.array([0.0, 1.0, 2.0, 1.0, 0.5])
+    wilson = [stats.binomtest(1, 2).proportion_ci(method="wilson"),
+              stats.binomtest(2, 3).proportion_ci(method="wilson")]  # fmt: skip
     assert alarm_rates(labels, scores, 1.0) == {
+        "n_false_alarms": 2,
         "false_alarm_rate": pytest.approx(2 / 3),
+        "false_alarm_rate_low": pytest.approx(wilson[1].low),
+        "false_alarm_rate_high": pytest.approx(wilson[1].high),
+        "n_missed": 1,
         "miss_rate": pytest.approx(1 / 2),
+        "miss_rate_low": pytest.approx(wilson[0].low),
+        "miss_rate_high": pytest.approx(wilson[0].high),
     }
 
 
 @pytest.mark.parametrize(
     ("labels", "rates"),
     [
-        ([0, 0, 0, 0], {"false_alarm_rate": 0.25}),
-        ([1, 1, 1, 1], {"miss_rate": 0.75}),
+        ([0, 0, 0, 0], {"n_false_alarms": 1, "false_alarm_rate": 0.25}),
+        ([1, 1, 1, 1], {"n_missed": 3, "miss_rate": 0.75}),
         ([], {}),
     ],
 )
@@ -41,7 +52,8 @@ def test_measures_without_the_images_they_need_are_left_out(
 ) -> None:
     scores = np.array([0.0, 1.0, 2.0, 0.5])[: len(labels)]
     assert image_metrics(np.array(labels), scores) == {}
-    assert alarm_rates(np.array(labels), scores, 1.5) == rates
+    found = alarm_rates(np.array(labels), scores, 1.5)
+    assert {name: found[name] for name in found if not name.endswith(("low", "high"))} == rates
 
 
 def test_separable_scores_reach_a_perfect_f1() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page
 
+from devnet_jax.report.digits import format_measure, format_rate
 from tests.report.example import (
     CALIBRATED,
     HOSTILE,
@@ -44,21 +45,33 @@ def live(page: Page) -> dict[str, str]:
     return dict(pairs)
 
 
+def rate(name: str, count: int, total: int) -> dict[str, str]:
+    """Returns the texts of a rate, as the page shows them before any move of the slider."""
+    text = format_rate(count, total)
+    return {name: text.share, f"{name}_counts": text.in_brackets}
+
+
+def heading(threshold: float) -> str:
+    """Returns the heading: an offered threshold has four digits, others are as they were typed."""
+    offered = {CALIBRATED.value: "1.250", PRIOR.value: "1.645"}
+    return f"At the threshold {offered.get(threshold, repr(threshold).removesuffix('.0'))}"
+
+
 def expected(threshold: float) -> dict[str, str]:
     kinds = ("found", "missed", "false-alarm", "passed")
     found, missed, false_alarms, passed = (int(np.sum(outcomes(threshold) == k)) for k in kinds)
     alarms = found + false_alarms
     return {
-        "heading": f"At the threshold {threshold:.3f}",
+        "heading": heading(threshold),
         "found": f"{found}",
         "missed": f"{missed}",
         "false_alarms": f"{false_alarms}",
         "false_alarms_in_words": f"{false_alarms} false alarm{'' if false_alarms == 1 else 's'}",
         "passed": f"{passed}",
-        "miss_rate": f"{missed / 30:.1%}",
-        "false_alarm_rate": f"{false_alarms / 30:.1%}",
-        "precision": f"{found / alarms:.1%}" if alarms else "–",
-        "f1": f"{2 * found / (30 + alarms):.1%}",
+        **rate("miss_rate", missed, 30),
+        **rate("false_alarm_rate", false_alarms, 30),
+        **rate("precision", found, alarms),
+        "f1": format_measure(2 * found / (30 + alarms)),
     }
 
 
@@ -102,9 +115,14 @@ def test_the_number_field_changes_the_counts(opened):
         type_threshold(page, text)
         assert live(page) == expected(float(text))
         missed = outcomes(float(text)) == "missed"
-        of_class = [[d == defect for d in DEFECTS] for defect in ("hole", HOSTILE)]
-        cells = table.locator("[data-cell=missed]").all_inner_texts()
-        assert sorted(cells) == sorted(str(np.sum(missed & of_one)) for of_one in of_class)
+        of_class = [np.array(DEFECTS) == defect for defect in ("hole", HOSTILE)]
+        rates = [format_rate(int((missed & one).sum()), int(one.sum())) for one in of_class]
+        for cell, texts in (
+            ("miss_rate", [rate.share for rate in rates]),
+            ("miss_rate_counts", [rate.in_brackets for rate in rates]),
+        ):
+            cells = table.locator(f"[data-cell={cell}]").all_inner_texts()
+            assert sorted(cells) == sorted(texts)
 
 
 def test_the_slider_changes_the_counts(opened):
@@ -362,10 +380,10 @@ def test_alarms_without_labels(opened):
         type_threshold(page, str(threshold))
         n = int(np.sum(threshold <= VALUES))
         assert live(page) == {
-            "heading": f"At the threshold {threshold:.3f}",
+            "heading": heading(threshold),
             "alarms": str(n),
             "alarms_in_words": f"{n} alarms",
-            "alarm_share": f"{n / 60:.1%}",
+            "alarm_share": format_rate(n, 60).share,
         }
     page.get_by_label("Outcome", exact=True).select_option(label="no alarm")
     assert {*shown(page)} == {*np.flatnonzero(VALUES < 2.0)}
@@ -472,6 +490,8 @@ def test_percentages_are_rounded_like_in_python(opened):
     page = opened(make_report(scores=scores, labels=0 * scores, defects=["good"] * 16, pictures=[]))
     type_threshold(page, "15")
     assert live(page)["false_alarm_rate"] == f"{1 / 16:.1%}" == "6.2%"
+    type_threshold(page, "0")
+    assert live(page)["false_alarm_rate_counts"] == "(16 of 16; 81–100%)"
 
 
 def test_the_threshold_moves_on_a_page_without_anomalies(opened):
@@ -486,7 +506,8 @@ def test_the_threshold_moves_on_a_page_without_anomalies(opened):
     )
     page = opened(normal)
     type_threshold(page, "0.5")
-    names = {"heading", "false_alarms", "false_alarms_in_words", "passed", "false_alarm_rate"}
+    names = {"heading", "false_alarms", "false_alarms_in_words", "passed"}
+    names |= {"false_alarm_rate", "false_alarm_rate_counts"}
     assert live(page) == {name: text for name, text in expected(0.5).items() if name in names}
     assert shown(page, "[data-worst='false-alarm']")
     assert page.locator("[data-worst='missed']").count() == 0

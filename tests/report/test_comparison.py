@@ -16,7 +16,7 @@ from devnet_jax.report.comparison import (
     ChangedPicture,
     Comparison,
     Side,
-    signed,
+    format_difference,
     to_html,
     verdict,
 )
@@ -103,5 +103,8 @@ def test_the_verdict_follows_the_interval(interval: tuple[float, ...], words: st
     assert words in verdict({"auroc_difference": sum(interval) / 2, **ends})
 
 
-def test_signs() -> None:
-    assert [signed(x) for x in (0.01234, -0.5, 0.0, -0.00001)] == ["+0.0123", "−0.5000", "0", "0"]
+def test_differences_have_a_sign_and_the_digits_of_their_interval() -> None:
+    assert format_difference(0.0123, -0.0312, 0.0567) == ("+0.01", "−0.03 to +0.06")
+    assert format_difference(-0.00312, -0.0061, -0.0002) == ("−0.003", "−0.006 to −0.0002")
+    assert format_difference(0.0, 0.0, 0.0) == ("0", "0 to 0")
+    assert format_difference(-0.5, None, None) == ("−0.50", "–")

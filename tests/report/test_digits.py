@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devnet_jax.report.digits import (
-    format_interval,
     format_measure,
     format_rate,
     format_score,
@@ -75,31 +74,30 @@ def test_thresholds_have_four_digits_unless_scores_are_close() -> None:
     assert format_threshold(3.4512786, np.array([3.2, 3.4512, 3.7])) == "3.4513"
     assert format_threshold(3.4512786, np.array([3.4512785, 3.4512787])) == "3.4512786"
     assert format_threshold(0.5, np.array([])) == "0.5000"
+    # A threshold at a score: 0.9936 would be above it.
+    assert format_threshold(0.9935961, np.array([0.9935961, 2.0])) == "0.993596"
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "text", "interval"),
+    ("value", "interval", "text"),
     [
-        (0.9891, 0.9412, 0.9981, "0.99", "0.94–1.00"),
-        (0.9962, 0.9412, 0.9995, "0.996", "0.94–1.00"),  # only 1 is shown as 1
-        (1.0, 0.93, 1.0, "1.00", "0.93–1.00"),
-        (0.8125, 0.6011, 0.9262, "0.81", "0.60–0.93"),
-        (0.99213, 0.98412, 0.99713, "0.992", "0.984–0.997"),
-        (0.99213, 0.99156, 0.99262, "0.9921", "0.9916–0.9926"),
-        (0.5, 0.0, 1.0, "0.50", "0.00–1.00"),
+        (0.9891, (0.9412, 0.9981), "0.99 (0.94–1.00)"),
+        (0.9962, (0.9412, 0.9995), "0.996 (0.94–1.00)"),  # only 1 is shown as 1
+        (1.0, (0.93, 1.0), "1.00 (0.93–1.00)"),
+        (0.8125, (0.6011, 0.9262), "0.81 (0.60–0.93)"),
+        (0.99213, (0.98412, 0.99713), "0.992 (0.984–0.997)"),
+        (0.99213, (0.99156, 0.99262), "0.9921 (0.9916–0.9926)"),
+        (0.5, (0.0, 1.0), "0.50 (0.00–1.00)"),
+        (0.96543, None, "0.97"),
+        (0.03124, None, "0.031"),
+        (0.99996, None, "0.99996"),
+        (1.0, None, "1.00"),
     ],
 )
 def test_measures_have_the_digits_of_their_interval(
-    value: float, low: float, high: float, text: str, interval: str
+    value: float, interval: tuple[float, float] | None, text: str
 ) -> None:
-    assert format_measure(value, low, high) == text
-    assert format_interval(low, high) == interval
-
-
-def test_a_measure_without_an_interval_has_three_decimals() -> None:
-    assert format_measure(0.96543) == "0.965"
-    assert format_measure(0.99996) == "0.99996"
-    assert format_measure(1.0) == "1.000"
+    assert format_measure(value, interval) == text
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,8 @@ def test_a_measure_without_an_interval_has_three_decimals() -> None:
         (19, 20, "95.0% (19 of 20; 76–99.1%)"),
         (5, 10, "50% (5 of 10; 24–76%)"),
         (11, 49, "22% (11 of 49; 13–36%)"),
-        (52, 10_000, "0.52% (52 of 10,000; 0.40–0.68%)"),
+        (0, 0, "– (0 of 0)"),
+        (52, 10_000, "0.52% (52 of 10,000; 0.4–0.7%)"),
         (1234, 10_000, "12.3% (1,234 of 10,000; 11.7–13.0%)"),
     ],
 )

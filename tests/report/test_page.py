@@ -87,10 +87,14 @@ def test_outcomes_at_the_threshold_in_force():
         "false_alarms": "2",
         "false_alarms_in_words": "2 false alarms",
         "passed": "2",
-        "miss_rate": "25.0%",
-        "false_alarm_rate": "50.0%",
-        "precision": "60.0%",  # 3 of 5 alarms
-        "f1": "66.7%",  # 2·3 / (2·3 + 1 + 2)
+        # The intervals are Wilson's, by SciPy's binomtest(…).proportion_ci(method="wilson").
+        "miss_rate": "25%",
+        "miss_rate_counts": "(1 of 4; 5–70%)",
+        "false_alarm_rate": "50%",
+        "false_alarm_rate_counts": "(2 of 4; 15–85%)",
+        "precision": "60%",
+        "precision_counts": "(3 of 5; 23–88%)",
+        "f1": "0.67",  # 2·3 / (2·3 + 1 + 2)
     }
 
 
@@ -102,16 +106,30 @@ def test_promised_and_observed_rates_of_thresholds():
             "calibrated (in force)",
             "1.000",
             "at most 10%, on average",
-            "50.0%",
-            "2",
-            "1",
-            "25.0%",
-            "60.0%",
-            "66.7%",
+            "50%(2 of 4; 15–85%)",
+            "25%(1 of 4; 5–70%)",
+            "60%(3 of 5; 23–88%)",
+            "0.67",
         ],
-        ["prior, 95%", "1.750", "5% of the prior", "25.0%", "1", "2", "50.0%", "66.7%", "57.1%"],
+        [
+            "prior, 95%",
+            "1.750",
+            "5% of the prior",
+            "25%(1 of 4; 5–70%)",
+            "50%(2 of 4; 15–85%)",
+            "67%(2 of 3; 21–94%)",
+            "0.57",
+        ],
         # F1 at 0.5: 2·4 / (2·4 + 2 false alarms) = 0.8; at 3: 2·2 / (2·2 + 2 missed) = 0.67.
-        ["best F1", "0.500", "–", "50.0%", "2", "0", "0.0%", "66.7%", "80.0%"],
+        [
+            "best F1",
+            "0.5000",
+            "–",
+            "50%(2 of 4; 15–85%)",
+            "0%(0 of 4; 0–49%)",
+            "67%(4 of 6; 30–90%)",
+            "0.80",
+        ],
     ]
 
 
@@ -128,11 +146,12 @@ def test_without_anomalies_the_page_shows_no_misses():
         "false_alarms": "5",
         "false_alarms_in_words": "5 false alarms",
         "passed": "3",
-        "false_alarm_rate": "62.5%",
+        "false_alarm_rate": "62%",
+        "false_alarm_rate_counts": "(5 of 8; 31–86%)",
     }
     assert content.tables["Thresholds"] == [
-        ["threshold", "score", "false-alarm rate promised", "observed", "false alarms"],
-        ["calibrated (in force)", "1.000", "at most 10%, on average", "62.5%", "5"],
+        ["threshold", "score", "false alarms promised", "false alarms observed"],
+        ["calibrated (in force)", "1.000", "at most 10%, on average", "62%(5 of 8; 31–86%)"],
     ]
     assert "ROC curve" not in content.text
 
@@ -148,11 +167,12 @@ def test_without_normal_images_the_page_shows_no_false_alarms():
         "heading": "At the threshold 1.000",
         "found": "5",
         "missed": "3",
-        "miss_rate": "37.5%",
+        "miss_rate": "38%",
+        "miss_rate_counts": "(3 of 8; 14–69%)",
     }
     assert content.tables["Thresholds"] == [
-        ["threshold", "score", "false-alarm rate promised", "missed", "miss rate"],
-        ["prior, 95% (in force)", "1.000", "5% of the prior", "3", "37.5%"],
+        ["threshold", "score", "false alarms promised", "missed"],
+        ["prior, 95% (in force)", "1.000", "5% of the prior", "38%(3 of 8; 14–69%)"],
     ]
 
 
@@ -161,19 +181,19 @@ def test_classes_are_sorted_by_auroc():
     # Normal scores are -1, 0, 1, 2. Of the cuts, 0.5 is above two and 1.5 above three of them; both
     # holes are above all.
     assert Content(html).tables["Classes"][1:] == [
-        ["good (normal)", "4", "0.500", "–", "–", "2", "–", "–"],
-        ["cut", "2", "1.000", "0.6250", "–", "1", "1", "50.0%"],
-        ["hole", "2", "3.500", "1.0000", "0.9877", "2", "0", "0.0%"],
+        ["good (normal)", "4", "0.5000", "–", "–", "2", "–"],
+        ["cut", "2", "1.000", "0.62(0.21–0.91)", "–", "1", "50%(1 of 2; 9–91%)"],
+        ["hole", "2", "3.500", "1.00(0.47–1.00)", "0.99", "2", "0%(0 of 2; 0–66%)"],
     ]
 
 
 def test_area_under_the_roc_curve_equals_that_of_scikit_learn():
     scores, labels, _ = draw_scores()
-    assert f"ROC curve: area {roc_auc_score(labels, scores):.4f}" in to_html(make_report())
+    assert f"ROC curve: area {roc_auc_score(labels, scores):.2f} (" in to_html(make_report())
 
 
 def test_without_a_threshold_the_page_starts_at_the_best_f1():
-    assert Content(to_html(small())).live["heading"] == "At the threshold 0.500"
+    assert Content(to_html(small())).live["heading"] == "At the threshold 0.5000"
 
 
 def test_without_threshold_and_labels_no_image_is_an_alarm():
@@ -182,7 +202,7 @@ def test_without_threshold_and_labels_no_image_is_an_alarm():
         "heading": "No threshold",
         "alarms_in_words": "0 alarms",
         "alarms": "0",
-        "alarm_share": "0.0%",
+        "alarm_share": "0%",
     }
     assert content.outcomes == {"undecided": 60}
 
@@ -274,6 +294,25 @@ def test_the_page_says_what_the_scores_and_maps_of_each_detector_are():
     assert ("Training pulls the scores" in devcore, "standardised" in devcore) == (False, True)
     assert "adds to the score, enlarged" in devnet
     assert "from the nearest good one" in devcore
+
+
+def explained(report: Report) -> set[str]:
+    """Returns the terms that "How to read this page" explains."""
+    section = to_html(report).partition('<dl class="reading">')[2].partition("</dl>")[0]
+    return {*re.findall("<dt>(.*?)</dt>", section)}
+
+
+def test_measures_are_explained_if_they_are_on_the_page():
+    rates = {"In brackets", "False-alarm rate", "Miss rate"}
+    both = {"Precision", "F1", "AUROC", "Average precision"}
+    pixels = {"Pixel AUROC", "Pixel precision", "AUPRO"}
+    terms = rates | both | pixels
+    names = ("pixel AUROC, mean", "pixel precision, average", "AUPRO, 30%")
+    assert explained(small(numbers=[(name, "0.5") for name in names])) >= terms
+    assert explained(small()) & terms == rates | both
+    normal = small(labels=np.zeros(8, int), defects=["good"] * 8)
+    assert explained(normal) & terms == rates - {"Miss rate"}
+    assert not explained(small(labels=None, defects=None)) & terms
 
 
 def test_the_expected_performance_is_shown_above_the_threshold():
