@@ -13,13 +13,13 @@ import numpy as np
 from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.source import Example
+from devnet_jax.errors import printable
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.summary import (
-    describe_dataset,
     describe_expected,
     describe_run,
     describe_unmeasured,
@@ -48,7 +48,7 @@ def run_report(
       pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
     """
     return Report(
-        title=describe_dataset(detector.config),
+        title=detector.name,
         subtitle=f"trained {describe_run(detector.config, results)}; {date_and_devices()}",
         expected=_make_expected(detector.config, dataset, results),
         notes=_make_notes(detector, dataset.test_duplicates, results),
@@ -61,7 +61,7 @@ def run_report(
 
 
 def labelled_report(
-    title: str,
+    pictures_name: str,
     detector: ImageScorer,
     examples: Sequence[Example],
     duplicates: Sequence[str] | None,
@@ -72,7 +72,7 @@ def labelled_report(
     """Makes the report of labelled pictures that are not part of a run.
 
     Args:
-      title: title of the report.
+      pictures_name: name of the folder or list of the pictures.
       detector: detector of a run or a file.
       examples: examples of the N pictures, N ≥ 1.
       duplicates: paths of those that equal a training image; `None` if this is unknown.
@@ -84,7 +84,7 @@ def labelled_report(
     if duplicates is None:
         notes.append(as_sentence(UNKNOWN_TRAINING))
     return Report(
-        title=title,
+        title=f"{detector.name}: {printable(pictures_name)}",
         subtitle=f"tested with the {describe_detector(detector)}; {date_and_devices()}",
         notes=notes,
         **_tested_fields(detector.threshold, examples, results, pictures, pixel_aurocs),
@@ -123,12 +123,8 @@ def _tested_fields(
 
 
 def describe_detector(detector: ImageScorer) -> str:
-    """Returns the kind of a detector and its data set, as "devcore of image_folder"."""
-    if isinstance(detector, TrainedDetector):
-        return f"{detector.config.model.detector} of {describe_dataset(detector.config)}"
-    assert isinstance(detector, ExportedDetector)
-    dataset = " / ".join(filter(None, detector.card["dataset"].values()))
-    return f"{_kind_of(detector)} of {dataset}"
+    """Returns the kind of a detector and its name, as "devcore of bottle"."""
+    return f"{_kind_of(detector)} of {detector.name}"
 
 
 def _kind_of(detector: ImageScorer) -> str:

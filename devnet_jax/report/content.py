@@ -53,7 +53,7 @@ class Report:
     """Content of a report.
 
     Attributes:
-      title: title, such as "mvtec_ad / carpet" or "Predictions".
+      title: title with the name of the detector, such as "bottle" or "bottle: predictions".
       subtitle: training, date and machine.
       scores: float [N], finite scores of all images, N ≥ 1.
       labels: int [N], 0 normal or 1 anomalous; `None` if unknown.

@@ -37,7 +37,7 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
 
 def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
-        ("data set", describe_dataset(config)),
+        ("detector", config.detector_name),
         ("trained", describe_run(config, results)),
     ]
     expected = describe_expected(config, results)
@@ -138,11 +138,6 @@ def describe_expected(config: Config, results: Mapping[str, Any]) -> str | None:
             f"{100 * config.evaluation.false_alarm_rate:.4g}% false alarms"
         )
     return text
-
-
-def describe_dataset(config: Config) -> str:
-    """Returns the name of the data set, and its category if it has one."""
-    return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
 
 
 _MAX_NAMED_CLASSES = 8
