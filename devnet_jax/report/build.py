@@ -18,7 +18,7 @@ from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
-from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.content import LabelledAnomalies, Picture, Report, choose_pictures
 from devnet_jax.report.summary import (
     describe_expected,
     describe_run,
@@ -36,6 +36,7 @@ def run_report(
     results: Mapping[str, Any],
     pictures: Sequence[Picture],
     pixel_aurocs: np.ndarray,
+    labelled: LabelledAnomalies | None = None,
 ) -> Report:
     """Makes the report of a run.
 
@@ -46,6 +47,7 @@ def run_report(
       results: content of eval/metrics.json.
       pictures: a picture of each of the N test images, N ≥ 1, with its score.
       pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
+      labelled: labelled anomalies of the run; `None` without any.
     """
     return Report(
         title=detector.name,
@@ -53,6 +55,7 @@ def run_report(
         expected=_make_expected(detector.config, dataset, results),
         notes=_make_notes(detector, dataset.test_duplicates, results),
         history=_read_history(workdir),
+        labelled_anomalies=labelled,
         **_tested_fields(
             detector.threshold, dataset.test_examples, results, pictures, pixel_aurocs
         ),
