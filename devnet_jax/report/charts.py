@@ -105,8 +105,7 @@ def make_series(groups: Sequence[Group]) -> list[tuple[Series, list[Group]]]:
     single, others = defects, []
     if len(defects) > OTHERS:
         single, others = defects[: OTHERS - 1], defects[OTHERS - 1 :]
-    n_colours = OTHERS - 1 if others else OTHERS
-    colours = choose_colours([group.name for group in single], n_colours)
+    colours = choose_colours([group.name for group in single])
     parts = [(group.name, colours[group.name], [group]) for group in single]
     if others:
         parts.append((f"{len(others)} other classes", OTHERS, others))
