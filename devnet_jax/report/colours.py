@@ -17,8 +17,8 @@ def choose_colours(names: Collection[str]) -> dict[str, int]:
     Each name prefers the colours in an order of its own, drawn by a hash, and grey last. All names
     first get the colour they like most; of those that like the same one, one gets it, and the
     others then choose among the colours left, and so on. So a name that comes or goes seldom
-    changes the colour of another one: a fourth class leaves the other three as they are in about
-    three of four cases.
+    changes the colour of another one: a fourth class leaves the other three as they are in seven of
+    ten cases.
 
     Args:
       names: at most `OTHERS` names.
