@@ -51,7 +51,8 @@ def run_report(
     """
     return Report(
         title=detector.name,
-        subtitle=f"trained {describe_run(detector.config, results)}; {date_and_devices()}",
+        subtitle=f"{_kind_of(detector)}, trained {describe_run(detector.config, results)}; "
+        f"{date_and_devices()}",
         expected=_make_expected(detector.config, dataset, results),
         notes=_make_notes(detector, dataset.test_duplicates, results),
         history=_read_history(workdir),
