@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from devnet_jax.errors import UserError, nearest
+from devnet_jax.errors import UserError, nearest, printable
 from devnet_jax.notation import parse_region, parse_size, write_size
 from devnet_jax.schema import find_changes, from_dict, setting, to_config_dict
 
@@ -349,6 +349,18 @@ class EvaluationConfig:
         return None if isinstance(self.threshold, str) else self.threshold
 
 
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The name of the run's detector."""
+
+    name: str = setting(
+        "",
+        "name of the detector in reports, in the card of its file and of the service; empty means "
+        "that of the folder or list of your own pictures, or of the published data set",
+        may_change=True,
+    )
+
+
 # Image size and explanation method of each detector.
 _DETECTOR_DEFAULTS: Mapping[str, tuple[int, Literal["gradient", "score_map"]]] = {
     "devnet": (448, "gradient"),
@@ -368,6 +380,7 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         """Replaces the values 0 and "auto" by those of the detector; writes sizes in one way."""
@@ -377,6 +390,17 @@ class Config:
         if evaluation.explanation == "auto":
             evaluation = dataclasses.replace(evaluation, explanation=explanation)
         object.__setattr__(self, "evaluation", evaluation)
+
+    @property
+    def detector_name(self) -> str:
+        """Name of the detector, on one line: `run.name`, or else that of its data.
+
+        A folder of one's own is called by its name, a list by its file or, if that is called
+        labels, by its folder; a published data set as "mvtec_ad / carpet".
+        """
+        data = self.dataset
+        published = " / ".join(filter(None, (data.name, data.category)))
+        return printable(self.run.name.strip() or _name_of_own_data(data) or published)
 
     @property
     def n_labelled(self) -> int:
@@ -422,6 +446,21 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as nested dictionaries of plain values, as in config.json."""
         return dataclasses.asdict(self)
+
+
+def _name_of_own_data(settings: DatasetConfig) -> str:
+    """Returns the name of a folder or list of one's own pictures, or ""."""
+    if settings.name == "image_folder" and settings.manual_dir:
+        return _last_parts(settings.manual_dir).name
+    if settings.name == "image_list" and settings.labels:
+        table = _last_parts(settings.labels)
+        return table.parent.name if table.stem.lower() == "labels" else table.stem
+    return ""
+
+
+def _last_parts(path: str) -> Path:
+    """Returns the absolute path without "..", whose last part then is a name."""
+    return Path(os.path.normpath(_absolute(path)))
 
 
 def _with_plain_values(settings: DatasetConfig, default: int) -> DatasetConfig:

@@ -121,9 +121,18 @@ class Service:
         self._decoders.shutdown()
 
     async def _health(self, _: Request) -> Response:
-        model, step = self._card["dataset"], self._card["step"]
+        detector = self._detector
         drift = None if self._drift is None else str(self._drift)
-        return JSONResponse({"status": "ok", "model": model, "step": step, "drift": drift})
+        return JSONResponse(
+            {
+                "status": "ok",
+                "name": detector.name,
+                "date": detector.date,
+                "model": self._card["dataset"],
+                "step": self._card["step"],
+                "drift": drift,
+            }
+        )
 
     async def _get_card(self, _: Request) -> Response:
         return JSONResponse(self._card)

@@ -9,6 +9,7 @@ from devnet_jax.config import (
     Config,
     changed_settings,
     for_dataset,
+    for_folder,
     get_config,
     get_setting,
     parse_setting,
@@ -75,6 +76,38 @@ def test_settings_survive_the_trip_to_json_and_back() -> None:
     config = Config.from_dict(values)
     assert Config.from_dict(config.to_dict()) == config
     assert config.dataset.known_class == "mono"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"manual_dir": "/data/line 3/bottle/"}, "bottle"),
+        ({"manual_dir": "/data/bottle/good/.."}, "bottle"),
+        ({"manual_dir": "/data/bottle", "run.name": " Bottles of line 3 "}, "Bottles of line 3"),
+        ({"manual_dir": '/data/<b>"&日本'}, '<b>"&日本'),
+        ({"manual_dir": "/data/a\n\udc80"}, "a\\n\\udc80"),  # on one line, in UTF-8
+        ({"manual_dir": "/"}, "image_folder"),
+        ({"name": "image_list", "labels": "/data/bottle.v2.csv"}, "bottle.v2"),
+        ({"name": "image_list", "labels": "/data/bottle/labels.csv"}, "bottle"),
+        ({"name": "image_list", "labels": "/b/Labels.tsv", "manual_dir": "/pictures"}, "b"),
+        ({"name": "mvtec_ad", "category": "carpet", "manual_dir": "/mvtec"}, "mvtec_ad / carpet"),
+        ({"name": "elpv", "manual_dir": "/data/solar", "run.name": "cells"}, "cells"),
+        ({"name": "elpv", "manual_dir": "/data/solar"}, "elpv"),
+    ],
+)
+def test_a_detector_has_a_name(settings: dict[str, str], name: str) -> None:
+    of_dataset = {"name": "image_folder", **settings}
+    values = {k if "." in k else f"dataset.{k}": v for k, v in of_dataset.items()}
+    assert with_settings(Config(), values).detector_name == name
+
+
+def test_a_relative_folder_has_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert for_folder(".").detector_name == tmp_path.name
+    settings = {"dataset.name": "image_folder", "dataset.manual_dir": "."}
+    assert with_settings(Config(), settings).detector_name == tmp_path.name
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_what_it_serves(service: Service) -> None:
     status, card = service.ask("GET", "/card")
     assert (status, card) == (200, ExportedDetector.load(service.model).card)
     assert health["model"] == card["dataset"]
+    assert (health["name"], health["date"]) == (card["name"], card["date"])
+    assert (health["name"], health["date"]) == ("synthetic_textures", None)
 
 
 def test_scores_are_those_of_the_detector(

@@ -66,7 +66,7 @@ def test_three_new_defects_train_and_what_they_change_is_shown(
     assert (found["n_normal"], found["n_anomaly"], found["n_left_out"]) == (5, 5, 0)
     assert {"auroc_difference_low", "changed", "kinds"} <= found.keys()
     assert "A" in result.stdout
-    assert f"B              devcore of image_folder ({before})" in result.stdout
+    assert f"B              devcore of images ({before})" in result.stdout
 
 
 @pytest.mark.parametrize("place", ["train", "test"])

@@ -181,6 +181,11 @@ class Checkpoints:
         logger.info("restored checkpoint %s", path)
         return trees
 
+    def date(self, step: int) -> str | None:
+        """Returns the day on which a checkpoint was saved; `None` if it was not recorded."""
+        checksums = read_checksums(self._path(step))
+        return None if checksums is None else checksums.date
+
     def _path(self, step: int) -> epath.Path:
         return self.folder / str(step)
 

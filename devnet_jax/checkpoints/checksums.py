@@ -7,6 +7,7 @@ interrupted process left behind has none.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -29,14 +30,16 @@ class Checksums:
     Attributes:
       files: size in bytes and SHA-256 of each file, by its path relative to the folder.
       metrics: metrics of the checkpoint, by name.
+      date: day of the save, as 2026-11-30; `None` in checkpoints of earlier versions.
     """
 
     files: Mapping[str, tuple[int, str]]
     metrics: Mapping[str, float]
+    date: str | None = None
 
 
 def write_checksums(folder: epath.Path, metrics: Mapping[str, float]) -> None:
-    """Writes the checksums of a folder's files atomically.
+    """Writes the checksums of a folder's files, and today's date, atomically.
 
     Args:
       folder: folder whose files no longer change.
@@ -46,7 +49,8 @@ def write_checksums(folder: epath.Path, metrics: Mapping[str, float]) -> None:
         name: {"bytes": path.stat().length, "sha256": _sha256_of_file(path)}
         for name, path in sorted(_list_files(folder))
     }
-    content = {"metrics": dict(metrics), "files": files}
+    date = str(datetime.date.today())
+    content = {"metrics": dict(metrics), "date": date, "files": files}
     write_json(folder / FILENAME, {**content, "sha256": _sha256_of_json(content)})
 
 
@@ -57,7 +61,7 @@ def read_checksums(folder: epath.Path) -> Checksums | None:
         if content.pop("sha256") != _sha256_of_json(content):
             return None
         files = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
-        return Checksums(files, content["metrics"])
+        return Checksums(files, content["metrics"], content.get("date"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -21,7 +21,12 @@ from devnet_jax.distributed.cluster import (
 )
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
-from devnet_jax.evaluation.scoring import TestScores, score_paths, score_test_images
+from devnet_jax.evaluation.scoring import (
+    TestScores,
+    score_labelled_anomalies,
+    score_paths,
+    score_test_images,
+)
 from devnet_jax.evaluation.tensorboard import log_evaluation
 from devnet_jax.inference.calibration import (
     Calibration,
@@ -31,6 +36,7 @@ from devnet_jax.inference.calibration import (
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.report.build import run_report
+from devnet_jax.report.content import LabelledAnomalies
 from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.runtime.io import write_csv, write_json, write_text
@@ -68,11 +74,16 @@ def evaluate(config: Config, workdir: Workdir) -> dict[str, Any]:
         detector = TrainedDetector.restore(workdir.path, config, calibrated=False)
         detector = calibrate(detector, dataset, workdir)
         test = score_test_images(detector, dataset, dataset.test_examples)
+        labelled: LabelledAnomalies | None = None
+        if dataset.test_examples:  # else there is no report
+            learned = read_learned(workdir, detector.step)
+            cross_validated = learned.anomaly_scores if learned else ()
+            labelled = score_labelled_anomalies(detector, dataset, cross_validated)
         results: dict[str, Any] | None = None
         if test is not None:
             results = compute_metrics(detector, dataset, test)
             results |= estimate_performance(detector, workdir)
-            _write_results(workdir, detector, dataset, test, results)
+            _write_results(workdir, detector, dataset, test, labelled, results)
             if keep_evaluation_settings(workdir, config):
                 logger.info("%s: keeps the settings of this evaluation", workdir.config)
         return broadcast(results)
@@ -83,12 +94,15 @@ def _write_results(
     detector: TrainedDetector,
     dataset: FewShotDataset,
     test: TestScores,
+    labelled: LabelledAnomalies | None,
     results: dict[str, Any],
 ) -> None:
     write_scores(workdir.evaluation, detector, dataset.test_examples, test)
     write_json(workdir.evaluation / "metrics.json", results)
     if len(test.scores):
-        report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
+        report = run_report(
+            workdir, detector, dataset, results, test.pictures, test.pixel_aurocs, labelled
+        )
         write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
 

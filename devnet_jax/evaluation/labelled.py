@@ -109,8 +109,8 @@ def evaluate_labelled(config: Config, workdir: Workdir, given: str, output: str)
         summary: str | None = None
         if test is not None:
             results = _measure(detector, pictures.examples, test, duplicates)
-            title = Path(given).expanduser().resolve().name
-            _write(folder, title, detector, pictures.examples, duplicates, test, results)
+            name = Path(given).expanduser().resolve().name
+            _write(folder, name, detector, pictures.examples, duplicates, test, results)
             summary = summarise_labelled(str(opened), folder, results)
         return broadcast(summary)
 
@@ -167,7 +167,7 @@ def _measure(
 
 def _write(
     folder: epath.Path,
-    title: str,
+    pictures_name: str,
     detector: ImageScorer,
     examples: Sequence[Example],
     duplicates: Sequence[str] | None,
@@ -177,6 +177,12 @@ def _write(
     write_scores(folder, detector, examples, test)
     write_json(folder / "metrics.json", results)
     content = labelled_report(
-        title, detector, examples, duplicates, results, test.pictures, test.pixel_aurocs
+        pictures_name,
+        detector,
+        examples,
+        duplicates,
+        results,
+        test.pictures,
+        test.pixel_aurocs,
     )
     write_text(folder / "report.html", to_html(content))

@@ -34,6 +34,7 @@ from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_c
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
 from devnet_jax.report.summary import align_rows
+from devnet_jax.runtime.accounts import expand_home
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir, keep_evaluation_settings
 from devnet_jax.training.resume import open_dataset
@@ -192,7 +193,7 @@ def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.
     changes: dict[str, Any] = {
         "thresholds": [dataclasses.asdict(t) for t in (threshold, *others)],
         "calibration_scores": np.sort(as_written(good.scores)).tolist(),
-        "recalibration": dataclasses.asdict(_origin(inputs, len(good.scores))),
+        "recalibration": dataclasses.asdict(_origin(_names(inputs), len(good.scores))),
     }
     if results := detector.card.get("metrics"):
         changes["metrics"] = results_at(results, [threshold])
@@ -283,6 +284,11 @@ def _new_threshold(
             f"{rate:g} needs {n_calibration_needed(rate)}: give more{allow}; nothing is written"
         )
     return threshold
+
+
+def _names(inputs: Sequence[str]) -> list[str]:
+    """Returns the last part of each path, without the folders before it, which are private."""
+    return [expand_home(given).resolve().name for given in inputs]
 
 
 def _origin(inputs: Sequence[str], n: int) -> Recalibration:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from devnet_jax.data.decode import Batch, map_in_threads
+from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.source import Example
@@ -21,7 +22,12 @@ from devnet_jax.export.read import MAX_BATCH_SIZE
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer, Scores, as_written
 from devnet_jax.inference.verdicts import Verdicts
-from devnet_jax.report.content import Picture
+from devnet_jax.report.content import (
+    MAX_LABELLED,
+    LabelledAnomalies,
+    Picture,
+    choose_pictures,
+)
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
 
 CHUNK_BATCHES = 4  # decoded together: enough work for all cores in little memory
@@ -81,7 +87,11 @@ def score_paths(
 
 
 def score_test_images(
-    detector: ImageScorer, pictures: Pictures, examples: Sequence[Example]
+    detector: ImageScorer,
+    pictures: Pictures,
+    examples: Sequence[Example],
+    description: str = "testing",
+    side: int | None = None,
 ) -> TestScores | None:
     """Scores and explains test images chunk by chunk, in bounded memory.
 
@@ -91,11 +101,13 @@ def score_test_images(
       detector: detector that scores.
       pictures: pictures as its input.
       examples: examples of the test images, all of them among the pictures.
+      description: label of the progress bar.
+      side: maximum side of the thumbnails in pixels; by default that of `side_for`.
 
     Returns:
       The results of all processes in process 0; `None` in the others.
     """
-    side = side_for(len(examples))
+    side = side_for(len(examples)) if side is None else side
     examples = local_share(examples)
     pixel_metrics = PixelMetrics()
     pixel_aurocs = np.full(len(examples), np.nan)
@@ -105,7 +117,7 @@ def score_test_images(
     kinds: list[str | None] = []
     shown: list[Picture] = []
     paths = [example.path for example in examples]
-    for start, images in image_chunks(detector, pictures, paths, "testing"):
+    for start, images in image_chunks(detector, pictures, paths, description):
         chunk = examples[start : start + len(images)]
         scored = detector.score(images)
         scores.append(as_written(scored.scores))
@@ -138,6 +150,48 @@ def score_test_images(
     }
     all_results = gather(local_results, to_all=False)
     return _merge(all_results) if all_results else None
+
+
+def score_labelled_anomalies(
+    detector: TrainedDetector, dataset: FewShotDataset, cross_validated: Sequence[float]
+) -> LabelledAnomalies | None:
+    """Explains the labelled anomalies of a run, for its report. Several processes share them.
+
+    Args:
+      detector: detector of the run.
+      dataset: data set of the run.
+      cross_validated: score of each labelled anomaly by a detector that has not learned from it; if
+        there are none, or not of these images, the scores are the detector's own.
+
+    Returns:
+      The labelled anomalies in process 0, those with the worst scores if there are too many; `None`
+      in the others, and without any.
+    """
+    examples = [dataset.example(path) for path in dataset.split.train_anomaly]
+    if not examples:
+        return None
+    is_known = len(cross_validated) == len(examples)
+    # Evenly spaced in the order of paths, which is that of the kinds, if the scores are not known.
+    scores = as_written(np.array(cross_validated)) if is_known else np.arange(len(examples))
+    threshold = detector.threshold.value if is_known and detector.threshold else None
+    chosen = choose_pictures(scores, np.ones(len(scores)), threshold, MAX_LABELLED).tolist()
+    test = score_test_images(
+        detector,
+        dataset,
+        [examples[i] for i in chosen],
+        "labelled",
+        side_for(len(dataset.test_examples) + len(chosen)),
+    )
+    if test is None:
+        return None
+    pictures = test.pictures
+    if is_known:
+        verdicts = detector.judge(scores)
+        pictures = [
+            dataclasses.replace(picture, score=float(scores[i]), **verdicts.numbers(i))
+            for i, picture in zip(chosen, pictures, strict=True)
+        ]
+    return LabelledAnomalies(pictures, len(examples), is_known)
 
 
 def _merge(results: Sequence[Mapping[str, Any]]) -> TestScores:

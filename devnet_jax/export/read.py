@@ -138,6 +138,8 @@ class ExportedDetector(ImageScorer):
         detector = cls(card, weights, programs)
         # Reads them now, so that an incomplete card fails here and not at the first use.
         _ = (
+            detector.name,
+            detector.date,
             detector.thresholds,
             detector.prior,
             detector.margin,
@@ -147,6 +149,17 @@ class ExportedDetector(ImageScorer):
             detector.good_scores,
         )
         return detector
+
+    @property
+    def name(self) -> str:
+        """Name of the detector; that of the data set for files of earlier versions."""
+        return str(self.card.get("name") or " / ".join(filter(None, self.card["dataset"].values())))
+
+    @property
+    def date(self) -> str | None:
+        """Day of its training, as 2026-11-30; `None` for files of earlier versions."""
+        date = self.card.get("date")
+        return None if date is None else str(date)
 
     @functools.cached_property
     def preprocessing(self) -> Preprocessing:

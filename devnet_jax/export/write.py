@@ -111,6 +111,8 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
     config = detector.config
     return {
         "format": FORMAT,
+        "name": detector.name,
+        "date": detector.date,
         "image_size": config.dataset.image_size,
         "preprocessing": _PREPROCESSING,
         "preprocessing_settings": dataclasses.asdict(detector.preprocessing),

@@ -60,6 +60,8 @@ class TrainedDetector(ImageScorer):
         settings'.
       ordinary: summary of the training images, from which odd ones are told; `None` for runs of
         earlier versions.
+      date: day on which the checkpoint was saved, as 2026-11-30; `None` for those of earlier
+        versions.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class TrainedDetector(ImageScorer):
     kinds: tuple[str, ...] = ()
     white_level: int = 0
     ordinary: Ordinary | None = None
+    date: str | None = None
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -116,7 +119,8 @@ class TrainedDetector(ImageScorer):
                     f"config.train.keep_best = '{config.train.keep_best}'; use 'newest'"
                 )
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
-        assert step is not None  # restore has raised otherwise
+            assert step is not None  # restore has raised otherwise
+            date = checkpoints.date(step)
         learned = read_learned(folder, step)
         if learned is None and config.model.detector == "devcore":
             logger.warning(
@@ -131,6 +135,7 @@ class TrainedDetector(ImageScorer):
             kinds=tuple(learned.kinds) if learned else (),
             white_level=split.white_level if split else 0,
             ordinary=read_ordinary(folder),
+            date=date,
         )
         # Without images held out, a run may still be recalibrated.
         if not calibrated or not (config.dataset.calibration or folder.calibration.exists()):
@@ -144,6 +149,11 @@ class TrainedDetector(ImageScorer):
     def __getstate__(self) -> dict[str, Any]:
         # Without cached properties, such as the folded weights.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def name(self) -> str:
+        """Name of the detector (`Config.detector_name`)."""
+        return self.config.detector_name
 
     @functools.cached_property
     def thresholds(self) -> list[Threshold]:

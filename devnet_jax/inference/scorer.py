@@ -108,6 +108,16 @@ class ImageScorer(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def name(self) -> str:
+        """Name of the detector, for people, on one line."""
+
+    @property
+    @abc.abstractmethod
+    def date(self) -> str | None:
+        """Day of its training, as 2026-11-30; `None` if it was not recorded."""
+
+    @property
+    @abc.abstractmethod
     def preprocessing(self) -> Preprocessing:
         """Settings of the way from an image to the network's input, and back."""
 

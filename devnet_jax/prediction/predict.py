@@ -38,10 +38,15 @@ from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.prediction.score_files import read_image, readable_batch, score_files
-from devnet_jax.report.build import as_sentence, date_and_devices, detector_fields
+from devnet_jax.report.build import (
+    as_sentence,
+    date_and_devices,
+    describe_detector,
+    detector_fields,
+)
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
-from devnet_jax.report.summary import align_rows, describe_dataset
+from devnet_jax.report.summary import align_rows
 from devnet_jax.report.thumbnails import side_for, thumbnail
 from devnet_jax.runtime.io import write_text
 from devnet_jax.runtime.workdir import Workdir
@@ -356,9 +361,8 @@ def _make_report(
         ("could not be read", f"{len(errors)}" if errors else None),
     ]
     return Report(
-        title="Predictions",
-        subtitle=f"by the {detector.config.model.detector} of "
-        f"{describe_dataset(detector.config)}; {date_and_devices()}",
+        title=f"{detector.name}: predictions",
+        subtitle=f"by the {describe_detector(detector)}; {date_and_devices()}",
         scores=scores,
         numbers=[(name, value) for name, value in rows if value is not None],
         notes=_make_notes(detector, prediction),

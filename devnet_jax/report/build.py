@@ -13,15 +13,15 @@ import numpy as np
 from devnet_jax.config import Config, get_setting, setting_names
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.source import Example
+from devnet_jax.errors import printable
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.inference.verdicts import typical_score
-from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.content import LabelledAnomalies, Picture, Report, choose_pictures
 from devnet_jax.report.digits import format_measure, format_rate
 from devnet_jax.report.summary import (
-    describe_dataset,
     describe_expected,
     describe_measure,
     describe_run,
@@ -39,6 +39,7 @@ def run_report(
     results: Mapping[str, Any],
     pictures: Sequence[Picture],
     pixel_aurocs: np.ndarray,
+    labelled: LabelledAnomalies | None = None,
 ) -> Report:
     """Makes the report of a run.
 
@@ -49,13 +50,16 @@ def run_report(
       results: content of eval/metrics.json.
       pictures: a picture of each of the N test images, N ≥ 1, with its score.
       pixel_aurocs: float [N], pixel AUROC of each test image; NaN if it has none.
+      labelled: labelled anomalies of the run; `None` without any.
     """
     return Report(
-        title=describe_dataset(detector.config),
-        subtitle=f"trained {describe_run(detector.config, results)}; {date_and_devices()}",
+        title=detector.name,
+        subtitle=f"{_kind_of(detector)}, trained {describe_run(detector.config, results)}; "
+        f"{date_and_devices()}",
         expected=_make_expected(detector.config, dataset, results),
         notes=_make_notes(detector, dataset.test_duplicates, results),
         history=_read_history(workdir),
+        labelled_anomalies=labelled,
         **_tested_fields(
             detector.threshold, dataset.test_examples, results, pictures, pixel_aurocs
         ),
@@ -64,7 +68,7 @@ def run_report(
 
 
 def labelled_report(
-    title: str,
+    pictures_name: str,
     detector: ImageScorer,
     examples: Sequence[Example],
     duplicates: Sequence[str] | None,
@@ -75,7 +79,7 @@ def labelled_report(
     """Makes the report of labelled pictures that are not part of a run.
 
     Args:
-      title: title of the report.
+      pictures_name: name of the folder or list of the pictures.
       detector: detector of a run or a file.
       examples: examples of the N pictures, N ≥ 1.
       duplicates: paths of those that equal a training image; `None` if this is unknown.
@@ -87,7 +91,7 @@ def labelled_report(
     if duplicates is None:
         notes.append(as_sentence(UNKNOWN_TRAINING))
     return Report(
-        title=title,
+        title=f"{detector.name}: {printable(pictures_name)}",
         subtitle=f"tested with the {describe_detector(detector)}; {date_and_devices()}",
         notes=notes,
         **_tested_fields(detector.threshold, examples, results, pictures, pixel_aurocs),
@@ -126,12 +130,8 @@ def _tested_fields(
 
 
 def describe_detector(detector: ImageScorer) -> str:
-    """Returns the kind of a detector and its data set, as "devcore of image_folder"."""
-    if isinstance(detector, TrainedDetector):
-        return f"{detector.config.model.detector} of {describe_dataset(detector.config)}"
-    assert isinstance(detector, ExportedDetector)
-    dataset = " / ".join(filter(None, detector.card["dataset"].values()))
-    return f"{_kind_of(detector)} of {dataset}"
+    """Returns the kind of a detector and its name, as "devcore of bottle"."""
+    return f"{_kind_of(detector)} of {detector.name}"
 
 
 def _kind_of(detector: ImageScorer) -> str:

@@ -17,8 +17,9 @@ from sklearn import metrics
 from devnet_jax.evaluation.intervals import auroc_interval, average_precision_interval
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.axis import ScoreAxis, tick_label
+from devnet_jax.report.colours import NORMAL, OTHERS, choose_colours
 from devnet_jax.report.digits import format_measure, format_score
-from devnet_jax.report.html.figure import N_COLOURS, PAPER, SERIES, TEXT, style, to_svg
+from devnet_jax.report.html.figure import PAPER, SERIES, TEXT, style, to_svg
 from devnet_jax.report.outcomes import Group
 
 _SIZE = (5.0, 3.7)  # inches
@@ -93,28 +94,29 @@ class Series:
 
 
 def make_series(groups: Sequence[Group]) -> list[tuple[Series, list[Group]]]:
-    """Assigns a colour to each class, normal images first.
+    """Assigns a colour to each class (`choose_colours`), normal images first.
 
     Returns:
-      Each series with its classes. If there are more classes than colours, the last series has all
-      of the rarest classes.
+      Each series with its classes, those of most images first. If there are more classes than
+      colours, the last series has all of the rarest classes.
     """
     normal = [group for group in groups if not group.is_anomaly]
     defects = sorted(
         (group for group in groups if group.is_anomaly), key=lambda group: -len(group.scores)
     )
-    n_single = len(defects) if len(defects) < N_COLOURS else N_COLOURS - 2
-    parts = [[group] for group in defects[:n_single]]
-    names = [group.name for group in defects[:n_single]]
-    if defects[n_single:]:
-        parts.append(defects[n_single:])
-        names.append(f"{len(defects[n_single:])} other classes")
+    single, others = defects, []
+    if len(defects) > OTHERS:
+        single, others = defects[: OTHERS - 1], defects[OTHERS - 1 :]
+    colours = choose_colours([group.name for group in single])
+    parts = [(group.name, colours[group.name], [group]) for group in single]
+    if others:
+        parts.append((f"{len(others)} other classes", OTHERS, others))
     result = []
     if normal:
         name = "all images" if normal[0].is_anomaly is None else " + ".join(g.name for g in normal)
-        result.append((Series(name, 0, sum(len(g.scores) for g in normal)), normal))
-    for i, (name, part) in enumerate(zip(names, parts, strict=True), 1):
-        result.append((Series(name, i, sum(len(g.scores) for g in part)), part))
+        result.append((Series(name, NORMAL, sum(len(g.scores) for g in normal)), normal))
+    for name, colour, part in parts:
+        result.append((Series(name, colour, sum(len(g.scores) for g in part)), part))
     return result
 
 

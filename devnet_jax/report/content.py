@@ -11,6 +11,7 @@ import numpy as np
 from devnet_jax.inference.thresholds import Threshold
 
 MAX_PICTURES = 2000  # keeps the page below 20 MB
+MAX_LABELLED = 100  # labelled anomalies shown
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class LabelledAnomalies:
+    """The labelled anomalies that a detector has learned from.
+
+    Attributes:
+      pictures: at most `MAX_LABELLED` of them, with their scores.
+      n: number of all.
+      cross_validated: True if each score is by a detector that has not learned from the picture.
+    """
+
+    pictures: Sequence[Picture]
+    n: int
+    cross_validated: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """Content of a report.
 
     Attributes:
-      title: title, such as "mvtec_ad / carpet" or "Predictions".
+      title: title with the name of the detector, such as "bottle" or "bottle: predictions".
       subtitle: training, date and machine.
       scores: float [N], finite scores of all images, N ≥ 1.
       labels: int [N], 0 normal or 1 anomalous; `None` if unknown.
@@ -73,6 +89,7 @@ class Report:
       kind_accuracy: sentence on the share of alarms that are named after their kind, or "".
       history: records of metrics.jsonl.
       pictures: pictures of the gallery, at most `MAX_PICTURES`: see `choose_pictures`.
+      labelled_anomalies: pictures of the labelled anomalies; `None` without any.
       detector: "devnet" or "devcore".
       explanation: method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
       errors: path and error message of each image that could not be read.
@@ -99,6 +116,7 @@ class Report:
     kind_accuracy: str = ""
     history: Sequence[Mapping[str, float]] = ()
     pictures: Sequence[Picture] = ()
+    labelled_anomalies: LabelledAnomalies | None = None
     detector: str = "devnet"
     explanation: str = "gradient"
     errors: Sequence[tuple[str, str]] = ()

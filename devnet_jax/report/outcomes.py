@@ -21,6 +21,10 @@ OUTCOMES = {
 }
 
 
+# The same of a labelled anomaly, which the detector has learned from.
+LABELLED_OUTCOMES = {"found": "would be found", "missed": "would be missed", "undecided": ""}
+
+
 @dataclass(frozen=True)
 class Group:
     """Scores of all images of one class.

@@ -19,7 +19,7 @@ from devnet_jax.evaluation.metrics import image_metrics
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report import charts
 from devnet_jax.report.axis import score_axis
-from devnet_jax.report.content import Picture, Report
+from devnet_jax.report.content import LabelledAnomalies, Picture, Report
 from devnet_jax.report.digits import (
     Rate,
     format_measure,
@@ -30,6 +30,7 @@ from devnet_jax.report.digits import (
 )
 from devnet_jax.report.html.template import render
 from devnet_jax.report.outcomes import (
+    LABELLED_OUTCOMES,
     OUTCOMES,
     Counts,
     Group,
@@ -117,12 +118,27 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class LabelledKind:
+    """Pictures of the labelled anomalies of one kind.
+
+    Attributes:
+      name: name of the kind.
+      cards: the pictures, lowest score first.
+      n_missed: number of those below the initial threshold; `None` without a threshold.
+    """
+
+    name: str
+    cards: Sequence[Card]
+    n_missed: int | None
+
+
+@dataclass(frozen=True)
 class Card:
     """A picture of the gallery.
 
     Attributes:
       picture: picture with its score.
-      group: index of its class among the groups.
+      group: index of its class among the groups, or of the labelled kinds.
       outcome: outcome at the initial threshold, a key of OUTCOMES.
     """
 
@@ -160,10 +176,15 @@ def to_html(report: Report) -> str:
         Card(picture, indices[picture.defect, picture.is_anomaly], outcome(picture, threshold))
         for picture in sorted(report.pictures, key=lambda picture: -picture.score)
     ]
+    labelled_kinds = _group_labelled(report.labelled_anomalies, threshold)
+    all_pictures = [
+        *report.pictures,
+        *(report.labelled_anomalies.pictures if report.labelled_anomalies else ()),
+    ]
     missed, false_alarms = worst_mistakes(report.pictures, threshold)
     by_picture = {id(card.picture): card for card in cards}
     step = math.ceil(len(report.scores) / _MAX_SCORES)
-    has_overlays = any(picture.overlay is not None for picture in report.pictures)
+    has_overlays = any(picture.overlay is not None for picture in all_pictures)
     settings = [row for row in report.settings if row[0] not in _LOCATION_SETTINGS]
     return render(
         "report/report.html.jinja",
@@ -188,7 +209,9 @@ def to_html(report: Report) -> str:
         axis=axis,
         classes=_make_class_rows(groups, start, report) if labelled else [],
         cards=cards,
-        views=max((_n_views(picture) for picture in report.pictures), default=1),
+        views=max((_n_views(picture) for picture in all_pictures), default=1),
+        labelled_kinds=labelled_kinds,
+        labelled_outcomes=LABELLED_OUTCOMES,
         missed=[by_picture[id(picture)] for picture in missed],
         false_alarms=[by_picture[id(picture)] for picture in false_alarms],
         outcomes=OUTCOMES,
@@ -209,6 +232,7 @@ def to_html(report: Report) -> str:
             "step": step,
             "groups": [_sample_scores(group, step) for group in groups],
             "outcomes": OUTCOMES,
+            "labelled_outcomes": LABELLED_OUTCOMES,
             "kinds": report.labelled_kinds,
             "identity": _identity(report),
         },
@@ -280,6 +304,20 @@ def _make_class_rows(groups: Sequence[Group], threshold: float, report: Report) 
         for i, group in enumerate(groups)
     ]
     return sorted(rows, key=lambda row: (row.is_anomaly, row.auroc or 0, row.median, row.name))
+
+
+def _group_labelled(
+    labelled: LabelledAnomalies | None, threshold: float | None
+) -> list[LabelledKind]:
+    """Groups the labelled anomalies by kind, in the order of the kinds' names."""
+    pictures = sorted(labelled.pictures if labelled else (), key=lambda picture: picture.score)
+    rows = []
+    for i, name in enumerate(sorted({picture.defect for picture in pictures})):
+        of_kind = [picture for picture in pictures if picture.defect == name]
+        cards = [Card(picture, i, outcome(picture, threshold)) for picture in of_kind]
+        missed = sum(card.outcome == "missed" for card in cards)
+        rows.append(LabelledKind(name, cards, None if threshold is None else missed))
+    return rows
 
 
 def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:

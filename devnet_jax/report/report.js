@@ -112,7 +112,22 @@
       card.badge.textContent = data.outcomes[now];
     }
     showWorst();
+    showLabelled();
     arrange();
+  }
+
+  function showLabelled() {
+    for (const list of all("[data-labelled]")) {
+      let missed = 0;
+      for (const card of list.children) {
+        const now = Number(card.dataset.score) >= threshold ? "found" : "missed";
+        missed += now === "missed";
+        card.dataset.outcome = now;
+        card.querySelector(".outcome").textContent = data.labelled_outcomes[now];
+      }
+      const text = `, ${missed.toLocaleString("en")} would be missed`;
+      list.previousElementSibling.querySelector("[data-missed]").textContent = text;
+    }
   }
 
   function count() {

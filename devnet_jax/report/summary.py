@@ -38,7 +38,7 @@ def summarise(config: Config, workdir: Workdir, results: Mapping[str, Any]) -> s
 
 def _result_rows(config: Config, results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
-        ("data set", describe_dataset(config)),
+        ("detector", config.detector_name),
         ("trained", describe_run(config, results)),
     ]
     expected = describe_expected(results)
@@ -158,11 +158,6 @@ def describe_expected(results: Mapping[str, Any]) -> str | None:
         f"{text}, {missed.share} missed {missed.in_brackets} at "
         f"{100 * results['expected_false_alarm_rate']:.3g}% false alarms"
     )
-
-
-def describe_dataset(config: Config) -> str:
-    """Returns the name of the data set, and its category if it has one."""
-    return " / ".join(filter(None, (config.dataset.name, config.dataset.category)))
 
 
 _MAX_NAMED_CLASSES = 8

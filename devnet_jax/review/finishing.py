@@ -23,13 +23,14 @@ _REPLACED = ".detector.replaced"  # holds the earlier detector while it is repla
 MAX_REPORTED = 5000  # pictures that are predicted for a report; more take long
 
 
-def settings_of_list(config: Config, labels: Path, folder: Path) -> Config:
+def settings_of_list(config: Config, labels: Path, folder: Path, name: str) -> Config:
     """Returns the settings of a run on a table of labels, with the network of a review.
 
     Args:
       config: settings that the review has learned with.
       labels: path of the table.
       folder: folder that the table's paths start from.
+      name: name of the detector.
     """
     changes = {
         "dataset.name": "image_list",
@@ -41,6 +42,7 @@ def settings_of_list(config: Config, labels: Path, folder: Path) -> Config:
         "dataset.n_anomaly": "all",
         "dataset.calibration": config.dataset.calibration or FOLDER_CALIBRATION,
         "evaluation.batch_size": Config().evaluation.batch_size,
+        "run.name": name,
     }
     return with_settings(config, changes)
 
@@ -113,7 +115,10 @@ def finish(
     shutil.rmtree(new, ignore_errors=True)  # of a killed process
     learned = _table_of_next(results)
     write_bytes(epath.Path(learned), results.labels.read_bytes())
-    workdir, settings = Workdir(new), settings_of_list(config, learned, folder)
+    # Without a run, the detector is called by its pictures.
+    has_run = config.dataset.labels != str(results.labels)
+    name = config.detector_name if has_run else folder.name
+    workdir, settings = Workdir(new), settings_of_list(config, learned, folder, name)
     train(settings, workdir)
     evaluate(settings, workdir)
     if results.detector.exists():

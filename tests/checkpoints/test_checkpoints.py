@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import hashlib
+import json
 import os
 import pickle
 import random
@@ -88,6 +91,20 @@ def only(copy: Path) -> Path:
     """A folder with checkpoint 20 only."""
     shutil.rmtree(copy / "10")
     return copy
+
+
+def test_the_day_of_a_save_is_kept(copy: Path) -> None:
+    file = copy / "20" / FILENAME
+    saved = json.loads(file.read_text())["date"]
+    assert abs(datetime.date.fromisoformat(saved) - datetime.date.today()).days <= 1
+    with Checkpoints(epath.Path(copy)) as checkpoints:
+        assert checkpoints.date(20) == saved
+        content = json.loads(file.read_text())
+        del content["date"], content["sha256"]  # as earlier versions wrote it
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        file.write_text(json.dumps({**content, "sha256": digest}))
+        assert checkpoints.date(20) is None
+        assert checkpoints.latest_step() == 20
 
 
 def files_of(folder: Path) -> list[str]:

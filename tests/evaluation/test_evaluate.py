@@ -219,6 +219,42 @@ def test_the_expected_performance_is_told_everywhere(evaluate_core: Callable[...
     ) in (workdir / "report.html").read_text()
 
 
+def shown_labelled(workdir: Path) -> list[tuple[str, float, str]]:
+    """Returns path, score and kind of the labelled anomalies that a report shows, in order."""
+    section = (workdir / "report.html").read_text().split('<h2 id="labelled">')[1]
+    section = section[: section.index("</section>")]
+    found = re.findall(
+        r'class="path" title="(.*?)".*?<span>score (.*?)</span>.*?"class">(.*?)<', section, re.S
+    )
+    assert section.count('alt="heat map"') == len(found)
+    return [(path, float(score), kind) for path, score, kind in found]
+
+
+def test_the_labelled_anomalies_are_shown_with_cross_validated_scores(
+    trained_core: Path, parts: Path
+) -> None:
+    labelled = json.loads((trained_core / "split.json").read_text())["train_anomaly"]
+    scores = json.loads((trained_core / "learned.json").read_text())["anomaly_scores"]
+    found = shown_labelled(trained_core)
+    assert sorted(path for path, _, _ in found) == labelled
+    for path, score, kind in found:
+        assert kind == Path(path).parent.name
+        assert score == pytest.approx(scores[labelled.index(path)], abs=6e-4)
+    page = (trained_core / "report.html").read_text()
+    assert "Each score is cross-validated" in page
+    assert f"<h1>{parts.name}</h1>" in page
+    assert f"<title>{parts.name}</title>" in page
+
+
+def test_the_papers_network_has_seen_the_labelled_anomalies(trained: Path, parts: Path) -> None:
+    found = shown_labelled(trained)
+    assert len(found) == 3
+    detector = Detector.restore(trained)
+    scores = detector.score([parts / path for path, _, _ in found]).scores
+    np.testing.assert_allclose([score for _, score, _ in found], scores, atol=6e-4)
+    assert "which has seen the pictures" in (trained / "report.html").read_text()
+
+
 def test_the_expected_performance_needs_no_test_image(evaluate_core: Callable[..., Any]) -> None:
     _, metrics, rows, printed, _ = evaluate_core(lambda _, split: split.update(test=[]))
     assert rows == []

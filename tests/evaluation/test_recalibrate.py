@@ -110,6 +110,8 @@ def test_a_run_and_its_file_get_the_same_threshold_and_eval_keeps_it(
     assert len(exported.thresholds) == len(before.thresholds)
     np.testing.assert_allclose(np.sort(exported.good_scores), scores, rtol=1e-4, atol=1e-5)
     assert exported.card["recalibration"]["n"] == N_NEW
+    assert exported.card["recalibration"]["input"] == good_pictures.name
+    assert str(good_pictures.parent) not in json.dumps(exported.card)
     assert exported.card["metrics"]["image_auroc"] >= 0
     assert "calibrated_threshold" not in exported.card["metrics"]
     old, new = (ExportedDetector.load(f).score(paths[:3]).scores for f in (file, new_file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import datetime
 import io
 import json
 import multiprocessing
@@ -198,6 +199,40 @@ def test_card(run: Run) -> None:
     assert list(values) == ["calibrated", "prior"]
     assert values == {kind: metrics[f"{kind}_threshold"] for kind in values}
     assert str(run.workdir) not in json.dumps(card)
+
+
+def test_the_card_has_a_name_and_the_day_of_the_training_and_no_path(
+    run: Run, main: Main, parts: Path, tmp_path: Path
+) -> None:
+    card = ExportedDetector.load(run.file).card
+    assert card["name"] == parts.name
+    newest = max(int(path.name) for path in (run.workdir / "checkpoints").iterdir())
+    saved = json.loads((run.workdir / f"checkpoints/{newest}/checksums.json").read_text())
+    assert card["date"] == saved["date"]
+    assert abs(datetime.date.fromisoformat(card["date"]) - datetime.date.today()).days <= 1
+    for folder in (parts.parent, REPOSITORY, Path.home()):
+        assert str(folder) not in json.dumps(card)
+    named = tmp_path / "named.devnet"
+    result = main(
+        "--mode=export", f"--workdir={run.workdir}", "--config.run.name=Line 3",
+        f"--output={named}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert ExportedDetector.load(named).card == {**card, "name": "Line 3"}
+
+
+def test_a_file_of_an_earlier_version_has_the_name_of_its_data_set(
+    run: Run, tmp_path: Path
+) -> None:
+    def forget(entries: dict[str, bytes]) -> None:
+        card = json.loads(entries[CARD])
+        del card["name"], card["date"]
+        entries[CARD] = json.dumps(card).encode()
+
+    path = tmp_path / "model.devnet"
+    path.write_bytes(rewritten(run.file, forget))
+    detector = ExportedDetector.load(path)
+    assert (detector.name, detector.date) == ("image_folder", None)
 
 
 def test_any_number_of_images_with_few_compilations(run: Run) -> None:

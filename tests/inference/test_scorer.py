@@ -27,6 +27,8 @@ from devnet_jax.prior import Prior
 class Brightness(ImageScorer):
     """Scores images by their mean, and explains them by their pixels."""
 
+    name = "brightness"
+    date = None
     preprocessing = Preprocessing(16, 16)
     original_maps = False
     thresholds = (Threshold("calibrated", 100.0, 0.05, 19),)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from devnet_jax.inference.thresholds import Threshold
-from devnet_jax.report.content import Picture, Report
+from devnet_jax.report.content import LabelledAnomalies, Picture, Report
 from devnet_jax.report.thumbnails import mask_thumbnail, thumbnail
 
 HOSTILE = "\"><script>window.hacked = 1</script>'&amp;\n\udc80 日本"
@@ -34,6 +35,24 @@ def reason_of(score: float, defect: str) -> str:
     if float(score) < CALIBRATED.value:
         return ""
     return f"like the labelled {defect}" if defect == HOSTILE else "unlike the good parts"
+
+
+def make_labelled(**changes: Any) -> LabelledAnomalies:
+    """Makes three labelled anomalies, one of them below the threshold of `CALIBRATED`."""
+    image, mask = thumbnail(GREY, 16), mask_thumbnail(SPOT, 16)
+    labelled = LabelledAnomalies(
+        [
+            Picture(f"train/{name}.png", score, 1, defect, image, image, mask)
+            for name, score, defect in (
+                ("a", 3.75, "hole"),
+                ("b", 0.5, "hole"),
+                (HOSTILE, 1.25, HOSTILE),
+            )
+        ],
+        n=3,
+        cross_validated=True,
+    )
+    return dataclasses.replace(labelled, **changes)
 
 
 def make_report(**changes: Any) -> Report:
@@ -70,6 +89,7 @@ def make_report(**changes: Any) -> Report:
             for i in range(1, 6)
         ],
         "pictures": pictures,
+        "labelled_anomalies": make_labelled(),
         "settings": [("seed", 42, 42), ("dataset.image_size", 128, 448)],
         "versions": [("JAX", "0.10.2")],
     }
@@ -89,6 +109,7 @@ def make_predictions(**changes: Any) -> Report:
         "pictures": pictures,
         "pixel_auroc": {},
         "history": [],
+        "labelled_anomalies": None,
         "errors": [(f"{HOSTILE}.png", f"image '{HOSTILE}' is empty (0 bytes)")],
     }
     return make_report(**(values | changes))

@@ -176,6 +176,46 @@ def test_the_threshold_can_be_set_with_the_keyboard(opened):
     assert {*shown(page)} == {*np.flatnonzero(outcomes(PRIOR.value) == "missed")}
 
 
+def test_labelled_anomalies_follow_the_threshold(opened):
+    page = opened()
+    section = page.locator("section", has=page.locator("#labelled"))
+    for text, missed in (("0.4", (0, 0)), ("1.25", (0, 1)), ("1.26", (1, 1)), ("9", (1, 2))):
+        type_threshold(page, text)
+        told = section.locator("[data-missed]").all_text_contents()
+        assert told == [f", {n} would be missed" for n in missed]
+        words = section.locator(".outcome").all_text_contents()
+        assert words.count("would be missed") == sum(missed)
+        assert words.count("would be found") == 3 - sum(missed)
+    section.locator(".views").nth(1).click()
+    assert page.locator("#facts .path").inner_text() == "train/b.png"
+    assert page.locator("#place").inner_text() == "1 of 2"
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("views", [1, 3])
+def test_names_of_files_are_shown_to_their_end(opened, width, views):
+    name = f"{'a long folder/' * 6}{'night_shift_' * 9}000123_left.png"
+    example = make_report()
+    pictures = [
+        dataclasses.replace(each, path=f"{i}/{name}") for i, each in enumerate(example.pictures)
+    ]
+    if views == 1:
+        pictures = [dataclasses.replace(each, overlay=None, mask=None) for each in pictures]
+        example = dataclasses.replace(example, labelled_anomalies=None)
+    page = opened(
+        dataclasses.replace(example, pictures=pictures),
+        viewport={"width": width, "height": 800},
+    )
+    cut = """all => all.filter(each => each.checkVisibility() && (
+        each.scrollWidth > each.clientWidth || each.scrollHeight > each.clientHeight + 1
+        || getComputedStyle(each).whiteSpace === "nowrap")).length"""
+    assert page.eval_on_selector_all(".card .path", cut) == 0
+    page.locator("#gallery .card .views").first.click()
+    assert page.locator("#facts .path").inner_text().endswith("000123_left.png")
+    assert page.eval_on_selector_all("#facts .path", cut) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 def test_an_empty_number_field_changes_nothing(opened):
     page = opened()
     type_threshold(page, "2")

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 
+import markupsafe
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -14,7 +15,20 @@ from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.content import Picture, Report, choose_pictures
 from devnet_jax.report.page import to_html
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
-from tests.report.example import CALIBRATED, HOSTILE, draw_scores, make_predictions, make_report
+from tests.report.example import (
+    CALIBRATED,
+    HOSTILE,
+    draw_scores,
+    make_labelled,
+    make_predictions,
+    make_report,
+)
+
+
+def escape(text: str) -> str:
+    """Returns text as it stands in a page."""
+    return str(markupsafe.escape(text.replace("\udc80", "\\udc80")))
+
 
 # Four normal images and four anomalies of two classes.
 SCORES = np.array([-1.0, 0.0, 1.0, 2.0, 0.5, 1.5, 3.0, 4.0])
@@ -247,7 +261,9 @@ def test_the_page_is_self_contained_and_names_are_escaped(make):
 @pytest.mark.parametrize("make", [make_report, make_predictions])
 def test_alarms_are_shown_with_their_reasons(make):
     html = to_html(make())
-    cards = re.findall(r'<li class="card".*?data-score="(.*?)">(.*?)</li>', html, re.DOTALL)
+    cards = re.findall(
+        r'<li class="card"[^>]*data-group[^>]*data-score="(.*?)">(.*?)</li>', html, re.DOTALL
+    )
     assert len(cards) >= 60
     for score, card in cards:
         assert ('<span class="reason">' in card) == (float(score) >= CALIBRATED.value)
@@ -356,10 +372,55 @@ def test_the_rarest_of_many_classes_share_a_colour():
     labels = np.array([int(name != "good") for name in defects])
     html = to_html(small(scores=scores, labels=labels, defects=defects))
     key = re.search('<ul class="key">(.*?)</ul>', html, re.DOTALL)[1]
-    assert re.findall(r"series-(\d)", key) == list("01234567")
+    colours = re.findall(r"series-(\d)", key)
+    assert sorted(colours) == list("01234567")
+    assert (colours[0], colours[-1]) == ("0", "7")
     assert "class 05 (15)" in key
     # 14 + 13 + … + 1 images of the classes 6 to 19.
     assert "14 other classes (105)" in key
+
+
+def labelled_section(html: str) -> str:
+    """Returns the HTML of the section of labelled anomalies, or ""."""
+    found = re.search('<section aria-labelledby="labelled">(.*?)</section>', html, re.DOTALL)
+    return found[1] if found else ""
+
+
+def labelled_rows(html: str) -> dict[str, list[tuple[str, str]]]:
+    """Returns outcome and score of each labelled anomaly, by the heading of its kind."""
+    rows = {}
+    for part in labelled_section(html).split("<h3>")[1:]:
+        heading = re.sub("<.*?>", "", part[: part.index("</h3>")])
+        rows[heading] = re.findall(r'"outcome">(.*?)</b>\s*<span>score (.*?)</span>', part)
+    return rows
+
+
+def test_labelled_anomalies_are_listed_by_kind_with_what_would_be_missed():
+    html = to_html(make_report())
+    assert labelled_rows(html) == {
+        "hole: 2, 1 would be missed": [("would be missed", "0.500"), ("would be found", "3.750")],
+        # A score at the threshold is an alarm.
+        f"{escape(HOSTILE)}: 1, 0 would be missed": [("would be found", "1.250")],
+    }
+    section = labelled_section(html)
+    assert section.count("<img ") == 9  # image, heat map and mask of each
+    assert "cross-validated" in section
+    assert "<script>" not in section
+    counts = Content(html).live
+    alone = Content(to_html(make_report(labelled_anomalies=None)))
+    assert counts == alone.live  # they are not tested
+    assert "Labelled anomalies" not in alone.text
+
+
+def test_labelled_anomalies_that_the_detector_has_seen_are_said_to_be_so():
+    seen = make_labelled(cross_validated=False, n=250)
+    section = labelled_section(to_html(make_report(labelled_anomalies=seen)))
+    assert "which has seen the pictures" in section
+    assert "cross-validated" not in section
+    assert "3 of 250 are shown." in section
+    html = to_html(make_report(labelled_anomalies=seen, thresholds=[], labels=None, defects=None,
+                               pictures=[]))  # fmt: skip
+    assert labelled_rows(html)["hole: 2"] == [("", "0.500"), ("", "3.750")]
 
 
 def test_counts_of_many_images_are_as_accurate_as_the_page_states():

@@ -575,7 +575,7 @@ def test_it_learns_by_itself_and_shows_what_changed(opened: Opened) -> None:
 
     page.keyboard.press("c")
     changed = [each["id"] for each in session.list("teach", "changed", 0, 500)["pictures"]]
-    assert page.locator("#show").input_value() == "changed"
+    soon(lambda: page.locator("#show").input_value() == "changed", page)
     soon(lambda: seen(page) == changed[0], page)
     assert "Changed when learning" in page.locator("#why").inner_text()
     assert not offer.is_visible()

@@ -167,6 +167,7 @@ def test_a_review_without_a_run(opened: Opener, unsorted: Path, tmp_path: Path) 
     assert all(path.startswith("train-good") for path in presumed)
     detector = Detector.load(state["finished"]["detector"])
     assert set(detector.kinds) == {"scratch", "stain"}
+    assert detector.name == unsorted.name
     split = json.loads((Path(state["finished"]["detector"]) / "split.json").read_text())
     assert len(split["train_anomaly"]) == 8
     assert Path(state["finished"]["report"]).is_file()

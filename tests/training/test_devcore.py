@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,11 @@ def test_two_processes_give_the_same_detector(
     run_processes([*tiny_core, f"--workdir={workdir}"], processes=2, devices=1)
     assert_equal(workdir, trained_core)
     assert scores(workdir / "eval" / "scores.csv") == scores(trained_core / "eval" / "scores.csv")
+    one, two = (
+        (run / "report.html").read_text().split('id="labelled"')[1].split("</section>")[0]
+        for run in (workdir, trained_core)
+    )
+    assert re.findall(r"score [-\d.]+|title=.*", one) == re.findall(r"score [-\d.]+|title=.*", two)
 
 
 def test_an_unknown_detector_in_the_name_of_the_config_file(main: Main, tmp_path: Path) -> None:
