@@ -17,7 +17,7 @@ from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.drift import Shift, find_drift
-from devnet_jax.inference.images import ImagesLike, as_batch
+from devnet_jax.inference.images import Errors, ImagesLike, as_batch, blank, read_images
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
@@ -58,6 +58,8 @@ class Scores(NamedTuple):
         none of them; empty without labelled kinds.
       odd: for each image that is unlike the training images as a whole a short reason, and "" for
         the others; the score of an odd image means little.
+      errors: for each image that could not be read, the reason why, and "" for the others. Such an
+        image has NaN as its score, map and p-value, and is an alarm: it is not known to be good.
     """
 
     scores: np.ndarray
@@ -67,6 +69,7 @@ class Scores(NamedTuple):
     reasons: Sequence[str] = ()
     kinds: Sequence[str | None] = ()
     odd: Sequence[str] = ()
+    errors: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,17 +191,19 @@ class ImageScorer(abc.ABC):
         """
         return as_batch(images, self.preprocessing)
 
-    def score(self, images: ImagesLike) -> Scores:
+    def score(self, images: ImagesLike, *, errors: Errors = "raise") -> Scores:
         """Scores images.
 
         Args:
           images: images as `as_batch` accepts them, or a `Batch` of `prepare`.
+          errors: "raise" an error at an image that cannot be read, or "coerce" its score to NaN.
 
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        batch = self.prepare(images)
-        return self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch))
+        batch, why = read_images(images, self.preprocessing, errors)
+        found = self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch), errors=why)
+        return found._replace(**blank(found._asdict(), why)) if any(why) else found
 
     def odd(self, images: ImagesLike) -> list[str]:
         """Returns `Scores.odd`; all "" for runs and files of earlier versions.

@@ -99,7 +99,7 @@ def keep_compiled() -> None:
     """
     import jax
 
-    if _CACHE in os.environ or jax.config.jax_compilation_cache_dir is not None:
+    if _CACHE in os.environ or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     if folder := _cache_folder():
         jax.config.update("jax_compilation_cache_dir", folder)
