@@ -11,11 +11,15 @@ from etils import epath
 
 from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.runtime.startup import keep_compiled
 from devnet_jax.runtime.workdir import Workdir
 
 
 class Detector(TrainedDetector):
     """Trains a detector, or loads one, and scores and explains images with it."""
+
+    # Programs of others score single images, too.
+    _fixed_batches = False
 
     @classmethod
     def train(
@@ -39,6 +43,7 @@ class Detector(TrainedDetector):
         from devnet_jax.evaluation.evaluate import evaluate
         from devnet_jax.training.run import train
 
+        keep_compiled()
         config = data if isinstance(data, Config) else _settings_for(data)
         config = with_settings(config, {full_name(name): v for name, v in settings.items()})
         with contextlib.ExitStack() as stack:

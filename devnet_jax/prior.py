@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes long to import
 
 
 class Prior(NamedTuple):
@@ -16,7 +16,7 @@ class Prior(NamedTuple):
 
     def quantile(self, probability: float) -> float:
         """Returns the score that a draw from the prior stays below with this probability."""
-        return float(stats.norm.ppf(probability, self.mean, self.std))
+        return float(self.mean + self.std * special.ndtri(probability))
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """Returns upper-tail p-values: the probability of a draw at least as high as each score.
@@ -27,4 +27,4 @@ class Prior(NamedTuple):
         Returns:
           float64 [N] in [0, 1].
         """
-        return np.asarray(stats.norm.sf(np.asarray(scores, np.float64), self.mean, self.std))
+        return np.asarray(special.ndtr((self.mean - np.asarray(scores, np.float64)) / self.std))

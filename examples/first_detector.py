@@ -25,21 +25,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from devnet_jax.runtime.startup import prepare
+from devnet_jax import Detector
+from devnet_jax.data.datasets.drawing.defects import draw_defect
+from devnet_jax.data.datasets.drawing.surfaces import draw_surface, photograph
+from devnet_jax.export.read import ExportedDetector
+from devnet_jax.export.write import export_detector
+from devnet_jax.runtime.workdir import Workdir
 
 QUICK = "--quick" in sys.argv
 FOLDER = Path("runs/first_detector")
 PARTS, RUN, FILE = FOLDER / "parts", FOLDER / "run", FOLDER / "detector.devnet"
 BATCH = 8 if QUICK else 16
-
-prepare(BATCH)  # before JAX is imported: uses all CPU cores and a compilation cache
-
-from devnet_jax import Detector  # noqa: E402
-from devnet_jax.data.datasets.drawing.defects import draw_defect  # noqa: E402
-from devnet_jax.data.datasets.drawing.surfaces import draw_surface, photograph  # noqa: E402
-from devnet_jax.export.read import ExportedDetector  # noqa: E402
-from devnet_jax.export.write import export_detector  # noqa: E402
-from devnet_jax.runtime.workdir import Workdir  # noqa: E402
 
 # %% [markdown]
 # ## A folder of pictures

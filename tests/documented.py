@@ -9,6 +9,7 @@ that has imported the package, whose fork runs the function in `RULES`:
   that is made here. `Detector.train` and `DevNet` in blocks of Python get the same settings.
 - The programs of launch/ run with --dry_run. examples/serve.py serves, on another port and with
   the smallest batch, and `curl` sends requests to it. A review is looked at once, and ends.
+- The command of a container of Docker runs here, with the mounted folder.
 - For `make` and `pip` the targets, extras and files must exist; commands of other projects do
   nothing.
 """
@@ -389,6 +390,26 @@ def _pip(arguments: list[str]) -> None:
             assert name[0] in names, f"{word}: nothing that this project requires"
 
 
+def _docker(arguments: list[str]) -> None:
+    """Runs the command of a container here: /work is the folder, as if it were mounted."""
+    command, *words = arguments
+    if command == "build":
+        assert words[-1] == ".", f"docker build {words[-1]}: the Dockerfile lies in ."
+        assert (REPOSITORY / "Dockerfile").is_file()
+        return
+    assert command == "run", f"docker {command}: no rule"
+    entrypoint = "devnet"
+    while words[0].startswith("-"):
+        option, _, value = words.pop(0).partition("=")
+        if option == "--entrypoint":
+            entrypoint = value
+        elif option == "--volume":
+            assert value == f"{Path.cwd()}:/work", value
+    image, *words = words
+    assert image == "devnet_jax", f"{image}: not the tag of the image that was built"
+    RULES[entrypoint]([re.sub(r"(?<![^=])/(configs|examples)/", r"\1/", word) for word in words])
+
+
 def _unzip(arguments: list[str]) -> None:
     option, file, member = arguments
     assert option == "-p", f"unzip {option}: no rule"
@@ -407,6 +428,7 @@ RULES: dict[str, Callable[[list[str]], None]] = {
     "make": _make,
     "pip": _pip,
     "curl": _curl,
+    "docker": _docker,
     "unzip": _unzip,
     "tensorboard": _tensorboard,
 }

@@ -25,6 +25,7 @@ PROGRAMS = ("devnet_jax/**/*.py", "launch/*.py", "examples/*.py", "benchmarks/*.
 OTHER_FLAGS = {
     "help", "verbosity",
     "no-deps", "no-index", "find-links", "dest",  # pip
+    "tag", "rm", "user", "volume", "publish", "entrypoint", "network", "install",  # docker, wsl
     "data-binary", "logdir", "constraint", "recursive",  # curl, tensorboard, sbatch, gcloud
 }  # fmt: skip
 

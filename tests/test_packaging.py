@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 import yaml
 
 import devnet_jax
@@ -127,6 +128,27 @@ def test_the_source_distribution_is_enough_to_build_from(source: Path, tmp_path:
         held = {name.removeprefix(f"{NAME}/") for name in archive.getnames()}
     package = files_of_the_package(source)
     assert {"README.md", "LICENSE", "pyproject.toml", *package} <= held
+
+
+@pytest.mark.slow
+def test_a_script_beside_the_clone_imports_the_editable_package(
+    source: Path, tmp_path: Path
+) -> None:
+    """The clone's folder has the package's name, and Python takes it for a namespace package."""
+    clone, place, script = tmp_path / "devnet_jax", tmp_path / "venv", tmp_path / "script.py"
+    shutil.copytree(source, clone)
+    succeeds(sys.executable, "-m", "venv", "--without-pip", place, cwd=tmp_path)
+    python = place / "bin" / "python"
+    (folder,) = (place / "lib").glob("python*/site-packages")
+    # What is installed here but not the package, which may be installed here as well.
+    (installed,) = {Path(module.__file__).parents[1] for module in (pytest, setuptools)}
+    (folder / "dependencies.pth").write_text(f"{installed}\n")
+    pip = python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"
+    succeeds(*pip, "--no-build-isolation", "--editable", clone, cwd=tmp_path, PYTHONPATH="")
+    script.write_text("import devnet_jax; print(devnet_jax.__version__, devnet_jax.__file__)")
+    version, file = succeeds(python, script, cwd=tmp_path, PYTHONPATH="").split()
+    assert version == PROJECT["version"]
+    assert Path(file) == clone / "devnet_jax" / "__init__.py"
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from devnet_jax.data.datasets.builder import GOOD
 from devnet_jax.data.decode import Batch, load_images, load_mask, open_picture
 from devnet_jax.data.decode.values import FULL_16_BITS
 from devnet_jax.data.decode_cache import DecodeCache, open_cache
+from devnet_jax.data.example import Example
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.data.source import Example, Source, open_source
+from devnet_jax.data.source import Source, open_source
 from devnet_jax.data.split import Split, few_shot_split, grown_split
 from devnet_jax.errors import UserError
 

@@ -15,9 +15,9 @@ from devnet_jax.data.datasets.label_list import read_list
 from devnet_jax.data.datasets.labelled_folder import LAYOUT, read_labelled_folder
 from devnet_jax.data.datasets.verify import verify_files
 from devnet_jax.data.decode import Batch, load_images, load_mask, open_picture
+from devnet_jax.data.example import Example
 from devnet_jax.data.paths import log_left_out, permission_errors
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.data.source import Example
 from devnet_jax.data.tables import read_table
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.accounts import expand_home

@@ -21,6 +21,7 @@ from devnet_jax.data.datasets.image_list import ImageList
 from devnet_jax.data.datasets.verify import verify, white_level
 from devnet_jax.data.digests import FileDigests
 from devnet_jax.data.download import fetch
+from devnet_jax.data.example import Example
 from devnet_jax.data.lock import exclusive_lock
 from devnet_jax.data.paths import log_left_out, require_utf8
 from devnet_jax.errors import UserError, nearest
@@ -30,29 +31,6 @@ from devnet_jax.runtime.io import full_disk_message
 logger = logging.getLogger(__name__)
 
 __all__ = ["DATASETS", "Example", "Source", "open_source"]
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image of a data set, without its bytes.
-
-    Attributes:
-      path: posix path relative to the raw folder, or as in the list; it names the image.
-      split: "train" or "test". In published data sets, all anomalies are in test.
-      label: 0 for a normal image, 1 for an anomaly.
-      defect: defect class; "good" for a normal image.
-      digest: hash of the decoded pixels.
-      height: height of the upright image in pixels.
-      width: its width.
-    """
-
-    path: str
-    split: str
-    label: int
-    defect: str
-    digest: str
-    height: int = 0
-    width: int = 0
 
 
 class Source:

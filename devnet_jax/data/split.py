@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from devnet_jax.data.source import Example
+from devnet_jax.data.example import Example
 from devnet_jax.errors import UserError, nearest
 from devnet_jax.rng import generator
 

@@ -36,6 +36,7 @@ from devnet_jax.inference.scorer import ImageScorer, RawScores
 from devnet_jax.inference.thresholds import Threshold, given_threshold
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.startup import keep_compiled
 
 FORMAT = 1
 CARD, SCORE, EXPLAIN, WEIGHTS = "card.json", "score", "explain", "weights/"
@@ -54,6 +55,7 @@ class _Program:
     """A compiled program of a file. It is pickled as its bytes, since compiled code cannot be."""
 
     def __init__(self, content: bytes) -> None:
+        keep_compiled()
         self._content = content
         self.exported = export.deserialize(bytearray(content))
         self.compiled = jax.jit(self.exported.call)

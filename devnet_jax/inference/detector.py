@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -38,6 +38,7 @@ from devnet_jax.models.build import Model, abstract_variables, make_model
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.io import read_json
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.startup import keep_compiled
 from devnet_jax.runtime.workdir import Workdir, read_config
 from devnet_jax.training.learned import read_learned
 from devnet_jax.training.ordinary import read_ordinary
@@ -63,6 +64,9 @@ class TrainedDetector(ImageScorer):
       date: day on which the checkpoint was saved, as 2026-11-30; `None` for those of earlier
         versions.
     """
+
+    # A run scores many images, with one program for any number of them.
+    _fixed_batches: ClassVar[bool] = True
 
     config: Config
     variables: dict[str, Any]
@@ -243,7 +247,7 @@ class TrainedDetector(ImageScorer):
             )
         if method == "score_map" and maps is not None:
             function = functools.partial(enlarge, self.folded[0])
-            return np.asarray(apply_in_batches(function, (maps, images), self._batch_size))
+            return np.asarray(self._in_batches(function, (maps, images)))
         maps = np.asarray(self._apply(EXPLAINERS[method](self.config), images), np.float32)
         if not np.isfinite(maps).all():
             raise UserError(
@@ -256,6 +260,7 @@ class TrainedDetector(ImageScorer):
     @functools.cached_property
     def folded(self) -> tuple[Model, dict[str, Any]]:
         """Network and variables with BatchNorm folded into the convolutions, to save time."""
+        keep_compiled()
         model = make_model(self.config).clone(folded=True)
         # The function itself is jitted, so that detectors share the compiled program.
         fold = jax.jit(fold_batch_norm, static_argnames="backbone")
@@ -263,16 +268,14 @@ class TrainedDetector(ImageScorer):
 
     def _apply(self, function: Callable[..., Any], images: np.ndarray) -> Any:
         """Calls function(model, variables, images) batch by batch and joins the results."""
-        return apply_in_batches(
-            functools.partial(function, *self.folded),
-            images,
-            self._batch_size,
-        )
+        return self._in_batches(functools.partial(function, *self.folded), images)
 
-    @property
-    def _batch_size(self) -> int:
-        """Number of images scored at once, whose tiles are computed one after the other."""
-        return max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
+    def _in_batches(
+        self, function: Callable[..., Any], arrays: np.ndarray | tuple[np.ndarray, ...]
+    ) -> Any:
+        """Applies a function to images, whose tiles are computed one after the other."""
+        batch_size = max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
+        return apply_in_batches(function, arrays, batch_size, fixed=self._fixed_batches)
 
 
 def read_split(workdir: Workdir) -> Split | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from devnet_jax.inference.thresholds import Threshold
 
@@ -55,6 +54,8 @@ def compare(before: np.ndarray, now: np.ndarray) -> Shift:
       before: float [n], scores of calibration, n ≥ 1.
       now: float [m], later scores, m ≥ 1.
     """
+    from scipy import stats  # takes long to import, and most uses of a detector do without
+
     before, now = np.asarray(before, np.float64), np.asarray(now, np.float64)
     method = "exact" if len(before) * len(now) <= _MAX_EXACT else "asymp"
     test = stats.ks_2samp(before, now, method=method)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,11 @@ from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+Errors = Literal["raise", "coerce"]  # the two ways with images that cannot be read, as in pandas
 ImagesLike = ImageLike | Iterable[ImageLike] | Batch
+
+# Values of unreadable images in the lists of results, by name.
+_UNREADABLE = {"reasons": "cannot be read", "kinds": None, "odd": ""}
 
 # A Pillow image reads its file lazily, and the same one may be given twice to two threads.
 _pillow_lock = threading.Lock()
@@ -40,24 +44,75 @@ def as_batch(images: ImagesLike, preprocessing: Preprocessing) -> Batch:
     Raises:
       UserError: if there is no image, or one cannot be read.
     """
+    return read_images(images, preprocessing)[0]
+
+
+def read_images(
+    images: ImagesLike, preprocessing: Preprocessing, errors: Errors = "raise"
+) -> tuple[Batch, list[str]]:
+    """Returns images as `as_batch` does, and for each the reason why it cannot be read, else "".
+
+    Args:
+      images: images as `as_batch` accepts them.
+      preprocessing: settings of the way to the network's input.
+      errors: "raise" to raise the first error; "coerce" to return white images in place of those
+        that cannot be read.
+
+    Raises:
+      UserError: if there is no image, one cannot be read, or `errors` has another value.
+    """
+    if errors not in ("raise", "coerce"):
+        raise UserError(f'errors={errors!r}: give "raise" or "coerce"')
     if isinstance(images, Batch):
-        return images
+        return images, [""] * len(images)
     if _is_network_input(images, preprocessing):
         pixels = cast(np.ndarray, images)
         sizes = [preprocessing.size] * len(pixels)
-        return Batch(pixels, sizes, lambda i: Image.fromarray(pixels[i]), sizes_known=False)
+        batch = Batch(pixels, sizes, lambda i: Image.fromarray(pixels[i]), sizes_known=False)
+        return batch, [""] * len(pixels)
     given = _as_list(images)
     if not given:
         raise UserError("no image is given; give one, or a sequence of them")
     decode = functools.partial(_decode, white_level=preprocessing.white_level)
 
-    def fit(numbered: tuple[int, ImageLike]) -> tuple[np.ndarray, tuple[int, int]]:
-        image = decode(*numbered)
-        fitted = fit_image(image, _name(*numbered), preprocessing)
-        return fitted, (image.height, image.width)
+    def fit(numbered: tuple[int, ImageLike]) -> tuple[np.ndarray, tuple[int, int], str]:
+        try:
+            image = decode(*numbered)
+            fitted = fit_image(image, _name(*numbered), preprocessing)
+        except UserError as error:
+            if errors == "raise":
+                raise
+            return np.full(preprocessing.shape, 255, np.uint8), preprocessing.size, str(error)
+        return fitted, (image.height, image.width), ""
 
-    pixels, sizes = zip(*map_in_threads(fit, enumerate(given), None), strict=True)
-    return Batch(np.stack(pixels), sizes, lambda i: decode(i, given[i]))
+    pixels, sizes, found = zip(*map_in_threads(fit, enumerate(given), None), strict=True)
+    return Batch(np.stack(pixels), sizes, lambda i: decode(i, given[i])), list(found)
+
+
+def blank(results: Mapping[str, Any], errors: Sequence[str]) -> dict[str, Any]:
+    """Returns results in which no image that could not be read passes for one that was.
+
+    Args:
+      results: results of N images by name: arrays [N, …] of floats or bool, and lists of N or no
+        values.
+      errors: for each image the reason why it could not be read, or "".
+
+    Returns:
+      The results by name. Of unreadable images, floats are NaN, bool are True, which is an alarm,
+      and values in lists are those of `_UNREADABLE`.
+    """
+    unreadable = np.array([bool(error) for error in errors])
+
+    def blanked(name: str, values: Any) -> Any:
+        if isinstance(values, np.ndarray):
+            other = np.array(True if values.dtype == bool else np.nan, values.dtype)
+            return np.where(unreadable.reshape(-1, *[1] * (values.ndim - 1)), other, values)
+        if name not in _UNREADABLE or not values:
+            return values
+        pairs = zip(unreadable.tolist(), values, strict=True)
+        return [_UNREADABLE[name] if is_unreadable else value for is_unreadable, value in pairs]
+
+    return {name: blanked(name, values) for name, values in results.items()}
 
 
 def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:

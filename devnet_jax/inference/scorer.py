@@ -17,7 +17,7 @@ from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.drift import Shift, find_drift, reference_scores
-from devnet_jax.inference.images import ImagesLike, as_batch
+from devnet_jax.inference.images import Errors, ImagesLike, as_batch, blank, read_images
 from devnet_jax.inference.overlay import lay_over
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.inference.verdicts import Verdicts, judge
@@ -62,6 +62,8 @@ class Scores(NamedTuple):
         the others; the score of an odd image means little.
       severity: float64 [N] in (0, 1), 0.5 at the threshold in force
         (`devnet_jax.inference.verdicts.severity`); `None` without a threshold.
+      errors: for each image that could not be read, the reason why, and "" for the others. Such an
+        image has NaN as its score, map and p-value, and is an alarm: it is not known to be good.
     """
 
     scores: np.ndarray
@@ -72,6 +74,7 @@ class Scores(NamedTuple):
     kinds: Sequence[str | None] = ()
     odd: Sequence[str] = ()
     severity: np.ndarray | None = None
+    errors: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,17 +242,19 @@ class ImageScorer(abc.ABC):
         """
         return as_batch(images, self.preprocessing)
 
-    def score(self, images: ImagesLike) -> Scores:
+    def score(self, images: ImagesLike, *, errors: Errors = "raise") -> Scores:
         """Scores images.
 
         Args:
           images: images as `as_batch` accepts them, or a `Batch` of `prepare`.
+          errors: "raise" an error at an image that cannot be read, or "coerce" its score to NaN.
 
         Raises:
           UserError: if an image cannot be read or a score is not finite.
         """
-        batch = self.prepare(images)
-        return self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch))
+        batch, why = read_images(images, self.preprocessing, errors)
+        found = self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch), errors=why)
+        return found._replace(**blank(found._asdict(), why)) if any(why) else found
 
     def odd(self, images: ImagesLike) -> list[str]:
         """Returns `Scores.odd`; all "" for runs and files of earlier versions.

@@ -43,6 +43,7 @@ from devnet_jax.inference.images import ImageLike
 from devnet_jax.inference.scorer import as_written
 from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.startup import keep_compiled
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.devcore import fit_devcore
 from devnet_jax.training.log import TrainingLog
@@ -177,6 +178,7 @@ class DevNet(OutlierMixin, BaseEstimator):
           UserError: for a mistake in a parameter, an image or the weights, or a loss that is not
             finite.
         """
+        keep_compiled()
         images = _as_list(X)
         check_consistent_length(images, y)
         anomalous = _is_anomaly(y, needs_anomalies=self.detector != "devcore")

@@ -7,7 +7,7 @@ import math
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes long to import
 
 from devnet_jax.prior import Prior
 
@@ -84,7 +84,7 @@ def calibrated_threshold(scores: np.ndarray, false_alarm_rate: float) -> Thresho
     if k < 1:
         k, false_alarm_rate = 1, 1 / (n + 1)
     value = _just_above(np.sort(np.asarray(scores, np.float32))[-k])
-    likely_rate = float(stats.beta.ppf(0.9, k, n + 1 - k))
+    likely_rate = float(special.betaincinv(k, n + 1 - k, 0.9))
     return Threshold("calibrated", value, false_alarm_rate, n, likely_rate)
 
 

@@ -83,7 +83,7 @@ def first_variables(config: Config) -> dict[str, Any]:
 
 def abstract_variables(config: Config) -> dict[str, Any]:
     """Returns shapes and dtypes of the variables without computing them."""
-    return jax.eval_shape(functools.partial(_draw, config), _key(config))
+    return jax.eval_shape(lambda: _draw(config, _key(config)))  # the key is not computed, either
 
 
 def _key(config: Config) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Configures the process before JAX starts: compilation cache, CPU devices, XLA flags, malloc."""
+"""Configures the process for JAX: compilation cache, CPU devices, XLA flags, malloc."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ _XLA_FLAGS_DEVICE_PER_CORE = {"xla_cpu_multi_thread_eigen": "false"}
 # process if it finds an unknown flag.
 _SUPPORTED_FROM, _SUPPORTED_BEFORE = (0, 10), (0, 13)
 
+# JAX's environment variables of the compilation cache: its folder, and the least compile time in
+# seconds of a program that is stored.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_MIN_COMPILE_TIME = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+# In a program of others its smallest operations, such as a sum, are not stored.
+_KEPT_FROM = 0.1
+
 # Parameters of mallopt, by their numbers in glibc's malloc.h.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -4, -1, -8
 
@@ -43,9 +51,10 @@ def prepare(batch_size: int) -> None:
     Raises:
       UserError: if XLA_FLAGS holds no flags.
     """
-    set_compilation_cache()
+    if _CACHE not in os.environ and (folder := _cache_folder()):
+        os.environ[_CACHE] = folder
     # By default JAX caches only programs that took a second to compile; many of ours take less.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault(_MIN_COMPILE_TIME, "0")
     user_flags = os.environ.get("XLA_FLAGS", "")
     if user_flags.strip() and not user_flags.strip().startswith("-"):
         # XLA takes it for the name of a file of flags, and aborts the process if there is none.
@@ -63,7 +72,7 @@ def prepare(batch_size: int) -> None:
         device_per_core = os.environ.get("JAX_NUM_CPU_DEVICES") == str(n_cores()) != "1"
         os.environ["XLA_FLAGS"] = merge_flags(user_flags, device_per_core)
     # With an empty cache so much is compiled that the shared arena costs more than it gains.
-    if _has_entries(os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
+    if _has_entries(os.environ.get(_CACHE, "")):
         keep_freed_memory()
 
 
@@ -81,22 +90,36 @@ def jax_variables() -> str:
     return f"correct or unset the variable that is wrong: {', '.join(settings)}"
 
 
-def set_compilation_cache() -> None:
-    """Sets JAX's compilation cache to a folder in the user's, unless the environment names one.
+def keep_compiled() -> None:
+    """Lets JAX, which is imported, keep compiled programs on disk, as `prepare` does.
 
-    Without a home folder that can be written there is no cache: JAX would warn of each program that
-    it cannot store.
+    For programs of others that import this package; they need not know of the cache. A cache that
+    they have configured themselves, by the environment or by `jax.config`, stays as it is. JAX
+    opens its cache at the first program, so this is called before the first of ours.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    import jax
+
+    if _CACHE in os.environ or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
+    if folder := _cache_folder():
+        jax.config.update("jax_compilation_cache_dir", folder)
+        if _MIN_COMPILE_TIME not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_FROM)
+
+
+def _cache_folder() -> str | None:
+    """Returns the folder of compiled programs in the user's cache; creates it.
+
+    `None` without a home folder that can be written: JAX would warn of each program that it cannot
+    store.
+    """
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         folder = cache / "devnet_jax" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (RuntimeError, OSError):  # no home folder is known, or it cannot be written
-        return
-    if os.access(folder, os.W_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
 
 
 def keep_freed_memory() -> None:

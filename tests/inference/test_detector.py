@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from devnet_jax import Detector
 from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.explain import explain
+from devnet_jax.inference import forward
+from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
 
@@ -112,3 +115,19 @@ def test_names_of_settings() -> None:
         full_name("n_anomally")
     with pytest.raises(UserError, match="a group"):
         full_name("train")
+
+
+def test_one_picture_is_computed_as_one_by_a_program_and_as_a_batch_in_a_run(
+    trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def score_images(model: Any, variables: Any, images: Any) -> Any:
+        computed.append(len(images))
+        return forward.score_images(model, variables, images)
+
+    monkeypatch.setattr("devnet_jax.inference.detector.score_images", score_images)
+    picture = parts / "test" / "stain" / "000.png"
+    in_a_run = TrainedDetector.restore(trained).score(picture).scores
+    np.testing.assert_allclose(Detector.load(trained).score(picture).scores, in_a_run, rtol=1e-4)
+    assert computed == [TINY_SETTINGS["evaluation.batch_size"], 1]

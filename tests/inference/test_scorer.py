@@ -195,6 +195,39 @@ def test_result() -> None:
         _ = scorer.explain([dark, bright]).overlay
 
 
+def test_an_unreadable_picture_costs_the_others_nothing_and_never_looks_good(
+    picture: Path, tmp_path: Path
+) -> None:
+    scorer, missing, broken = Kinds(), tmp_path / "missing.png", tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    scores = np.array([200, 5, 5, 5], np.float32)
+    scorer.raw = scorer.raw._replace(
+        scores=scores, kinds=np.zeros(4, np.int32), likeness=np.ones(4, np.float32)
+    )
+    given = [picture, missing, picture, broken]
+    with pytest.raises(UserError, match=r"missing\.png"):
+        scorer.score(given)
+    found = scorer.score(given, errors="coerce")
+    assert found.scores.dtype == np.float32
+    np.testing.assert_array_equal(found.scores, [200, np.nan, 5, np.nan])
+    assert np.isnan(found.p_values).tolist() == [False, True, False, True]
+    assert np.isnan(found.maps).all(axis=(1, 2)).tolist() == [False, True, False, True]
+    assert found.is_anomaly.tolist() == [True, True, False, True]
+    assert found.reasons == [
+        "like the labelled scratch (100%)", "cannot be read", "", "cannot be read",
+    ]  # fmt: skip
+    assert found.kinds == ["scratch", None, "scratch", None]
+    assert [bool(text) for text in found.errors] == [False, True, False, True]
+    assert "missing.png" in found.errors[1]
+    assert "broken.png" in found.errors[3]
+
+    scorer = Brightness()
+    assert np.isnan(scorer.score(missing, errors="coerce").scores).tolist() == [True]
+    assert scorer.score(picture, errors="coerce").errors == [""]
+    with pytest.raises(UserError, match=r"errors='ignore': give \"raise\" or \"coerce\""):
+        scorer.score(picture, errors="ignore")
+
+
 def test_results_can_be_sent_to_other_processes() -> None:
     scorer = Brightness()
     images = np.stack([np.full((16, 16, 3), v, np.uint8) for v in (3, 150)])

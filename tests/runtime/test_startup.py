@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from devnet_jax.runtime.startup import merge_flags, n_cpu_devices, supports_flags
-from tests.conftest import TINY, Main, make_parts
+from tests import fork_server
+from tests.conftest import REPOSITORY, TINY, Main, environment, make_parts
 
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=REDUCE"
 MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler"
@@ -80,6 +81,67 @@ def test_jax_has_one_device_per_core_by_default(
     assert int(count) == devices
     assert EIGEN in flags
     assert (ALONE in flags) == alone
+
+
+# Variables of the compilation cache, which the tests set; most users do not.
+CACHE = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+
+
+def test_a_program_of_others_keeps_compiled_programs_unless_it_has_its_own_cache(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    program = f"""
+import os, jax
+from devnet_jax.runtime.startup import keep_compiled
+
+def settings(**chosen):
+    jax.config.update("jax_compilation_cache_dir", chosen.get("dir"))
+    os.environ["XDG_CACHE_HOME"] = chosen.get("home", "{tmp_path}/home")
+    keep_compiled()
+    print(jax.config.jax_compilation_cache_dir)
+
+for name in {CACHE}:
+    os.environ.pop(name, None)
+settings(home="{tmp_path}/file")  # cannot be created
+settings(dir="mine")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = "environment"
+settings()
+del os.environ["JAX_COMPILATION_CACHE_DIR"]
+settings()
+"""
+    out, err = fork_server.start(["-c", program], environment()).communicate(60)
+    assert out.split() == ["None", "mine", "None", f"{tmp_path}/home/devnet_jax/compiled"], err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "file"])
+def test_a_second_program_of_others_compiles_nothing(
+    kind: str, trained_core: Path, exported_core: Path, tmp_path: Path
+) -> None:
+    """The program has used JAX before, with defaults that store nothing."""
+    program = (
+        "import sys, jax, numpy as np\n"
+        "jax.jit(lambda x: x + 1)(1)\n"
+        "from devnet_jax import Detector\n"
+        "detector = Detector.load(sys.argv[1])\n"
+        "print(detector.score(np.zeros((40, 40, 3), np.uint8)).scores)"
+    )
+    path = trained_core if kind == "run" else exported_core
+    variables = {k: v for k, v in environment().items() if k not in CACHE}
+    scores, stored = [], []
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning", "-c", program, str(path)],
+            cwd=REPOSITORY, env={**variables, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        scores.append(result.stdout)
+        folder = tmp_path / "devnet_jax" / "compiled"
+        stored.append({entry.name for entry in folder.iterdir() if entry.name.endswith("-cache")})
+    assert any("score" in name or "call" in name for name in stored[0]), stored
+    assert stored[1] == stored[0]
+    assert scores[1] == scores[0]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt belongs to glibc")
