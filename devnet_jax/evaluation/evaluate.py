@@ -35,6 +35,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.runtime.io import write_csv, write_json, write_text
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.progress import Phase
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.training.learned import read_learned
 from devnet_jax.training.resume import open_dataset
@@ -85,8 +86,11 @@ def _write_results(
     write_scores(workdir.evaluation, dataset.test_examples, test)
     write_json(workdir.evaluation / "metrics.json", results)
     if len(test.scores):
-        report = run_report(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs)
-        write_text(workdir.report, to_html(report))
+        with Phase("writing the report"):
+            report = run_report(
+                workdir, detector, dataset, results, test.pictures, test.pixel_aurocs
+            )
+            write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
 
 
