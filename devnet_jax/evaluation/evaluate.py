@@ -156,6 +156,8 @@ def compute_metrics(
         "trained_classes": dict(dataset.split.trained_classes),
         **measure(detector, dataset.test_examples, test, len(dataset.test_duplicates)),
     }
+    if detector.unfinished is not None:
+        results["newest_step"], results["last_step"] = detector.unfinished
     if detector.config.dataset.calibration or len(detector.calibration_scores):
         results["n_calibration"] = len(detector.calibration_scores)
     return results

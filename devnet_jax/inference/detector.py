@@ -60,6 +60,7 @@ class TrainedDetector(ImageScorer):
         settings'.
       ordinary: summary of the training images, from which odd ones are told; `None` for runs of
         earlier versions.
+      unfinished: newest step of the run and the last one of its settings; `None` if it was done.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class TrainedDetector(ImageScorer):
     kinds: tuple[str, ...] = ()
     white_level: int = 0
     ordinary: Ordinary | None = None
+    unfinished: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -116,6 +118,7 @@ class TrainedDetector(ImageScorer):
                     f"config.train.keep_best = '{config.train.keep_best}'; use 'newest'"
                 )
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
+            newest = checkpoints.latest_step() or 0
         assert step is not None  # restore has raised otherwise
         learned = read_learned(folder, step)
         if learned is None and config.model.detector == "devcore":
@@ -131,7 +134,10 @@ class TrainedDetector(ImageScorer):
             kinds=tuple(learned.kinds) if learned else (),
             white_level=split.white_level if split else 0,
             ordinary=read_ordinary(folder),
+            unfinished=_unfinished(read_config(folder), newest),
         )
+        if detector.interruption:
+            logger.warning("%s", detector.interruption)
         # Without images held out, a run may still be recalibrated.
         if not calibrated or not (config.dataset.calibration or folder.calibration.exists()):
             return detector
@@ -193,6 +199,15 @@ class TrainedDetector(ImageScorer):
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
+    @property
+    def interruption(self) -> str | None:
+        """A warning if the run has not done all steps of its settings, else `None`."""
+        if self.unfinished is None:
+            return None
+        return "the run has done step {} of {}: run --mode=train again to finish it".format(
+            *self.unfinished
+        )
+
     @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:
         result = RawScores(*self._apply(score_images, images))
@@ -247,6 +262,13 @@ class TrainedDetector(ImageScorer):
     def _batch_size(self) -> int:
         """Number of images scored at once, whose tiles are computed one after the other."""
         return max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
+
+
+def _unfinished(saved: Config, newest: int) -> tuple[int, int] | None:
+    """Returns `TrainedDetector.unfinished`; DevCore is trained at once."""
+    if saved.model.detector == "devcore" or newest >= saved.last_step:
+        return None
+    return newest, saved.last_step
 
 
 def read_split(workdir: Workdir) -> Split | None:
