@@ -1,8 +1,9 @@
 """Phases of the work: what is done, how much of it, for how long, and about how long is left.
 
 On a terminal a phase is a bar. Elsewhere it is a few lines: one when the phase has lasted a second,
-one with an estimate now and then, and one with its duration at the end. Shorter phases say nothing.
-The lines go to the package's logger; in a program that has not set up logging, to standard error.
+one with an estimate now and then, and one with its duration at the end. Nothing remains of shorter
+phases. The lines go to the package's logger; in a program that has not set up logging, to standard
+error.
 """
 
 from __future__ import annotations
@@ -221,6 +222,7 @@ class Phase:
         with self._lock:
             if self._bar is not None:
                 self._draw()
+                self._bar.leave = self._pace.end(self._clock()) is not None
                 self._bar.close()
             elif self._is_shown and finished and (line := self._pace.end(self._clock())):
                 _say(line)
