@@ -11,6 +11,7 @@ from etils import epath
 
 from devnet_jax.config import Config, for_folder, for_list, full_name, with_settings
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.runtime.progress import showing
 from devnet_jax.runtime.startup import keep_compiled
 from devnet_jax.runtime.workdir import Workdir
 
@@ -23,7 +24,12 @@ class Detector(TrainedDetector):
 
     @classmethod
     def train(
-        cls, data: epath.PathLike | Config, workdir: epath.PathLike | None = None, **settings: Any
+        cls,
+        data: epath.PathLike | Config,
+        workdir: epath.PathLike | None = None,
+        *,
+        verbose: bool = True,
+        **settings: Any,
     ) -> Self:
         """Trains and evaluates a detector, as `--mode=train` does.
 
@@ -33,6 +39,8 @@ class Detector(TrainedDetector):
             fifth of the good images to train with calibrates the threshold.
           workdir: folder of the run, where a stopped run is resumed and the report is written. The
             default is a temporary folder, which is removed at the end.
+          verbose: True to show the progress of what takes longer than a second: a bar on a
+            terminal, a few lines elsewhere.
           **settings: single settings by the last part of their names, n_anomaly=10; or by the full
             name where several end alike: **{"train.batch_size": 8}.
 
@@ -46,7 +54,7 @@ class Detector(TrainedDetector):
         keep_compiled()
         config = data if isinstance(data, Config) else _settings_for(data)
         config = with_settings(config, {full_name(name): v for name, v in settings.items()})
-        with contextlib.ExitStack() as stack:
+        with showing(verbose), contextlib.ExitStack() as stack:
             if workdir is None:
                 temporary = tempfile.TemporaryDirectory(prefix="devnet-")
                 workdir = stack.enter_context(temporary)

@@ -1,6 +1,7 @@
 """Few-shot anomaly detection: trains a detector, evaluates it and scores images with it.
 
 python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m devnet_jax.main --config=configs/quickstart.py --workdir=runs/five --seeds=5
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart
 python -m devnet_jax.main --mode=predict --workdir=runs/quickstart --input=FOLDER --output=FOLDER
 python -m devnet_jax.main --mode=eval --workdir=runs/quickstart --input=LABELLED --output=FOLDER
@@ -58,6 +59,13 @@ _OUTPUT = flags.DEFINE_string(
 )
 _AGAINST = flags.DEFINE_string(
     "against", None, "For --mode=compare: the run or exported file to compare --workdir with."
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds",
+    None,
+    "Train and evaluate with so many seeds, from config.seed on, each in a folder of its own in "
+    "--workdir, and give the mean and the spread of the measures.",
+    lower_bound=2,
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop --mode=predict at the first unreadable image.")
 _PORT = flags.DEFINE_integer(
@@ -119,6 +127,7 @@ def main() -> None:
         _EXPORT_FOLDERS.value,
         _COPIES.value,
         _AGAINST.value,
+        _SEEDS.value,
     )
     config = _settings(workdir, mode, flags_of_mode)
     mode.check(_MODE.value, flags_of_mode)

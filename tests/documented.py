@@ -5,8 +5,9 @@ command without a stand-in is not found, and fails. A stand-in sends its argumen
 that has imported the package, whose fork runs the function in `RULES`:
 
 - `devnet_jax.main` runs with the flags `TINY` of the other tests after those of a command that
-  trains. Only the model's are not added: ImageNet's weights are random ones, in a cache of the Hub
-  that is made here. `Detector.train` and `DevNet` in blocks of Python get the same settings.
+  trains, and with two seeds instead of more. Only the model's are not added: ImageNet's weights are
+  random ones, in a cache of the Hub that is made here. `Detector.train` and `DevNet` in blocks of
+  Python get the same settings.
 - The programs of launch/ run with --dry_run. examples/serve.py serves, on another port and with
   the smallest batch, and `curl` sends requests to it. A review is looked at once, and ends.
 - The command of a container of Docker runs here, with the mounted folder.
@@ -305,7 +306,8 @@ def _devnet(arguments: list[str]) -> None:
         folder = Path(given["workdir"]) / "review"
         threading.Thread(target=_look, args=(folder / ".address",), daemon=True).start()
     trains = any(argument.startswith("--config=") for argument in arguments)
-    with _arguments("devnet", [*arguments, *(_tiny_flags() if trains else [])]):
+    fewer = ["--seeds=2"] if "seeds" in given else []
+    with _arguments("devnet", [*arguments, *(_tiny_flags() if trains else []), *fewer]):
         runpy.run_module("devnet_jax.main", run_name="__main__", alter_sys=True)
 
 

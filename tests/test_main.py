@@ -198,6 +198,26 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
     assert not list(workdir.rglob("*.tmp"))
 
 
+def test_an_unfinished_run_says_so(main: Main, trained: Path, tmp_path: Path) -> None:
+    """The last checkpoint is missing, as after a kill; no mode takes the run for finished."""
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    warning = "the run has done step 2 of 4: run --mode=train again to finish it"
+    finished = main("--mode=eval", f"--workdir={workdir}")
+    assert "the run has done step" not in finished.stderr
+    assert "last_step" not in json.loads((workdir / "eval/metrics.json").read_text())
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    for flags in (
+        ("--mode=eval",),
+        ("--mode=export", f"--output={tmp_path / 'model.devnet'}"),
+    ):
+        result = main(*flags, f"--workdir={workdir}")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count(warning) == 1
+    results = json.loads((workdir / "eval/metrics.json").read_text())
+    assert [results[name] for name in ("step", "newest_step", "last_step")] == [2, 2, 4]
+    assert f"T{warning[1:]}." in (workdir / "report.html").read_text()
+
+
 def test_a_resumed_run_ends_like_one_that_was_never_stopped(
     main: Main, trained: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

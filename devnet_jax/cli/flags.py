@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from tqdm import tqdm
 
 from devnet_jax.config import Config, require_setting
 from devnet_jax.distributed.exit_status import ERROR, INTERRUPTED, RESUME
@@ -185,7 +186,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _start_logging(verbose: bool) -> None:
     """Logs the package's messages without prefixes, and only the errors of the libraries."""
-    handler = logging.StreamHandler()
+    handler = _HandlerBesideBars()
     handler.setFormatter(_OneLineFormatter("%(message)s"))
     handler.addFilter(_SaidOnce())
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -193,6 +194,17 @@ def _start_logging(verbose: bool) -> None:
     package.addHandler(handler)
     package.setLevel(logging.DEBUG if verbose else logging.INFO)
     package.propagate = False
+
+
+class _HandlerBesideBars(logging.StreamHandler[Any]):
+    """Writes to standard error; on a terminal above the bars of phases, not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.stream.isatty():
+            super().emit(record)
+            return
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class _SaidOnce(logging.Filter):

@@ -29,6 +29,7 @@ class Flags(NamedTuple):
       export_folders: folder.
       copies: True for copies in that folder instead of links.
       against: folder of another run, or an exported file.
+      seeds: number of seeds.
     """
 
     input: Sequence[str] = ()
@@ -38,13 +39,31 @@ class Flags(NamedTuple):
     export_folders: str | None = None
     copies: bool = False
     against: str | None = None
+    seeds: int | None = None
 
 
 def _train(config: Config, workdir: Workdir, flags: Flags) -> None:
+    if flags.seeds is not None:
+        _train_seeds(config, workdir, flags.seeds)
+        return
+    if workdir.seeds.exists():
+        raise UserError(
+            f"--workdir={workdir.path}: holds runs of several seeds; go on with --seeds, or choose "
+            "another folder"
+        )
     from devnet_jax.training.run import train
 
     train(config, workdir)
     _evaluate_run(config, workdir)
+
+
+def _train_seeds(config: Config, workdir: Workdir, n: int) -> None:
+    from devnet_jax.distributed.cluster import is_rank_zero
+    from devnet_jax.sweep.seeds import train_seeds
+
+    seeds = train_seeds(config, workdir, n)
+    if is_rank_zero():
+        print(seeds)
 
 
 def _evaluate(config: Config, workdir: Workdir, flags: Flags) -> None:
@@ -246,7 +265,12 @@ class Mode(NamedTuple):
 
 
 MODES: Mapping[str, Mode] = {
-    "train": Mode("train, or resume training, then evaluate", _train, starts_from="nothing"),
+    "train": Mode(
+        "train, or resume training, then evaluate",
+        _train,
+        takes=("seeds",),
+        starts_from="nothing",
+    ),
     "eval": Mode(
         "restore a checkpoint (config.evaluation.checkpoint) and evaluate it, or, with --input, it "
         "or a file on labelled pictures",

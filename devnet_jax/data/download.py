@@ -19,6 +19,7 @@ from tqdm import tqdm
 from devnet_jax.data.lock import exclusive_lock
 from devnet_jax.data.paths import list_files
 from devnet_jax.errors import UserError
+from devnet_jax.runtime.progress import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -157,18 +158,11 @@ def _download(url: str, archive: Path, log_size: Callable[[str], None]) -> None:
             log_size(f"{tqdm.format_sizeof(size)}B" if size else "size unknown")
             with (
                 archive.open("wb") as file,
-                tqdm(
-                    total=size or None,
-                    unit="B",
-                    unit_scale=True,
-                    desc="downloading",
-                    leave=False,
-                    disable=None,  # None: shown on a terminal only
-                ) as bar,
+                Phase("downloading", size or None, "B") as phase,
             ):
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    phase.update(len(chunk))
     except requests.RequestException as error:
         # The innermost error has the cause; the outer ones are the library's wrappers.
         cause: BaseException = error

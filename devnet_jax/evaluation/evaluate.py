@@ -41,6 +41,7 @@ from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import describe_expected
 from devnet_jax.runtime.io import write_csv, write_json, write_text
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.progress import Phase
 from devnet_jax.runtime.workdir import Workdir, keep_evaluation_settings
 from devnet_jax.training.learned import read_learned
 from devnet_jax.training.resume import open_dataset
@@ -100,10 +101,12 @@ def _write_results(
     write_scores(workdir.evaluation, detector, dataset.test_examples, test)
     write_json(workdir.evaluation / "metrics.json", results)
     if len(test.scores):
-        report = run_report(
-            workdir, detector, dataset, results, test.pictures, test.pixel_aurocs, labelled
-        )
-        write_text(workdir.report, to_html(report))
+        with Phase("writing the report"):
+            report = run_report(
+                *(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs),
+                labelled,
+            )
+            write_text(workdir.report, to_html(report))
     log_evaluation(workdir, results, test.pictures)
 
 
@@ -174,6 +177,8 @@ def compute_metrics(
         "trained_classes": dict(dataset.split.trained_classes),
         **measure(detector, dataset.test_examples, test, len(dataset.test_duplicates)),
     }
+    if detector.unfinished is not None:
+        results["newest_step"], results["last_step"] = detector.unfinished
     if detector.config.dataset.calibration or len(detector.calibration_scores):
         results["n_calibration"] = len(detector.calibration_scores)
     return results

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from devnet_jax.data.decode import Batch, map_in_threads
 from devnet_jax.data.few_shot import FewShotDataset
@@ -29,6 +28,7 @@ from devnet_jax.report.content import (
     choose_pictures,
 )
 from devnet_jax.report.thumbnails import mask_thumbnail, side_for, thumbnail
+from devnet_jax.runtime.progress import COMPILING, Phase
 
 CHUNK_BATCHES = 4  # decoded together: enough work for all cores in little memory
 
@@ -79,7 +79,7 @@ def score_paths(
       detector: detector that scores.
       pictures: pictures as its input.
       paths: paths of the N pictures.
-      description: label of the progress bar.
+      description: name of the phase whose progress is shown.
     """
     chunks = image_chunks(detector, pictures, local_share(paths), description)
     local_scores = [detector.score(images).scores for _, images in chunks]
@@ -259,20 +259,19 @@ def image_chunks(
       detector: detector that will score them.
       pictures: pictures as its input.
       paths: paths of the images.
-      description: label of the progress bar.
+      description: name of the phase whose progress is shown.
     """
     batch_size = MAX_BATCH_SIZE
     if isinstance(detector, TrainedDetector):
         batch_size = detector.config.evaluation.batch_size
     chunk_size = max(CHUNK_BATCHES * batch_size // pictures.preprocessing.n_tiles, 1)
-    # disable=None: shown on a terminal, silent in a log file.
-    bar = tqdm(total=len(paths), unit="image", desc=description, disable=None)
     chunks = prefetch(
         (start, pictures.images(paths[start : start + chunk_size]))
         for start in range(0, len(paths), chunk_size)
     )
-    with bar, contextlib.closing(chunks):
+    phase = Phase(description, len(paths), first=COMPILING)
+    with phase, contextlib.closing(chunks):
         for start, images in chunks:
             yield start, images
-            bar.update(len(images))
+            phase.update(len(images))
             report_progress()

@@ -63,6 +63,7 @@ class TrainedDetector(ImageScorer):
         earlier versions.
       date: day on which the checkpoint was saved, as 2026-11-30; `None` for those of earlier
         versions.
+      unfinished: newest step of the run and the last one of its settings; `None` if it was done.
     """
 
     # A run scores many images, with one program for any number of them.
@@ -78,6 +79,7 @@ class TrainedDetector(ImageScorer):
     white_level: int = 0
     ordinary: Ordinary | None = None
     date: str | None = None
+    unfinished: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, path: epath.PathLike) -> ImageScorer:
@@ -125,6 +127,7 @@ class TrainedDetector(ImageScorer):
             variables = checkpoints.restore(config, step, variables=abstract)["variables"]
             assert step is not None  # restore has raised otherwise
             date = checkpoints.date(step)
+            newest = checkpoints.latest_step() or 0
         learned = read_learned(folder, step)
         if learned is None and config.model.detector == "devcore":
             logger.warning(
@@ -140,7 +143,10 @@ class TrainedDetector(ImageScorer):
             white_level=split.white_level if split else 0,
             ordinary=read_ordinary(folder),
             date=date,
+            unfinished=_unfinished(read_config(folder), newest),
         )
+        if detector.interruption:
+            logger.warning("%s", detector.interruption)
         # Without images held out, a run may still be recalibrated.
         if not calibrated or not (config.dataset.calibration or folder.calibration.exists()):
             return detector
@@ -223,6 +229,15 @@ class TrainedDetector(ImageScorer):
             return None
         return shortage(len(self.calibration_scores), self.config.evaluation.false_alarm_rate)
 
+    @property
+    def interruption(self) -> str | None:
+        """A warning if the run has not done all steps of its settings, else `None`."""
+        if self.unfinished is None:
+            return None
+        return "the run has done step {} of {}: run --mode=train again to finish it".format(
+            *self.unfinished
+        )
+
     @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:
         result = RawScores(*self._apply(score_images, images))
@@ -276,6 +291,13 @@ class TrainedDetector(ImageScorer):
         """Applies a function to images, whose tiles are computed one after the other."""
         batch_size = max(self.config.evaluation.batch_size // self.preprocessing.n_tiles, 1)
         return apply_in_batches(function, arrays, batch_size, fixed=self._fixed_batches)
+
+
+def _unfinished(saved: Config, newest: int) -> tuple[int, int] | None:
+    """Returns `TrainedDetector.unfinished`; DevCore is trained at once."""
+    if saved.model.detector == "devcore" or newest >= saved.last_step:
+        return None
+    return newest, saved.last_step
 
 
 def read_split(workdir: Workdir) -> Split | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import multiprocessing
 import numbers
 import os
-import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -32,24 +31,16 @@ from devnet_jax.config import (
 from devnet_jax.data.decode import Batch
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.data.split import hold_out
-from devnet_jax.data.store import make_store
-from devnet_jax.distributed.cluster import is_rank_zero
-from devnet_jax.distributed.sharding import replicated
-from devnet_jax.distributed.stopping import Stopped
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.fitting import train_devcore, train_devnet
 from devnet_jax.inference.image_list import ImageListReader, batches, digest
 from devnet_jax.inference.images import ImageLike
 from devnet_jax.inference.scorer import as_written
-from devnet_jax.runtime.io import write_json
 from devnet_jax.runtime.numerics import standard_numerics
+from devnet_jax.runtime.progress import COMPILING, Phase, showing
 from devnet_jax.runtime.startup import keep_compiled
-from devnet_jax.runtime.workdir import Workdir
-from devnet_jax.training.devcore import fit_devcore
-from devnet_jax.training.log import TrainingLog
-from devnet_jax.training.loop import fit
 from devnet_jax.training.ordinary import summarise_images
-from devnet_jax.training.run import first_state, require_trainable, training_checkpoints
 
 # Settings that are parameters of the estimator, named by the last part of the setting's name.
 _PARAMETERS = (
@@ -110,6 +101,8 @@ class DevNet(OutlierMixin, BaseEstimator):
         prior's.
       random_state: seed of all random draws; a `numpy.random.RandomState` or `None` draws a seed.
         Results also depend on the order of X.
+      verbose: True to show the progress of what takes longer than a second: a bar on a terminal, a
+        few lines elsewhere. Jobs of `n_jobs` and threads show nothing.
       settings: other settings by name, or by the last part of the name if it is unique:
         {"topk": 0.05, "loss.name": "focal"}.
 
@@ -135,6 +128,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         false_alarm_rate: float = EvaluationConfig.false_alarm_rate,
         threshold: float | str = EvaluationConfig.threshold,
         random_state: int | np.random.RandomState | None = Config.seed,
+        verbose: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.detector = detector
@@ -149,6 +143,7 @@ class DevNet(OutlierMixin, BaseEstimator):
         self.false_alarm_rate = false_alarm_rate
         self.threshold = threshold
         self.random_state = random_state
+        self.verbose = verbose
         self.settings = settings
 
     def __sklearn_tags__(self) -> Any:
@@ -179,6 +174,10 @@ class DevNet(OutlierMixin, BaseEstimator):
             finite.
         """
         keep_compiled()
+        with showing(self.verbose and _is_alone()):
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Any) -> DevNet:
         images = _as_list(X)
         check_consistent_length(images, y)
         anomalous = _is_anomaly(y, needs_anomalies=self.detector != "devcore")
@@ -189,13 +188,13 @@ class DevNet(OutlierMixin, BaseEstimator):
         settings = Preprocessing.from_settings(config.dataset)
         reader = ImageListReader([images[i] for i in trained], settings, trained)
         held_out_reader = ImageListReader([images[i] for i in held_out], settings, held_out)
-        train = _train_devcore if config.model.detector == "devcore" else _train_devnet
+        train = train_devcore if config.model.detector == "devcore" else train_devnet
         detector, self.loss_curve_ = train(config, reader, len(normal))
         ordinary = summarise_images(reader, len(normal))
         detector = dataclasses.replace(detector, ordinary=ordinary)
         self.detector_ = _calibrate(detector, held_out_reader, reader.digests)
         if self.detector_.shortage:
-            warnings.warn(self.detector_.shortage, stacklevel=2)
+            warnings.warn(self.detector_.shortage, stacklevel=4)
         threshold = self.detector_.threshold
         self.offset_ = np.nan if threshold is None else -threshold.value
         return self
@@ -244,7 +243,15 @@ class DevNet(OutlierMixin, BaseEstimator):
         detector = self.detector_
         reader = ImageListReader(_as_list(X), detector.preprocessing)
         read = batches(reader, detector.config.evaluation.batch_size)
-        return np.concatenate([function(detector, batch) for batch in read])
+        results = []
+        with (
+            showing(self.verbose and _is_alone()),
+            Phase("scoring", len(reader), first=COMPILING) as phase,
+        ):
+            for batch in read:
+                results.append(function(detector, batch))
+                phase.update(len(batch))
+        return np.concatenate(results)
 
     def _config(self, n_anomaly: int) -> Config:
         """Returns all settings, checked."""
@@ -266,6 +273,12 @@ class DevNet(OutlierMixin, BaseEstimator):
         # Parameter searches pass NumPy scalars.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         return with_settings(Config(), plain)
+
+
+def _is_alone() -> bool:
+    """Returns False in a job of joblib, whose lines would mix with those of the others."""
+    is_main_process = multiprocessing.current_process().name == "MainProcess"
+    return is_main_process and threading.current_thread() is threading.main_thread()
 
 
 def _as_list(X: Any) -> list[ImageLike]:
@@ -337,51 +350,6 @@ def _hold_out(normal: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarra
     return np.setdiff1d(normal, calibration), calibration
 
 
-def _train_devnet(
-    config: Config, reader: ImageListReader, n_normal: int
-) -> tuple[TrainedDetector, list[float]]:
-    """Trains a run in a temporary folder, which is removed at the end.
-
-    Args:
-      config: all settings.
-      reader: normal images, followed by anomalies.
-      n_normal: number of normal images.
-
-    Returns:
-      The detector, not calibrated, and the mean loss of each epoch.
-    """
-    require_trainable(config)
-    state = first_state(config)
-    store = make_store(reader, config.dataset, replicated())
-    with tempfile.TemporaryDirectory(prefix="devnet-") as folder:
-        workdir = Workdir(folder)
-        write_json(workdir.config, config.to_dict())
-        with training_checkpoints(config, workdir) as checkpoints:
-            try:
-                with TrainingLog(config, workdir, silent=not is_rank_zero()) as log:
-                    fit(config, store, n_normal, state, checkpoints, log)
-            except Stopped:
-                raise Stopped(
-                    "told to stop: the estimator is not fitted, nothing is saved"
-                ) from None
-        detector = TrainedDetector.restore(folder, config, calibrated=False)
-        lines = workdir.metrics.read_text().splitlines()
-    return detector, [json.loads(line)["loss"] for line in lines]
-
-
-def _train_devcore(
-    config: Config, reader: ImageListReader, n_normal: int
-) -> tuple[TrainedDetector, list[float]]:
-    """Fits DevCore, without a folder; see `_train_devnet`. It has no losses."""
-    n_anomaly = config.n_labelled
-    fitted = fit_devcore(config, reader, n_normal, [0] * n_anomaly)
-    if fitted is None:
-        raise UserError("detector='devcore' is fitted by a single process")
-    variables = jax.device_put(fitted.variables, replicated())
-    kinds = ("anomaly",) if n_anomaly else ()
-    return TrainedDetector(config, variables, config.last_step, kinds=kinds), []
-
-
 def _calibrate(
     detector: TrainedDetector, held_out: ImageListReader, trained: set[bytes]
 ) -> TrainedDetector:
@@ -395,7 +363,9 @@ def _calibrate(
       trained: digests of the training images.
     """
     scores = [np.empty(0, np.float32)]
-    for batch in batches(held_out, detector.config.evaluation.batch_size):
-        new = np.array([digest(pixels) not in trained for pixels in batch.pixels])
-        scores.append(detector.score(batch).scores[new])
+    with Phase("calibrating", len(held_out), first=COMPILING) as phase:
+        for batch in batches(held_out, detector.config.evaluation.batch_size):
+            new = np.array([digest(pixels) not in trained for pixels in batch.pixels])
+            scores.append(detector.score(batch).scores[new])
+            phase.update(len(batch))
     return dataclasses.replace(detector, calibration_scores=np.concatenate(scores))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from devnet_jax.data.decode import Batch, fit_image, map_in_threads
 from devnet_jax.data.pages import split_page
@@ -27,6 +26,7 @@ from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
 from devnet_jax.prediction.progress import FileResult, Progress
 from devnet_jax.runtime.io import write_jpeg
+from devnet_jax.runtime.progress import COMPILING, Phase
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +79,17 @@ def score_files(
     n_done = len(paths) - len(todo)
     if n_done:
         logger.info("%d of %d images already have a score", n_done, len(paths))
-    # disable=None: no progress bar unless stderr is a terminal.
-    bar = tqdm(total=len(paths), initial=n_done, unit="image", desc="predicting", disable=None)
     settings = detector.preprocessing
     n_batches = BATCHES_PER_CHUNK * detector.config.evaluation.batch_size
     chunks = read_in_chunks(todo, max(n_batches // settings.n_tiles, 1), settings)
-    with bar, contextlib.closing(chunks):
+    phase = Phase("predicting", len(paths), done=n_done, first=COMPILING if todo else "")
+    with phase, contextlib.closing(chunks):
         for chunk in chunks:
             errors = [read.error for read in chunk if read.image is None]
             if strict and errors:
                 raise UserError(errors[0])
             progress.add(_score_chunk(detector, inputs, chunk, output))
-            bar.update(len(chunk))
+            phase.update(len(chunk))
             report_progress()
 
 

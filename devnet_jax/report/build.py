@@ -230,8 +230,8 @@ def _make_notes(
             f"{len(duplicates)} test images are identical to training images, which makes the "
             f"results look better than they are: {names}"
         )
-    if isinstance(detector, TrainedDetector) and detector.shortage:
-        notes.append(as_sentence(detector.shortage))
+    if isinstance(detector, TrainedDetector):
+        notes += [as_sentence(note) for note in (detector.interruption, detector.shortage) if note]
     return notes
 
 

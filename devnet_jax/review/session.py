@@ -28,6 +28,7 @@ from devnet_jax.review.pictures import Pictures
 from devnet_jax.review.results import Results, Row, commands, relative_path, write_labels
 from devnet_jax.review.taught import Taught, taught_pictures
 from devnet_jax.review.teacher import Teacher, settings_to_learn
+from devnet_jax.runtime.progress import showing
 from devnet_jax.runtime.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ class ReviewSession:
             self._table_due = time.monotonic() + _TABLE_SECONDS
         self._condition.notify()
 
+    @showing(False)  # the page shows the progress
     def _work(self) -> None:
         """Does what there is to do until the review ends."""
         while not self._ends:

@@ -47,6 +47,7 @@ class Workdir:
         self.evaluation = self.path / "eval"
         self.explanations = self.path / "explain"
         self.report = self.path / "report.html"
+        self.seeds = self.path / "seeds.json"  # of a folder that holds a run of each seed
 
     @property
     def is_file(self) -> bool:
@@ -55,6 +56,11 @@ class Workdir:
 
     def require_run(self) -> None:
         """Raises `UserError` unless the folder has the settings of a run."""
+        if self.seeds.exists():
+            raise UserError(
+                f"{self._flag}={self.path}: holds runs of several seeds; give one of them, "
+                f"{self._flag}={self.path}/seed-…; {self.seeds.name} says which is for use"
+            )
         if not self.config.exists():
             raise UserError(
                 f"{self._flag}={self.path}: no run is there (no config.json); "

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,6 +49,14 @@ class Summary(NamedTuple):
     mean: float
     std: float | None
     n_seeds: int
+
+
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Summarises the values of the seeds; `None` without any."""
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), std, len(values))
 
 
 class Difference(NamedTuple):
@@ -128,11 +136,7 @@ class Row:
             for runs in self.parts.values()
         ]
         seeds = sorted(set.intersection(*map(set, by_part)))
-        if not seeds:
-            return None
-        means = [statistics.fmean(part[seed] for part in by_part) for seed in seeds]
-        std = statistics.stdev(means) if len(means) > 1 else None
-        return Summary(statistics.fmean(means), std, len(means))
+        return summarise([statistics.fmean(part[seed] for part in by_part) for seed in seeds])
 
     def compared_value(self, method: str) -> PublishedValue | None:
         """Returns the published value that one of our methods is compared with."""

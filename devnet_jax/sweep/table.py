@@ -11,7 +11,7 @@ from devnet_jax.sweep.document import Context, Document, Table
 from devnet_jax.sweep.results import RunResult
 from devnet_jax.sweep.shots_chart import draw_shots
 
-__all__ = ["Context", "to_html", "to_markdown"]
+__all__ = ["Context", "markdown_table", "to_html", "to_markdown"]
 
 
 def to_markdown(results: Iterable[RunResult], context: Context) -> str:
@@ -32,11 +32,11 @@ def to_markdown(results: Iterable[RunResult], context: Context) -> str:
         blocks += [f"**Published, {name}:** {_escape(source.citation)}", _bullets(lines)]
     if document.warning:
         blocks += [f"> **Warning:** {_escape(document.warning)}"]
-    blocks += [*_markdown_table(document.auroc_table_compared), _bullets(document.legend)]
-    blocks += _markdown_table(document.other_published_table)
+    blocks += [*markdown_table(document.auroc_table_compared), _bullets(document.legend)]
+    blocks += markdown_table(document.other_published_table)
     for curves in document.curves:
-        blocks += _markdown_table(curves.table())
-    blocks += _markdown_table(document.details_table)
+        blocks += markdown_table(curves.table())
+    blocks += markdown_table(document.details_table)
     if context.command:
         blocks += ["## Command", re.sub("^", "    ", context.command, flags=re.MULTILINE)]
     return "\n\n".join(filter(None, blocks)) + "\n"
@@ -60,7 +60,7 @@ def to_html(results: Iterable[RunResult], context: Context) -> str:
     return render("sweep/table.html.jinja", document=document, charts=charts)
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     """Returns a heading and a table; each column title is preceded by the heading of its group."""
     if not table.rows:
         return []

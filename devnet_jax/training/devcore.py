@@ -25,6 +25,7 @@ from devnet_jax.models.devcore import (
 from devnet_jax.models.heads import n_top
 from devnet_jax.models.memory import k_centre, residuals
 from devnet_jax.rng import generator
+from devnet_jax.runtime.progress import Phase
 from devnet_jax.training.devcore_head import FittedHead, LearningSet, fit_head
 from devnet_jax.training.frozen import (
     FeatureReader,
@@ -139,7 +140,8 @@ def fit_features(
         )
     if not is_rank_zero():
         return None
-    memory = _choose_memory(config, good)
+    with Phase("choosing the memory"):
+        memory = _choose_memory(config, good)
     data, scale, labelled = _learning_set(config, reader, memory, good, len(kinds))
     head = fit_head(config, data)
     learned = {
@@ -187,7 +189,7 @@ def _learning_set(
     unit = _unit(memory.vectors)
     share = config.devcore.top_positions
     means, found = Means(), dict[int, _Far]()
-    for tiles in reader.read(np.concatenate([chosen, anomalies]), "comparing"):
+    for tiles in reader.read(np.concatenate([chosen, anomalies]), "comparing with the memory"):
         means.add(tiles)
         most = _n_far(reader.n_tiles * math.prod(tiles.features.patches.shape[1:3]), share)
         for i, far in _far_positions(tiles, memory, most, config.evaluation.batch_size, unit):
@@ -225,7 +227,7 @@ def _flipped_vectors(
     flipped = []
     for flip in _FLIPS if len(anomalies) else ():
         means = Means()
-        for tiles in reader.read(anomalies, "comparing", flip):
+        for tiles in reader.read(anomalies, "reading flipped defects", flip):
             means.add(tiles)
         flipped.append(means.vectors())
     if not flipped:

@@ -13,6 +13,7 @@ import threadpoolctl
 from devnet_jax.config import Config
 from devnet_jax.models.devcore import COMPONENTS, whole_scores
 from devnet_jax.rng import generator
+from devnet_jax.runtime.progress import COMPILING, Phase
 from devnet_jax.training.local_head import (
     LocalHead,
     centre_and_spread,
@@ -130,13 +131,16 @@ def _fit_head(config: Config, data: LearningSet) -> FittedHead:
     folds = make_folds(config, data)
     # A single label cannot be left out: its row stays zero, and nothing is fitted to it.
     components = np.zeros((n + labels, len(COMPONENTS)))
-    for fold in folds:
-        components[fold.held_out] = score(config, data, fit(config, data, fold), fold.held_out)
     nothing_held_out = np.arange(0)
     everything = Fold(
         np.arange(n), np.arange(n, n + labels), nothing_held_out, np.ones(data.n_all, bool)
     )
-    model = fit(config, data, everything)
+    with Phase("fitting the head", len(folds) + 1, "fit", first=COMPILING) as phase:
+        for fold in folds:
+            components[fold.held_out] = score(config, data, fit(config, data, fold), fold.held_out)
+            phase.update()
+        model = fit(config, data, everything)
+        phase.update()
 
     mixed = mix(config, components[:n], components[n:])
     if labels > 1:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from devnet_jax.config import Config
 from devnet_jax.data.prefetch import prefetch
@@ -20,6 +19,7 @@ from devnet_jax.distributed.cluster import gather, local_share, report_progress
 from devnet_jax.models import DevCore
 from devnet_jax.models.devcore import Features, Sum
 from devnet_jax.rng import generator
+from devnet_jax.runtime.progress import COMPILING, Phase
 
 
 class GoodParts(NamedTuple):
@@ -100,6 +100,7 @@ class FeatureReader:
         self._batch_size = config.evaluation.batch_size
         self._function = functools.partial(frozen_features, network.model, network.folded)
         self._images = images
+        self._first = COMPILING
 
     @property
     def n_tiles(self) -> int:
@@ -113,7 +114,7 @@ class FeatureReader:
 
         Args:
           indices: int [n], indices of training images.
-          description: label of the progress bar.
+          description: name of the phase whose progress is shown.
           flip: axes of a tile that are reversed: 0 turns it upside down, 1 mirrors it.
 
         Raises:
@@ -124,9 +125,9 @@ class FeatureReader:
         starts = range(0, len(indices), per_batch)
         parts = (indices[start : start + per_batch] for start in starts)
         batches = prefetch((part, self._images.read(part)) for part in parts)
-        # disable=None: shown on a terminal, silent in a log file.
-        bar = tqdm(total=len(indices), unit="image", desc=description, disable=None)
-        with bar, contextlib.closing(batches):
+        phase = Phase(description, len(indices), first=self._first)
+        self._first = ""
+        with phase, contextlib.closing(batches):
             for part, pixels in batches:
                 tiles = pixels.reshape(-1, *pixels.shape[-3:])
                 tiles = np.flip(tiles, tuple(axis + 1 for axis in flip))
@@ -135,7 +136,7 @@ class FeatureReader:
                     some = slice(start, start + self._batch_size)
                     found = apply_in_batches(self._function, tiles[some], self._batch_size)
                     yield TileFeatures(owners[some], numbers[some], found)
-                bar.update(len(part))
+                phase.update(len(part))
                 report_progress()
 
 

@@ -1,4 +1,4 @@
-"""The training log: progress bar, metrics.jsonl and TensorBoard."""
+"""The training log: progress, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from devnet_jax.config import Config
 from devnet_jax.runtime.events import EventWriter
 from devnet_jax.runtime.io import write_json, write_text
+from devnet_jax.runtime.progress import COMPILING, Phase
 from devnet_jax.runtime.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,14 @@ class TrainingLog:
         self._compiled: set[int] = set()
         self._tensorboard: EventWriter | None = None
         self._steps = config.last_step
-        self._bar = tqdm(disable=True)  # replaced when the run starts
+        self._phase: Phase | None = None  # begins when the run starts
 
     def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._bar.close()
+        if self._phase is not None:
+            self._phase.close(finished=error is None)
         if self._tensorboard is not None:
             # After another error, such as one of a full disk, that one is reported.
             with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
@@ -61,10 +62,7 @@ class TrainingLog:
         if step and self._workdir.metrics.exists():
             lines = self._workdir.metrics.read_text().splitlines()
             self._records = [r for r in map(json.loads, lines) if r["step"] <= step]
-        # disable=None: shown on a terminal, silent in a log file.
-        self._bar = tqdm(
-            total=self._steps, initial=step, unit="step", disable=None, desc="training"
-        )
+        self._phase = Phase("training", self._steps, "step", done=step, first=COMPILING)
         if self._workdir.is_local:  # tensorboardX cannot append to files in a bucket
             if not step:  # events of a run that was killed before its first checkpoint
                 self._workdir.tensorboard.rmtree(missing_ok=True)
@@ -80,10 +78,9 @@ class TrainingLog:
         if count in self._compiled:
             self._seconds.append((count, seconds))
         self._compiled.add(count)  # the first call of each length includes compilation
-        self._bar.set_postfix(
-            {"loss": f"{metrics['loss'][-1]:.3f}", **self._speed("images/s")}, refresh=False
-        )
-        self._bar.update(count)
+        if self._phase is not None:
+            speed = "".join(f", {value:.1f} images/s" for value in self._speed("").values())
+            self._phase.update(count, f"loss {metrics['loss'][-1]:.3f}{speed}")
 
     def epoch_means(self) -> dict[str, float]:
         """Returns the means of the metrics over this epoch so far."""
@@ -112,13 +109,14 @@ class TrainingLog:
                 if name not in ("epoch", "step"):
                     self._tensorboard.add_scalar(f"train/{name}", value, step)
             self._tensorboard.flush()
-        if self._bar.disable:
+        if self._phase is not None and not self._phase.is_bar:
             logger.info(
-                "epoch %d/%d: loss %.4f, %s images/s",
+                "epoch %d/%d: loss %.4f, %s images/s%s",
                 epoch,
                 self._epochs,
                 record["loss"],
                 record.get("images_per_second", "?"),
+                self._phase.time_left if epoch < self._epochs else "",
             )
 
     def save_interrupted_epoch(self, step: int) -> None:

@@ -12,6 +12,7 @@ from devnet_jax.data.store import ImageReader
 from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.runtime.io import read_json, write_json
+from devnet_jax.runtime.progress import Phase
 from devnet_jax.runtime.workdir import Workdir
 
 _MAX_DESCRIBED = 2000  # images of a large data set that are described
@@ -36,10 +37,12 @@ def summarise_images(
     settings = images.preprocessing
     size = max(_CHUNK // settings.n_tiles, 1)
     descriptions: list[np.ndarray] = []
-    for start in range(0, n, size):
-        pixels = images.read(chosen[start : start + size])
-        descriptions += describe_batch(pixels, settings.columns)
-        report_progress()
+    with Phase("describing good images", n) as phase:
+        for start in range(0, n, size):
+            pixels = images.read(chosen[start : start + size])
+            descriptions += describe_batch(pixels, settings.columns)
+            phase.update(len(pixels))
+            report_progress()
     return Ordinary.of(descriptions, sizes)
 
 

@@ -21,6 +21,7 @@ from devnet_jax.errors import UserError
 from devnet_jax.evaluation.explain import explain
 from devnet_jax.inference import forward
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.runtime import progress
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import CORE_SETTINGS, IMAGE_SIZE, REPOSITORY, TINY_SETTINGS
 
@@ -56,7 +57,14 @@ def test_trained_from_a_folder(parts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "where.png").stat().st_size > 100
 
 
-def test_trained_from_a_list_that_grows(parts: Path, tmp_path: Path) -> None:
+def test_trained_from_a_list_that_grows(
+    parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It shows its progress, unless it is told not to."""
+    monkeypatch.setattr(progress, "_SAID_AFTER", 0.0)  # however short a phase is
     # Good pictures by relative paths, which lead out of the list's folder; defects by absolute.
     pictures = {
         os.path.relpath(file, tmp_path) if file.parent.name == "good" else str(file): file
@@ -67,12 +75,14 @@ def test_trained_from_a_list_that_grows(parts: Path, tmp_path: Path) -> None:
     settings = {**TINY_SETTINGS, **CORE_SETTINGS, "data_dir": str(tmp_path / "data")}
     labels.write_text("\n".join(["path,defect", *rows[:-2]]))
     Detector.train(labels, workdir, **settings)
+    assert "fitting the head: 6 fits" in capsys.readouterr().err
     before = json.loads((workdir / "split.json").read_text())
     listed = list(pictures)
     assert {path for part in PARTS for path in before[part]} == set(listed[:-2])
 
     labels.write_text("\n".join(["path,defect", *rows]))
-    Detector.train(str(labels), workdir, **settings)
+    Detector.train(str(labels), workdir, verbose=False, **settings)
+    assert "fitting the head" not in capsys.readouterr().err
     after = json.loads((workdir / "split.json").read_text())
     assert all(set(before[part]) <= set(after[part]) for part in PARTS)
     assert {path for part in PARTS for path in after[part]} == set(listed)

@@ -27,7 +27,8 @@ from sklearn.utils import estimator_checks, get_tags
 from devnet_jax.config import for_folder
 from devnet_jax.distributed.sharding import replicated
 from devnet_jax.errors import UserError
-from devnet_jax.inference.sklearn import DevNet, _is_anomaly
+from devnet_jax.inference.sklearn import DevNet, _is_alone, _is_anomaly
+from devnet_jax.runtime import progress
 from tests.conftest import BACKBONE, IMAGE_SIZE
 
 SEED = 3
@@ -72,6 +73,38 @@ def y() -> np.ndarray:
 def fitted(paths: np.ndarray, y: np.ndarray) -> DevNet:
     """A fitted estimator, calibrated on three of the fourteen normal images; read only."""
     return tiny().fit(paths, y)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases say that they begin at their first update, however short they are."""
+    monkeypatch.setattr(progress, "_SAID_AFTER", 0.0)
+
+
+@pytest.mark.usefixtures("lines")
+def test_shows_its_progress(
+    fitted: DevNet, paths: np.ndarray, y: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The estimator is not silent, in a program that has not set up logging."""
+    estimator = clone(fitted).fit(paths, y)
+    estimator.score_samples(paths)
+    error = capsys.readouterr().err
+    for line in ("training: 4 steps", "calibrating: 3 images", "scoring: 22 images"):
+        assert line in error
+    estimator.set_params(verbose=False).fit(paths, y).score_samples(paths)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("lines")
+def test_jobs_show_nothing(
+    fitted: DevNet, paths: np.ndarray, y: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of parallel jobs would mix."""
+    with joblib.parallel_backend("threading", n_jobs=2):
+        cross_val_score(clone(fitted), paths, y, cv=StratifiedKFold(2))
+    names = joblib.Parallel(n_jobs=2)(joblib.delayed(_is_alone)() for _ in range(2))
+    assert names == [False, False]
+    assert "images" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def verify_files(raw: RawDataset) -> list[RawExample]:
         named.
     """
     examples = raw.examples
-    results = list(map_in_threads(_verify_example, examples, "verifying"))
+    results = list(map_in_threads(_verify_example, examples, "verifying images"))
     errors = [r.error or ("" if raw.skips_other_files else r.not_an_image) for r in results]
     _raise_errors([error for error in errors if error])
     verified = [example for result in results for example in result.examples]

@@ -239,7 +239,7 @@ def map_in_threads(
     Args:
       function: the function to call.
       items: its arguments.
-      description: label of the progress bar, shown on a terminal only; None shows no bar.
+      description: name of the phase whose progress is shown (`Phase`); None shows nothing.
     """
     items = list(items)
     pool = ThreadPoolExecutor(n_cores())
@@ -248,13 +248,12 @@ def map_in_threads(
         if description is None:
             yield from results
             return
-        from tqdm import (
-            tqdm,  # not needed, thus not installed, for scoring with an exported detector
-        )
+        # Imported late: scoring with an exported detector does without.
+        from devnet_jax.runtime.progress import Phase
 
-        # disable=None: shown on a terminal only.
-        yield from tqdm(
-            results, total=len(items), desc=description, unit=" images", leave=False, disable=None
-        )
+        with Phase(description, len(items)) as phase:
+            for result in results:
+                yield result
+                phase.update()
     finally:
         pool.shutdown(cancel_futures=True)
