@@ -46,8 +46,8 @@ def test_what_a_run_prints(trained: Path) -> None:
     assert "AUROC" in out
     assert str(trained / "report.html") in out
     # configs/folder.py holds out a fifth of 9 normal images.
-    assert "19 normal images held out, and there are 2" in err
-    assert "a false-alarm rate of 0.05 needs 19" in err
+    assert "at most 33.3% false alarms, the nearest rate that 2 images allow" in err
+    assert "5% needs 19 normal images held out, and there are 2" in err
 
 
 def test_what_a_run_leaves(trained: Path, parts: Path) -> None:
@@ -123,7 +123,9 @@ def test_a_threshold_is_calibrated_and_belongs_to_the_checkpoint(
     assert metrics["calibrated_miss_rate"] == pytest.approx(1 - np.mean(scores["1"]))
 
     assert detector.threshold is not None
-    assert detector.threshold.kind == "prior"  # two images are too few for the 5 % of config.json
+    assert detector.threshold.kind == "calibrated"
+    assert detector.threshold.false_alarm_rate == 0.4  # kept in config.json
+    assert detector.threshold.value == metrics["calibrated_threshold"]
     calibration = json.loads((copy / "calibration.json").read_text())
     (copy / "calibration.json").write_text(json.dumps({**calibration, "step": 3}))
     assert len(Detector.restore(copy).calibration_scores) == 0  # they belong to other weights
