@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 
 from devnet_jax.config import Config
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import (
     broadcast,
     is_rank_zero,

@@ -29,7 +29,8 @@ from devnet_jax.inference.calibration import (
 )
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.drift import Shift, compare
-from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import as_written
 from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_calibration_needed
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch

@@ -36,7 +36,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.fitting import train_devcore, train_devnet
 from devnet_jax.inference.image_list import ImageListReader, batches, digest
 from devnet_jax.inference.images import ImageLike
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.progress import COMPILING, Phase, showing
 from devnet_jax.runtime.startup import keep_compiled

@@ -110,7 +110,7 @@ def p_values(scores: np.ndarray, good_scores: np.ndarray, prior: Prior | None) -
     `calibrated_threshold(good_scores, α)`.
 
     Args:
-      scores: float64 [N], as written (`devnet_jax.inference.scorer.as_written`).
+      scores: float64 [N], as written (`devnet_jax.inference.scores.as_written`).
       good_scores: float64 [n], scores of held-out normal images, as written; may be empty.
       prior: prior of normal scores; `None` if the loss has none.
 

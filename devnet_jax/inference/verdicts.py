@@ -40,7 +40,7 @@ def judge(
     """Judges scores.
 
     Args:
-      scores: float64 [N], as written (`devnet_jax.inference.scorer.as_written`).
+      scores: float64 [N], as written (`devnet_jax.inference.scores.as_written`).
       threshold: threshold in force; `None` if there is none.
       good_scores: float64 [n], scores of held-out normal images, as written; may be empty.
       prior: prior of normal scores; `None` if the loss has none.

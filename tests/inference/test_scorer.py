@@ -19,7 +19,8 @@ from devnet_jax.data.decode import load_image
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.overlay import lay_over
-from devnet_jax.inference.scorer import ImageScorer, RawScores, as_batch
+from devnet_jax.inference.scorer import ImageScorer, as_batch
+from devnet_jax.inference.scores import RawScores
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prior import Prior
 

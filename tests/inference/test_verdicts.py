@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.inference.thresholds import (
     calibrated_threshold,
     given_threshold,

@@ -24,7 +24,7 @@ from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfi
 from devnet_jax.data.decode import load_image
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
-from devnet_jax.inference.scorer import Scores
+from devnet_jax.inference.scores import Scores
 from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
