@@ -120,7 +120,11 @@ class ImageScorer(abc.ABC):
 
     @abc.abstractmethod
     def with_threshold(self, value: float) -> Self:
-        """Returns the detector with a given threshold in force, whatever else was."""
+        """Returns the detector with a given threshold in force, whatever else was.
+
+        Raises:
+          UserError: if the value is not finite.
+        """
 
     @abc.abstractmethod
     def _score(self, images: np.ndarray) -> RawScores:

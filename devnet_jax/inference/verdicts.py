@@ -49,9 +49,10 @@ def judge(
     if threshold is None:
         return Verdicts(None, p, None)
     alarms = threshold.alarms(scores)
-    if p is not None and threshold.kind == "prior" and threshold.false_alarm_rate is not None:
-        # Rounding must not contradict the verdict at the quantile itself.
-        rate = threshold.false_alarm_rate
+    rate = threshold.false_alarm_rate
+    if p is not None and rate is not None and threshold.n_calibration != len(good_scores):
+        # The prior's are rounded at its quantile, and a file of earlier versions has a calibrated
+        # threshold with at most 512 quantiles of its scores: neither may contradict the verdict.
         p = np.where(alarms, np.minimum(p, rate), np.maximum(p, np.nextafter(rate, 1)))
     typical = typical_score(good_scores, prior)
     return Verdicts(alarms, p, severity(scores, threshold.value, typical))
