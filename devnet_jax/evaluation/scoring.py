@@ -102,7 +102,7 @@ def score_test_images(
       detector: detector that scores.
       pictures: pictures as its input.
       examples: examples of the test images, all of them among the pictures.
-      description: label of the progress bar.
+      description: name of the phase whose progress is shown.
       side: maximum side of the thumbnails in pixels; by default that of `side_for`.
 
     Returns:
@@ -180,7 +180,7 @@ def score_labelled_anomalies(
         detector,
         dataset,
         [examples[i] for i in chosen],
-        "labelled",
+        "scoring the labelled anomalies",
         side_for(len(dataset.test_examples) + len(chosen)),
     )
     if test is None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from devnet_jax import Detector
 from devnet_jax.config import Config
+from devnet_jax.errors import UserError
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.sweep.seeds import SeedRun, Seeds
 from tests import fork_server
@@ -116,11 +118,15 @@ def test_killed_it_goes_on_with_the_rest(
     assert read(killed) == read(workdir)
 
 
-def test_refusals(main: Main, command: tuple[str, ...], workdir: Path, trained_core: Path) -> None:
+def test_refusals(
+    main: Main, command: tuple[str, ...], workdir: Path, trained_core: Path, parts: Path
+) -> None:
     single = main(*command, f"--workdir={trained_core}")
     refused(single, f"--workdir={trained_core}: holds a single run; choose another folder")
     several = main("--mode=export", f"--workdir={workdir}", "--output=model.devnet")
     refused(several, "holds runs of several seeds; give one of them", "seed-")
+    with pytest.raises(UserError, match="holds runs of several seeds"):
+        Detector.train(parts, workdir)
     mode = main("--mode=eval", f"--workdir={workdir}/seed-42", "--seeds=3")
     refused(mode, "--seeds goes with --mode=train, not with --mode=eval")
     refused(main(*command, f"--workdir={workdir}", "--seeds=1"), "seeds")
