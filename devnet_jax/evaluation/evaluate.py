@@ -103,7 +103,12 @@ def _write_results(
     if len(test.scores):
         with Phase("writing the report"):
             report = run_report(
-                *(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs),
+                workdir,
+                detector,
+                dataset,
+                results,
+                test.pictures,
+                test.pixel_aurocs,
                 labelled,
             )
             write_text(workdir.report, to_html(report))

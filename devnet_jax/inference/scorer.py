@@ -245,7 +245,12 @@ class ImageScorer(abc.ABC):
             shown = np.ones(len(raw.scores), bool) if alarms is None else alarms
             reasons = _reasons(kinds, raw.likeness, shown)
         return Scores(
-            *(raw.scores, raw.maps, verdicts.p_values, alarms, reasons, kinds),
+            raw.scores,
+            raw.maps,
+            verdicts.p_values,
+            alarms,
+            reasons,
+            kinds,
             severity=verdicts.severity,
         )
 
