@@ -71,8 +71,8 @@ def severity(scores: np.ndarray, threshold: float, typical: float) -> np.ndarray
 
     With x = (score - threshold) / w, where w is the distance from the typical score to the
     threshold, it is 0.5 + 0.5 x / (1 + |x|). So 0.75 is as far above the threshold as a typical
-    good part is below it. It rises with the score, and no two scores become equal, so it ranks
-    images as the scores do. w is at least 0.001 max(1, |threshold|).
+    good part is below it. It rises with the score, and no two float32 scores up to 100,000 become
+    equal, so it ranks images as the scores do. w is at least 0.001 max(1, |threshold|).
 
     Args:
       scores: float64 [N], as written.
