@@ -130,6 +130,10 @@ def test_a_given_threshold_in_python_and_for_the_service(
         assert found.is_anomaly.tolist() == (found.scores >= 0.75).tolist()
         assert given.with_threshold(-1.0).threshold.value == -1  # type: ignore[union-attr]
         assert detector.threshold != given.threshold
+    assert "kinds" in file.card["metrics"]
+    served = file.with_threshold(0.75).card
+    assert "kinds" not in served["metrics"]  # at the former threshold in force
+    assert served["thresholds"][0]["value"] == 0.75
     with started(exported_core, "--threshold=0.75") as service:
         status, answer = service.ask("POST", "/score", paths[0].read_bytes())
     assert (status, answer["threshold"]) == (200, 0.75)

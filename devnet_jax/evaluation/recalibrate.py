@@ -20,7 +20,7 @@ from devnet_jax.data.paths import name_some
 from devnet_jax.distributed.cluster import is_rank_zero, locked_by_rank_zero, report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.export.read import ExportedDetector
-from devnet_jax.export.write import require_copy, results_at, rewrite_card
+from devnet_jax.export.write import require_copy, rewrite_card
 from devnet_jax.inference.calibration import (
     Calibration,
     Recalibration,
@@ -31,7 +31,12 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.drift import Shift, compare
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.scores import as_written
-from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_calibration_needed
+from devnet_jax.inference.thresholds import (
+    Threshold,
+    calibrated_threshold,
+    n_calibration_needed,
+    results_at,
+)
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
 from devnet_jax.report.summary import align_rows
@@ -172,7 +177,8 @@ def recalibrate_run(config: Config, workdir: Workdir, inputs: Sequence[str]) -> 
 def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.PathLike) -> Change:
     """Writes a copy of an exported file whose threshold is calibrated by new good pictures.
 
-    The promised false-alarm rate is that of the file's calibrated threshold, or the default one.
+    The promised false-alarm rate is that of the run's settings when it was exported; for files of
+    earlier versions, that of their calibrated threshold, or the default one.
 
     Args:
       path: exported file, which is not changed.
@@ -189,7 +195,8 @@ def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.
     good = _score_good(detector, images, ())
     logger.info("an exported file does not tell which pictures it was trained with: give new ones")
     promised = [t.false_alarm_rate for t in detector.thresholds if t.kind == "calibrated"]
-    rate = next(filter(None, promised), Config().evaluation.false_alarm_rate)
+    rates = (detector.card.get("false_alarm_rate"), *promised)
+    rate = next(filter(None, rates), Config().evaluation.false_alarm_rate)
     threshold = _new_threshold(good, rate, inputs)
     thresholds = [threshold, *(t for t in detector.thresholds if t.kind == "prior")]
     changes: dict[str, Any] = {

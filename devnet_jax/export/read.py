@@ -34,7 +34,7 @@ from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.scorer import ImageScorer
 from devnet_jax.inference.scores import RawScores
-from devnet_jax.inference.thresholds import Threshold, given_threshold
+from devnet_jax.inference.thresholds import Threshold, given_threshold, results_at
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.startup import keep_compiled
@@ -219,8 +219,10 @@ class ExportedDetector(ImageScorer):
         """Returns the detector with a given threshold in force."""
         others = [threshold for threshold in self.thresholds if threshold.kind != "given"]
         thresholds = [given_threshold(value, self.good_scores, self.prior), *others]
-        values = [dataclasses.asdict(threshold) for threshold in thresholds]
-        return dataclasses.replace(self, card=self.card | {"thresholds": values})
+        card = self.card | {"thresholds": [dataclasses.asdict(one) for one in thresholds]}
+        if results := card.get("metrics"):
+            card["metrics"] = results_at(results, thresholds)
+        return dataclasses.replace(self, card=card)
 
     @standard_numerics()
     def _score(self, images: np.ndarray) -> RawScores:

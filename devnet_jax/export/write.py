@@ -25,7 +25,7 @@ from devnet_jax.export.read import CARD, EXPLAIN, FORMAT, SCORE, WEIGHTS, add_ch
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.explain import EXPLAINERS
 from devnet_jax.inference.forward import score_images
-from devnet_jax.inference.thresholds import KINDS, Threshold
+from devnet_jax.inference.thresholds import results_at
 from devnet_jax.models.backbones import get_backbone
 from devnet_jax.runtime.io import encode_json, read_csv, read_json, write_bytes
 from devnet_jax.runtime.numerics import standard_numerics
@@ -127,6 +127,7 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
         },
         "prior": None if detector.prior is None else detector.prior._asdict(),
         "thresholds": [dataclasses.asdict(threshold) for threshold in detector.thresholds],
+        "false_alarm_rate": config.evaluation.false_alarm_rate,
         "kinds": list(detector.kinds),
         "dataset": {"name": config.dataset.name, "category": config.dataset.category},
         "model": dataclasses.asdict(config.model) | {"pretrained": _weights_origin(detector)},
@@ -138,25 +139,6 @@ def _card(detector: TrainedDetector, workdir: Workdir, programs: Iterable[str]) 
         "calibration_scores": detector.good_scores.tolist(),
         "ordinary": None if detector.ordinary is None else detector.ordinary.to_dict(),
     }
-
-
-def results_at(results: dict[str, Any], thresholds: Iterable[Threshold]) -> dict[str, Any]:
-    """Returns the results of an evaluation without those at former thresholds.
-
-    Args:
-      results: content of metrics.json.
-      thresholds: present thresholds, the one in force first.
-    """
-    present = {threshold.kind: threshold.value for threshold in thresholds}
-    measured = {
-        kind: results[f"{kind}_threshold"] for kind in KINDS if f"{kind}_threshold" in results
-    }
-    former = [f"{kind}_" for kind, value in measured.items() if value != present.get(kind)]
-    if "calibrated_" in former:
-        former += ["n_calibration"]
-    if next(iter(measured.items()), None) != next(iter(present.items()), None):
-        former += ["kinds", "kind_accuracy", "n_kind_accuracy"]  # at the threshold in force
-    return {name: value for name, value in results.items() if not name.startswith(tuple(former))}
 
 
 def require_copy(path: epath.PathLike, output: epath.PathLike) -> None:

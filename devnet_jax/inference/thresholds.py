@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import special  # scipy.stats takes long to import
@@ -166,3 +167,22 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
         f"the threshold promises at most {nearest:.3g}% false alarms, the nearest rate that "
         f"{n_calibration} images allow: {wanted}; for less, {advice}"
     )
+
+
+def results_at(results: dict[str, Any], thresholds: Iterable[Threshold]) -> dict[str, Any]:
+    """Returns the results of an evaluation without those at former thresholds.
+
+    Args:
+      results: content of metrics.json.
+      thresholds: present thresholds, the one in force first.
+    """
+    present = {threshold.kind: threshold.value for threshold in thresholds}
+    measured = {
+        kind: results[f"{kind}_threshold"] for kind in KINDS if f"{kind}_threshold" in results
+    }
+    former = [f"{kind}_" for kind, value in measured.items() if value != present.get(kind)]
+    if "calibrated_" in former:
+        former += ["n_calibration"]
+    if next(iter(measured.items()), None) != next(iter(present.items()), None):
+        former += ["kinds", "kind_accuracy", "n_kind_accuracy"]  # at the threshold in force
+    return {name: value for name, value in results.items() if not name.startswith(tuple(former))}

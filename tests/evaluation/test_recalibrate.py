@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from scipy import stats
 
 from devnet_jax import Detector
+from devnet_jax.evaluation.recalibrate import recalibrate_file
 from devnet_jax.export.read import ExportedDetector
-from devnet_jax.export.write import export_detector
+from devnet_jax.export.write import export_detector, rewrite_card
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction import predict
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import Main, tiny_flags
@@ -178,6 +182,17 @@ def test_mistakes_are_one_line_and_nothing_is_written(
         assert "Traceback" not in result.stderr
     assert {path: path.read_bytes() for path in run.glob("*.json")} == before
     assert not out.exists()
+
+
+def test_a_file_of_few_pictures_gets_the_rate_that_was_wanted(
+    exported: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    few = Threshold("calibrated", 3.0, 1 / 3, 2)  # the nearest rate of two pictures
+    rewrite_card(exported, tmp_path / "few.devnet", {"thresholds": [dataclasses.asdict(few)]})
+    change = recalibrate_file(
+        epath.Path(tmp_path / "few.devnet"), [str(good_pictures)], epath.Path(tmp_path / "new")
+    )
+    assert change.after.false_alarm_rate == 0.05
 
 
 def test_training_pictures_that_are_gone_are_only_a_warning(
