@@ -135,8 +135,9 @@ def estimate_performance(detector: TrainedDetector, workdir: Workdir) -> dict[st
     learned = read_learned(workdir, detector.step)
     if learned is None:
         return {}
-    rate = detector.config.evaluation.false_alarm_rate
-    expected = expected_performance(learned.normal_scores, learned.anomaly_scores, rate)
+    expected = expected_performance(
+        learned.normal_scores, learned.anomaly_scores, detector.threshold
+    )
     described = describe_expected(expected)
     if described is not None:
         n = len(learned.anomaly_scores)
