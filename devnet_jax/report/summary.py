@@ -81,13 +81,18 @@ def _measure_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("average precision", describe_measure(results, "image_ap")),
             ("best F1", f"{format_measure(best_f1)} at score {format_score(at)}"),
         ]
-    for kind, name, promise in (
-        ("given", "given threshold", ""),
-        ("calibrated", "calibrated threshold", ", at most {:.4g}% promised"),
-        ("prior", "prior's threshold", ", {:.4g}% if scores follow the prior"),
-    ):
-        if f"{kind}_threshold" in results:
-            rows += [(name, _describe_threshold(results, kind, promise))]
+    thresholds = [
+        (name, _describe_threshold(results, kind, promise))
+        for kind, name, promise in (
+            ("given", "given threshold", ""),
+            ("calibrated", "calibrated threshold", ", at most {:.3g}% promised"),
+            ("prior", "prior's threshold", ", {:.3g}% if scores follow the prior"),
+        )
+        if f"{kind}_threshold" in results
+    ]
+    rows += [
+        (f"{name}{' (in force)' * (i == 0)}", text) for i, (name, text) in enumerate(thresholds)
+    ]
     if "pixel_auroc_mean" in results:
         n = results["n_pixel_anomaly"]
         pixel_auroc, aupro = results["pixel_auroc_mean"], results["pixel_aupro"]
@@ -152,12 +157,11 @@ def describe_expected(results: Mapping[str, Any]) -> str | None:
     if "expected_auroc" not in results:
         return None
     text = f"AUROC {describe_measure(results, 'expected_auroc')}"
+    if "expected_miss_rate" not in results:
+        return text
     n = results["n_estimate_anomaly"]
     missed = format_rate(round(n * results["expected_miss_rate"]), n)
-    return (
-        f"{text}, {missed.share} missed {missed.in_brackets} at "
-        f"{100 * results['expected_false_alarm_rate']:.3g}% false alarms"
-    )
+    return f"{text}, {missed.share} missed {missed.in_brackets} at the threshold in force"
 
 
 _MAX_NAMED_CLASSES = 8
@@ -178,7 +182,10 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
             shots += f", {protocol} not tested"
     if dataset.contamination:
         shots += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
-    steps = f", in {results['step']} steps" if config.model.detector == "devnet" else ""
+    steps = ""
+    if config.model.detector == "devnet":
+        of_last = f" of {results['last_step']}" if "last_step" in results else ""  # not finished
+        steps = f", in {results['step']}{of_last} steps"
     return f"with {shots}{steps}"
 
 

@@ -398,7 +398,7 @@ def labelled_rows(html: str) -> dict[str, list[tuple[str, str]]]:
 def test_labelled_anomalies_are_listed_by_kind_with_what_would_be_missed():
     html = to_html(make_report())
     assert labelled_rows(html) == {
-        "hole: 2, 1 would be missed": [("would be missed", "0.500"), ("would be found", "3.750")],
+        "hole: 2, 1 would be missed": [("would be missed", "0.5000"), ("would be found", "3.750")],
         # A score at the threshold is an alarm.
         f"{escape(HOSTILE)}: 1, 0 would be missed": [("would be found", "1.250")],
     }
@@ -420,7 +420,7 @@ def test_labelled_anomalies_that_the_detector_has_seen_are_said_to_be_so():
     assert "3 of 250 are shown." in section
     html = to_html(make_report(labelled_anomalies=seen, thresholds=[], labels=None, defects=None,
                                pictures=[]))  # fmt: skip
-    assert labelled_rows(html)["hole: 2"] == [("", "0.500"), ("", "3.750")]
+    assert labelled_rows(html)["hole: 2"] == [("", "0.5000"), ("", "3.750")]
 
 
 def test_counts_of_many_images_are_as_accurate_as_the_page_states():

@@ -49,7 +49,7 @@ def test_measures_have_intervals_and_their_digits() -> None:
 
 def test_rates_have_counts_and_intervals_beside_the_promise() -> None:
     promised = {"calibrated_promised_false_alarm_rate": 0.05}
-    assert rows(**rates("calibrated"), **promised)["calibrated threshold"] == (
+    assert rows(**rates("calibrated"), **promised)["calibrated threshold (in force)"] == (
         "score 0.01170: 5.0% false alarms (1 of 20; 0.9–24%), at most 5% promised; "
         "0% missed (0 of 4; 0–49%)"
     )
@@ -58,4 +58,4 @@ def test_rates_have_counts_and_intervals_beside_the_promise() -> None:
 def test_a_given_threshold_promises_nothing() -> None:
     shown = rows(**rates("given"), given_promised_false_alarm_rate=0.02)
     rate = "5.0% false alarms (1 of 20; 0.9–24%)"
-    assert shown["given threshold"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
+    assert shown["given threshold (in force)"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
