@@ -168,7 +168,7 @@ class Seeds:
         """Returns the content of seeds.md."""
         summaries = self.summaries
         rows = [
-            ([Cell(str(run.seed)), *(_cell(name, run.measures[name]) for name in summaries)], False)
+            ([Cell(str(run.seed)), *(_cell(run, name) for name in summaries)], False)
             for run in self.runs
         ]
         means = [Cell(_describe(name, summary)) for name, summary in summaries.items()]
@@ -281,10 +281,14 @@ def _title(seeds: Seeds) -> str:
     return f"{seeds.config.detector_name}: {finished}"
 
 
-def _cell(name: str, value: float | None) -> Cell:
+def _cell(run: SeedRun, name: str) -> Cell:
+    value = run.measures[name]
     if value is None:
         return Cell("")
-    return Cell(f"{value:.1%}" if name in _RATES else f"{value:.3f}")
+    if name not in _RATES:
+        return Cell(f"{value:.3f}")
+    total = run.results["n_test_normal" if name == "false_alarm_rate" else "n_test_anomaly"]
+    return Cell(f"{value:.1%} ({round(value * total):,} of {total:,})")
 
 
 def _describe(name: str, summary: Summary) -> str:
