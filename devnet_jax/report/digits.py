@@ -77,6 +77,7 @@ def format_measure(value: float, interval: tuple[float, float] | None = None) ->
       value: measure, such as an AUROC.
       interval: ends of its interval; `None` if it is unknown, for two digits.
     """
+    value = round(value, 12)  # sums of shares may be 0.9999999999999999
     decimals = (2 if value >= 0.1 else 3) if interval is None else decimals_within(*interval)
     text = _first(lambda text: float(text) < 1 or value >= 1, value, decimals)
     if interval is None:

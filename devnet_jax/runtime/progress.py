@@ -94,11 +94,13 @@ class Pace:
             return None
         rate = (self.done - done) / (self._updated - since)
         left = (self._total - self.done) / rate - (now - self._updated)
-        return left if left > 0 or self.done == self._total else None
+        return left if left > 0 else None
 
     def line(self, now: float) -> str | None:
-        """Returns the line that is due now, if any."""
+        """Returns the line that is due now, if any; none when all is done but the end."""
         passed = now - self._started
+        if self.done == self._total:
+            return None
         if self._said is None:
             if passed < _SAID_AFTER:
                 return None

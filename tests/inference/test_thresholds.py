@@ -14,6 +14,7 @@ from devnet_jax.inference.thresholds import (
     prior_threshold,
 )
 from devnet_jax.prior import Prior
+from tests.inference.drawn import DISTRIBUTIONS, draw_scores
 
 
 def test_prior_threshold() -> None:
@@ -65,21 +66,15 @@ def test_too_few_images_give_the_nearest_rate(rate: float, needed: int) -> None:
 
 @pytest.mark.parametrize("n", [19, 60, 333])
 @pytest.mark.parametrize("rate", [0.05, 0.2])
-@pytest.mark.parametrize("scores_of", ["normal", "heavy-tailed", "with ties"])
+@pytest.mark.parametrize("scores_of", DISTRIBUTIONS)
 def test_keeps_its_promise_over_simulated_draws(n: int, rate: float, scores_of: str) -> None:
     rng = np.random.default_rng(0)
 
-    def draw(count: int) -> np.ndarray:
-        if scores_of == "heavy-tailed":
-            return rng.standard_cauchy(count).astype(np.float32)
-        scores = rng.normal(size=count).astype(np.float32)
-        return np.round(scores, 1) if scores_of == "with ties" else scores
-
     rates = []
     for _ in range(200):
-        threshold = calibrated_threshold(draw(n), rate)
+        threshold = calibrated_threshold(draw_scores(rng, n, scores_of), rate)
         assert threshold is not None
-        rates.append(np.mean(draw(2000) >= threshold.value))
+        rates.append(np.mean(draw_scores(rng, 2000, scores_of) >= threshold.value))
     error = np.std(rates) / np.sqrt(200)
     assert np.mean(rates) <= rate + 3 * error
     if scores_of != "with ties":  # the rate is exact to 1 / (n + 1)

@@ -18,6 +18,7 @@ from devnet_jax.inference.thresholds import (
 )
 from devnet_jax.inference.verdicts import judge, severity, typical_score
 from devnet_jax.prior import Prior
+from tests.inference.drawn import DISTRIBUTIONS, draw_scores
 
 RATES = (0.01, 0.05, 0.07, 0.1, 0.2, 0.3)
 
@@ -41,24 +42,20 @@ def test_without_held_out_images_the_p_value_is_the_prior_s() -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("scores_of", ["normal", "heavy-tailed", "with ties"])
+@pytest.mark.parametrize("scores_of", DISTRIBUTIONS)
 def test_over_200_draws_an_alarm_has_p_at_most_the_rate_and_nothing_else_has(
     rate: float, scores_of: str
 ) -> None:
     rng = np.random.default_rng(1)
 
-    def draw(n: int) -> np.ndarray:
-        if scores_of == "heavy-tailed":
-            return rng.standard_cauchy(n).astype(np.float32)
-        scores = rng.normal(size=n).astype(np.float32)
-        return np.round(scores, 1) if scores_of == "with ties" else scores
-
     for _ in range(200):
-        good = draw(int(rng.integers(1, 150)))
+        good = draw_scores(rng, int(rng.integers(1, 150)), scores_of)
         threshold = calibrated_threshold(good, rate)
         assert threshold is not None
         assert threshold.false_alarm_rate is not None
-        scores = np.concatenate([draw(50), good, np.nextafter(good, np.float32(np.inf))])
+        scores = np.concatenate(
+            [draw_scores(rng, 50, scores_of), good, np.nextafter(good, np.float32(np.inf))]
+        )
         verdicts = judge(as_written(scores), threshold, as_written(good), Prior())
         assert verdicts.is_anomaly is not None
         assert verdicts.p_values is not None

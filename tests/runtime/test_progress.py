@@ -37,6 +37,13 @@ def test_lines_of_a_phase_that_compiles_first() -> None:
     assert pace.end(60.0) == "testing: 81 images in 1 min"
 
 
+def test_nothing_is_left_when_all_is_done() -> None:
+    pace = Pace("seeds", 2, "run", now=0)
+    assert said(pace, {8: 1, 15: 1}, 60) == {1: "seeds: 2 runs"}
+    assert pace.left(60) is None
+    assert pace.end(60) == "seeds: 2 runs in 1 min"
+
+
 def test_no_estimate_before_a_rate_is_measured() -> None:
     pace = Pace("testing", 100, "image", now=0)
     pace.update(64, now=4)  # a single chunk, whose time may be that of the compilation
