@@ -35,7 +35,10 @@ MEASURES: Mapping[str, str] = {
     "miss_rate": "missed",
     "pixel_auroc_mean": "pixel AUROC",
 }
-_RATES = ("false_alarm_rate", "miss_rate")
+_RATES = {  # with the names of their counts of cases and of images
+    "false_alarm_rate": ("n_false_alarms", "n_test_normal"),
+    "miss_rate": ("n_missed", "n_test_anomaly"),
+}
 _VARYING = {  # parts of a split, by what they are for people
     "train_anomaly": "the labelled anomalies",
     "train_contamination": "the unlabelled anomalies among the training images",
@@ -287,8 +290,9 @@ def _cell(run: SeedRun, name: str) -> Cell:
         return Cell("")
     if name not in _RATES:
         return Cell(f"{value:.3f}")
-    total = run.results["n_test_normal" if name == "false_alarm_rate" else "n_test_anomaly"]
-    return Cell(f"{value:.1%} ({round(value * total):,} of {total:,})")
+    count, total = _RATES[name]
+    n = run.results[f"{run.threshold_kind}_{count}"]
+    return Cell(f"{value:.1%} ({n:,} of {run.results[total]:,})")
 
 
 def _describe(name: str, summary: Summary) -> str:

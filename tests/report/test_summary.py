@@ -58,4 +58,6 @@ def test_rates_have_counts_and_intervals_beside_the_promise() -> None:
 def test_a_given_threshold_promises_nothing() -> None:
     shown = rows(**rates("given"), given_promised_false_alarm_rate=0.02)
     rate = "5.0% false alarms (1 of 20; 0.9–24%)"
-    assert shown["given threshold (in force)"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
+    assert (
+        shown["given threshold (in force)"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
+    )

@@ -61,9 +61,9 @@ def test_mean_and_spread_are_those_of_the_runs(workdir: Path) -> None:
     values = {
         "image_auroc": aurocs,
         "image_ap": [results["image_ap"] for results in measured],
-        # Two good images are too few to calibrate.
-        "false_alarm_rate": [results["prior_false_alarm_rate"] for results in measured],
-        "miss_rate": [results["prior_miss_rate"] for results in measured],
+        # The two good images that are held out calibrate at the nearest rate, 1/3.
+        "false_alarm_rate": [results["calibrated_false_alarm_rate"] for results in measured],
+        "miss_rate": [results["calibrated_miss_rate"] for results in measured],
     }
     assert content["measures"].keys() == values.keys()
     for name, summary in content["measures"].items():
@@ -80,7 +80,7 @@ def test_prints_and_writes_a_table(workdir: Path) -> None:
     mean = f"{summary['mean']:.3f} ± {summary['std']:.3f}"
     rate = content["measures"]["false_alarm_rate"]
     rates = f"{rate['mean']:.1%} ± {rate['std']:.1%}"
-    for text in (mean, rates, f"{workdir}/{content['median_run']}: ", "the prior's"):
+    for text in (mean, rates, f"{workdir}/{content['median_run']}: ", "the calibrated"):
         assert text in printed
         assert text in table
     for seed in SEEDS:
@@ -132,8 +132,15 @@ def run(seed: int, **results: float) -> SeedRun:
 
 def test_seeds_without_a_measure_do_not_count(tmp_path: Path) -> None:
     runs = [
-        run(1, image_auroc=0.9, calibrated_threshold=2.0, calibrated_miss_rate=0.5),
-        run(2, prior_threshold=1.6, prior_miss_rate=0.1),
+        run(
+            1,
+            image_auroc=0.9,
+            calibrated_threshold=2.0,
+            calibrated_miss_rate=0.5,
+            calibrated_n_missed=5,
+            n_test_anomaly=10,
+        ),
+        run(2, prior_threshold=1.6, prior_miss_rate=0.1, prior_n_missed=1, n_test_anomaly=10),
         run(3, image_auroc=0.5, calibrated_threshold=2.5, prior_threshold=1.6),
     ]
     seeds = Seeds(Config(), Workdir(tmp_path), [1, 2, 3, 4], runs)
@@ -145,6 +152,7 @@ def test_seeds_without_a_measure_do_not_count(tmp_path: Path) -> None:
     )
     assert seeds.typical is runs[2]  # the lower of the two in the middle
     assert "3 of 4 seeds so far" in seeds.to_markdown()
+    assert "| 1 | 0.900 | 50.0% (5 of 10) |" in seeds.to_markdown()
     ties = [run(seed, image_auroc=1.0, image_ap=ap) for seed, ap in enumerate((0.7, 0.9, 0.8))]
     assert Seeds(Config(), Workdir(tmp_path), [0, 1, 2], ties).typical is ties[2]
     nothing = Seeds(Config(), Workdir(tmp_path), [2], [run(2, n_test_normal=5)])
