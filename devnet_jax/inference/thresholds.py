@@ -155,8 +155,8 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
     if not n_calibration:
         return f"the threshold is not calibrated: {wanted}; {advice}"
     nearest = 100 / (n_calibration + 1)
+    allow = "1 image allows" if n_calibration == 1 else f"{n_calibration} images allow"
     return (
-        f"the threshold promises at most {nearest:.3g}% false alarms, the nearest rate that "
-        f"{n_calibration} {'image allows' if n_calibration == 1 else 'images allow'}: {wanted}; "
-        f"for less, {advice}"
+        f"the calibrated threshold promises at most {nearest:.3g}% false alarms, the nearest rate "
+        f"that {allow}: {wanted}; for less, {advice}"
     )

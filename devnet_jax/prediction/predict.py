@@ -46,7 +46,7 @@ from devnet_jax.report.build import (
     detector_fields,
 )
 from devnet_jax.report.content import Picture, Report, choose_pictures
-from devnet_jax.report.digits import format_threshold
+from devnet_jax.report.digits import format_rate, format_threshold
 from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import align_rows
 from devnet_jax.report.thumbnails import side_for, thumbnail
@@ -389,7 +389,7 @@ def _make_report(
 def _format_alarms(n_alarms: int | None, n_scored: int) -> str | None:
     if n_alarms is None:
         return None
-    return f"{n_alarms} of {n_scored} scored ({n_alarms / n_scored:.1%})"
+    return f"{n_alarms} of {n_scored} scored ({format_rate(n_alarms, n_scored).share})"
 
 
 def _make_notes(detector: TrainedDetector, prediction: Prediction) -> list[str]:
