@@ -494,10 +494,10 @@ def _with_plain_values(settings: DatasetConfig, default: int) -> DatasetConfig:
 def _with_plain_threshold(settings: EvaluationConfig) -> EvaluationConfig:
     """Returns the settings with the threshold as a number, or "auto"; else raises `UserError`."""
     given = settings.threshold
-    if not isinstance(given, str) or given == "auto":
+    if given == "auto":
         return settings
     try:
-        value = float(given)
+        value = float(str(given))  # a float32 score is the number that tables have
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -41,7 +41,8 @@ from starlette.types import Receive, Scope, Send
 from devnet_jax.data.decode import Batch
 from devnet_jax.errors import UserError
 from devnet_jax.inference.drift import Shift
-from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import as_written
 from devnet_jax.runtime.host_devices import n_cores
 from devnet_jax.runtime.startup import import_jax, prepare
 

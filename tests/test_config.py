@@ -1,8 +1,10 @@
 """Tests of the settings: types, ranges, overrides by name, and the files in configs/."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from devnet_jax.config import (
@@ -202,6 +204,13 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     from docs.settings_page import PAGE, page
 
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_a_threshold_that_python_gives_is_a_finite_score() -> None:
+    evaluation = dataclasses.replace(Config().evaluation, threshold=np.float32(0.1))
+    assert Config(evaluation=evaluation).evaluation.threshold == 0.1  # as tables have it
+    with pytest.raises(UserError, match="threshold = nan: give a score, or auto"):
+        Config(evaluation=dataclasses.replace(evaluation, threshold=float("nan")))
 
 
 @pytest.mark.parametrize(("given", "threshold"), [("auto", None), ("-0.5", -0.5), (1, 1.0)])

@@ -30,8 +30,11 @@ def images() -> np.ndarray:
 
 def assert_scores_as_before(detector: ImageScorer, images: np.ndarray) -> None:
     result = detector.score(images)
-    for name in ("scores", "maps", "p_values"):
+    for name in ("scores", "maps"):
         np.testing.assert_allclose(getattr(result, name), EXPECTED[name], rtol=1e-5, err_msg=name)
+    assert detector.prior is not None
+    prior = detector.prior.p_values(result.scores)
+    np.testing.assert_allclose(prior, EXPECTED["p_values"], rtol=1e-5)
     assert result.is_anomaly is not None
     assert result.is_anomaly.tolist() == EXPECTED["is_anomaly"]
     assert [threshold.value for threshold in detector.thresholds] == EXPECTED["thresholds"]

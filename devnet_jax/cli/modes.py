@@ -46,11 +46,6 @@ def _train(config: Config, workdir: Workdir, flags: Flags) -> None:
     if flags.seeds is not None:
         _train_seeds(config, workdir, flags.seeds)
         return
-    if workdir.seeds.exists():
-        raise UserError(
-            f"--workdir={workdir.path}: holds runs of several seeds; go on with --seeds, or choose "
-            "another folder"
-        )
     from devnet_jax.training.run import train
 
     train(config, workdir)

@@ -73,7 +73,8 @@ class FileDigests:
         known = {name: self._known.get(name) for name in states}
         changed = [name for name, entry in known.items() if not entry or entry[0] != states[name]]
         digests = {name: entry[1] for name, entry in known.items() if entry}
-        for name, result in zip(changed, map_in_threads(digest, changed, "reading"), strict=True):
+        results = map_in_threads(digest, changed, "reading images")
+        for name, result in zip(changed, results, strict=True):
             if isinstance(result, str):
                 digests[name] = result
             else:

@@ -30,7 +30,7 @@ from devnet_jax.runtime.io import full_disk_message
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["DATASETS", "Example", "Source", "open_source"]
+__all__ = ["DATASETS", "Source", "open_source"]
 
 
 class Source:

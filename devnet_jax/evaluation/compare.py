@@ -13,16 +13,16 @@ from etils import epath
 from scipy import stats
 
 from devnet_jax.config import Config
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.labelled import LabelledPictures, read_labelled
-from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.intervals import auroc_difference, auroc_interval
 from devnet_jax.evaluation.labelled import Opened, open_detector, results_folder
 from devnet_jax.evaluation.metrics import alarm_rates
 from devnet_jax.evaluation.scoring import Pictures, score_paths, score_test_images
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.report.build import UNKNOWN_TRAINING, as_sentence, date_and_devices
 from devnet_jax.report.comparison import (
     BETTER,

@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 
 from devnet_jax.config import Config
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import (
     broadcast,
     is_rank_zero,
@@ -103,7 +103,12 @@ def _write_results(
     if len(test.scores):
         with Phase("writing the report"):
             report = run_report(
-                *(workdir, detector, dataset, results, test.pictures, test.pixel_aurocs),
+                workdir,
+                detector,
+                dataset,
+                results,
+                test.pictures,
+                test.pixel_aurocs,
                 labelled,
             )
             write_text(workdir.report, to_html(report))

@@ -13,7 +13,7 @@ from devnet_jax.distributed.cluster import local_share, locked_by_rank_zero
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.scoring import image_chunks
 from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.runtime.io import write_jpeg, write_npy
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.workdir import Workdir

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from devnet_jax.config import Config, changed_settings
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.labelled import LabelledPictures, read_labelled
-from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import broadcast, is_rank_zero, locked_by_rank_zero
 from devnet_jax.errors import UserError
 from devnet_jax.evaluation.evaluate import measure, write_scores

@@ -29,7 +29,8 @@ from devnet_jax.inference.calibration import (
 )
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.drift import Shift, compare
-from devnet_jax.inference.scorer import ImageScorer, as_written
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import as_written
 from devnet_jax.inference.thresholds import Threshold, calibrated_threshold, n_calibration_needed
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
@@ -93,7 +94,8 @@ class Change:
     def __str__(self) -> str:
         """Returns the summary that is printed on the terminal."""
         n = len(self.good.scores)
-        rate, likely = self.after.false_alarm_rate or 0.0, self.after.likely_rate or 0.0
+        rate, likely = self.after.false_alarm_rate, self.after.likely_rate or 0.0
+        assert rate is not None  # of a calibrated threshold
         needed = n_calibration_needed(rate)
         before = "none"
         if self.before is not None:
@@ -190,14 +192,14 @@ def recalibrate_file(path: epath.PathLike, inputs: Sequence[str], output: epath.
     promised = [t.false_alarm_rate for t in detector.thresholds if t.kind == "calibrated"]
     rate = next(filter(None, promised), Config().evaluation.false_alarm_rate)
     threshold = _new_threshold(good, rate, inputs)
-    others = [t for t in detector.thresholds if t.kind == "prior"]
+    thresholds = [threshold, *(t for t in detector.thresholds if t.kind == "prior")]
     changes: dict[str, Any] = {
-        "thresholds": [dataclasses.asdict(t) for t in (threshold, *others)],
+        "thresholds": [dataclasses.asdict(t) for t in thresholds],
         "calibration_scores": np.sort(as_written(good.scores)).tolist(),
         "recalibration": dataclasses.asdict(_origin(_names(inputs), len(good.scores))),
     }
     if results := detector.card.get("metrics"):
-        changes["metrics"] = results_at(results, [threshold])
+        changes["metrics"] = results_at(results, thresholds)
     if is_rank_zero():
         rewrite_card(path, output, changes)
     before = detector.good_scores

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from devnet_jax.data.decode import Batch, map_in_threads
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
 from devnet_jax.data.prefetch import prefetch
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.data.source import Example
 from devnet_jax.distributed.cluster import gather, local_share, report_progress
 from devnet_jax.evaluation.pixel_metrics import PixelMetrics
 from devnet_jax.export.read import MAX_BATCH_SIZE
 from devnet_jax.inference.detector import TrainedDetector
-from devnet_jax.inference.scorer import ImageScorer, Scores, as_written
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import Scores, as_written
 from devnet_jax.inference.verdicts import Verdicts
 from devnet_jax.report.content import (
     MAX_LABELLED,
@@ -101,7 +102,7 @@ def score_test_images(
       detector: detector that scores.
       pictures: pictures as its input.
       examples: examples of the test images, all of them among the pictures.
-      description: label of the progress bar.
+      description: name of the phase whose progress is shown.
       side: maximum side of the thumbnails in pixels; by default that of `side_for`.
 
     Returns:
@@ -181,7 +182,7 @@ def score_labelled_anomalies(
         detector,
         dataset,
         [examples[i] for i in chosen],
-        "scoring labelled anomalies",
+        "scoring the labelled anomalies",
         side_for(len(dataset.test_examples) + len(chosen)),
     )
     if test is None:

@@ -32,7 +32,8 @@ from jax.interpreters import mlir
 from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
-from devnet_jax.inference.scorer import ImageScorer, RawScores
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import RawScores
 from devnet_jax.inference.thresholds import Threshold, given_threshold
 from devnet_jax.prior import Prior
 from devnet_jax.runtime.numerics import standard_numerics

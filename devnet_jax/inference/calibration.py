@@ -9,7 +9,7 @@ import logging
 import numpy as np
 
 from devnet_jax.errors import UserError
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.runtime.io import write_bytes, write_json
 from devnet_jax.runtime.workdir import Workdir
 

@@ -24,7 +24,8 @@ from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.calibration import scores_of_step
 from devnet_jax.inference.explain import EXPLAINERS, enlarge
 from devnet_jax.inference.forward import score_images
-from devnet_jax.inference.scorer import ImageScorer, RawScores, as_written
+from devnet_jax.inference.scorer import ImageScorer
+from devnet_jax.inference.scores import RawScores, as_written
 from devnet_jax.inference.thresholds import (
     Threshold,
     calibrated_threshold,

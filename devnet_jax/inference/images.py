@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -22,9 +22,6 @@ from devnet_jax.errors import UserError
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 Errors = Literal["raise", "coerce"]  # the two ways with images that cannot be read, as in pandas
 ImagesLike = ImageLike | Iterable[ImageLike] | Batch
-
-# Values of unreadable images in the lists of results, by name.
-_UNREADABLE = {"reasons": "cannot be read", "kinds": None, "odd": ""}
 
 # A Pillow image reads its file lazily, and the same one may be given twice to two threads.
 _pillow_lock = threading.Lock()
@@ -87,32 +84,6 @@ def read_images(
 
     pixels, sizes, found = zip(*map_in_threads(fit, enumerate(given), None), strict=True)
     return Batch(np.stack(pixels), sizes, lambda i: decode(i, given[i])), list(found)
-
-
-def blank(results: Mapping[str, Any], errors: Sequence[str]) -> dict[str, Any]:
-    """Returns results in which no image that could not be read passes for one that was.
-
-    Args:
-      results: results of N images by name: arrays [N, …] of floats or bool, and lists of N or no
-        values.
-      errors: for each image the reason why it could not be read, or "".
-
-    Returns:
-      The results by name. Of unreadable images, floats are NaN, bool are True, which is an alarm,
-      and values in lists are those of `_UNREADABLE`.
-    """
-    unreadable = np.array([bool(error) for error in errors])
-
-    def blanked(name: str, values: Any) -> Any:
-        if isinstance(values, np.ndarray):
-            other = np.array(True if values.dtype == bool else np.nan, values.dtype)
-            return np.where(unreadable.reshape(-1, *[1] * (values.ndim - 1)), other, values)
-        if name not in _UNREADABLE or not values:
-            return values
-        pairs = zip(unreadable.tolist(), values, strict=True)
-        return [_UNREADABLE[name] if is_unreadable else value for is_unreadable, value in pairs]
-
-    return {name: blanked(name, values) for name, values in results.items()}
 
 
 def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -17,64 +17,12 @@ from devnet_jax.data.ordinary import Ordinary
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
 from devnet_jax.inference.drift import Shift, find_drift, reference_scores
-from devnet_jax.inference.images import Errors, ImagesLike, as_batch, blank, read_images
+from devnet_jax.inference.images import Errors, ImagesLike, as_batch, read_images
 from devnet_jax.inference.overlay import lay_over
+from devnet_jax.inference.scores import RawScores, Scores, as_written
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.inference.verdicts import Verdicts, judge
 from devnet_jax.prior import Prior
-
-
-class RawScores(NamedTuple):
-    """Output of a network for N images.
-
-    Attributes:
-      scores: float32 [N], anomaly scores.
-      maps: float32 [N, h, w], or with tiles [N, T, h, w], position scores of the finest scale.
-      kinds: int32 [N], index of the labelled kind of defect that each image is like, or -1; `None`
-        for the deviation network.
-      likeness: float32 [N], likeness of each image to labelled defects, at most 1; `None` for the
-        deviation network, and for older exported files.
-    """
-
-    scores: np.ndarray
-    maps: np.ndarray
-    kinds: np.ndarray | None = None
-    likeness: np.ndarray | None = None
-
-
-class Scores(NamedTuple):
-    """Result of `ImageScorer.score` for N images.
-
-    Attributes:
-      scores: float32 [N], anomaly scores. The deviation loss pulls normal images to the prior's
-        mean; with the standard prior, scores read as standard deviations from normal.
-      maps: float32 [N, h, w], or with tiles [N, T, h, w], signed position scores of the finest
-        scale.
-      p_values: float64 [N], p-values from the held-out good images, or else under the prior
-        (`devnet_jax.inference.thresholds.p_values`); `None` with neither.
-      is_anomaly: bool [N], True at or above the threshold in force; `None` without a threshold.
-      reasons: for each alarm "like the labelled KIND (LIKENESS%)" or "like no labelled kind", or
-        without labelled kinds "unlike the good parts"; "" for the other images, and for all of the
-        deviation network.
-      kinds: labelled kind that each image is like, alarm or not; `None` for an image that is like
-        none of them; empty without labelled kinds.
-      odd: for each image that is unlike the training images as a whole a short reason, and "" for
-        the others; the score of an odd image means little.
-      severity: float64 [N] in (0, 1), 0.5 at the threshold in force
-        (`devnet_jax.inference.verdicts.severity`); `None` without a threshold.
-      errors: for each image that could not be read, the reason why, and "" for the others. Such an
-        image has NaN as its score, map and p-value, and is an alarm: it is not known to be good.
-    """
-
-    scores: np.ndarray
-    maps: np.ndarray
-    p_values: np.ndarray | None = None
-    is_anomaly: np.ndarray | None = None
-    reasons: Sequence[str] = ()
-    kinds: Sequence[str | None] = ()
-    odd: Sequence[str] = ()
-    severity: np.ndarray | None = None
-    errors: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +120,11 @@ class ImageScorer(abc.ABC):
 
     @abc.abstractmethod
     def with_threshold(self, value: float) -> Self:
-        """Returns the detector with a given threshold in force, whatever else was."""
+        """Returns the detector with a given threshold in force, whatever else was.
+
+        Raises:
+          UserError: if the value is not finite.
+        """
 
     @abc.abstractmethod
     def _score(self, images: np.ndarray) -> RawScores:
@@ -253,8 +205,8 @@ class ImageScorer(abc.ABC):
           UserError: if an image cannot be read or a score is not finite.
         """
         batch, why = read_images(images, self.preprocessing, errors)
-        found = self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch), errors=why)
-        return found._replace(**blank(found._asdict(), why)) if any(why) else found
+        found = self.interpret(self._score(batch.pixels))._replace(odd=self.odd(batch))
+        return found.with_errors(why)
 
     def odd(self, images: ImagesLike) -> list[str]:
         """Returns `Scores.odd`; all "" for runs and files of earlier versions.
@@ -293,7 +245,12 @@ class ImageScorer(abc.ABC):
             shown = np.ones(len(raw.scores), bool) if alarms is None else alarms
             reasons = _reasons(kinds, raw.likeness, shown)
         return Scores(
-            *(raw.scores, raw.maps, verdicts.p_values, alarms, reasons, kinds),
+            raw.scores,
+            raw.maps,
+            verdicts.p_values,
+            alarms,
+            reasons,
+            kinds,
             severity=verdicts.severity,
         )
 
@@ -442,12 +399,3 @@ def _reasons(
             for kind, measure in zip(kinds, measures, strict=True)
         ]
     return [text if alarm else "" for text, alarm in zip(texts, alarms.tolist(), strict=True)]
-
-
-def as_written(scores: np.ndarray) -> np.ndarray:
-    """Returns float32 scores [N] as the float64 numbers that their shortest texts denote.
-
-    Tables contain these texts. Comparing these numbers with a threshold gives the same alarms as
-    comparing the texts; the float32 values can differ from the texts in the ninth digit.
-    """
-    return np.array([float(str(score)) for score in scores])

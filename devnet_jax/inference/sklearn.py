@@ -36,7 +36,7 @@ from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.fitting import train_devcore, train_devnet
 from devnet_jax.inference.image_list import ImageListReader, batches, digest
 from devnet_jax.inference.images import ImageLike
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.scores import as_written
 from devnet_jax.runtime.numerics import standard_numerics
 from devnet_jax.runtime.progress import COMPILING, Phase, showing
 from devnet_jax.runtime.startup import keep_compiled
@@ -72,10 +72,9 @@ class DevNet(OutlierMixin, BaseEstimator):
     """Few-shot anomaly detection with either detector, as a scikit-learn estimator.
 
     Unlike other outlier detectors, it is supervised: `fit` requires `y`. DevCore also learns from
-    normal images alone. X is a sequence of images
-    (paths, Pillow images or arrays, as `as_batch` accepts them) in a list or an array of objects,
-    or an array [N, H, W, C]. Images have no fixed number of features, so `n_features_in_` does not
-    exist.
+    normal images alone. X is a sequence of images (paths, Pillow images or arrays, as `as_batch`
+    accepts them) in a list or an array of objects, or an array [N, H, W, C]. Images have no fixed
+    number of features, so `n_features_in_` does not exist.
 
     Use `StratifiedKFold` in cross-validation, so that each fold has normal images and anomalies;
     scikit-learn stratifies by default only for classifiers. Scikit-learn's scorers, such as

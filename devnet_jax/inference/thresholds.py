@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import special  # scipy.stats takes long to import
 
+from devnet_jax.errors import UserError
 from devnet_jax.prior import Prior
 
 Kind = Literal["given", "calibrated", "prior"]
@@ -92,10 +93,16 @@ def given_threshold(value: float, good_scores: np.ndarray, prior: Prior | None) 
     """Returns the threshold of a value that the user has chosen.
 
     Args:
-      value: lowest score that raises an alarm.
+      value: lowest score that raises an alarm; float32 is taken as written.
       good_scores: float [n], scores of held-out normal images; may be empty.
       prior: prior of normal scores, if there is one.
+
+    Raises:
+      UserError: if the value is not finite.
     """
+    value = float(str(value))
+    if not math.isfinite(value):
+        raise UserError(f"threshold = {value}: give a score, which is a finite number")
     found = p_values(np.array([value]), good_scores, prior)
     rate = None if found is None else float(found[0])
     return Threshold("given", value, rate, len(good_scores) or None)
@@ -110,7 +117,7 @@ def p_values(scores: np.ndarray, good_scores: np.ndarray, prior: Prior | None) -
     `calibrated_threshold(good_scores, α)`.
 
     Args:
-      scores: float64 [N], as written (`devnet_jax.inference.scorer.as_written`).
+      scores: float64 [N], as written (`devnet_jax.inference.scores.as_written`).
       good_scores: float64 [n], scores of held-out normal images, as written; may be empty.
       prior: prior of normal scores; `None` if the loss has none.
 

@@ -40,7 +40,7 @@ def judge(
     """Judges scores.
 
     Args:
-      scores: float64 [N], as written (`devnet_jax.inference.scorer.as_written`).
+      scores: float64 [N], as written (`devnet_jax.inference.scores.as_written`).
       threshold: threshold in force; `None` if there is none.
       good_scores: float64 [n], scores of held-out normal images, as written; may be empty.
       prior: prior of normal scores; `None` if the loss has none.
@@ -49,9 +49,10 @@ def judge(
     if threshold is None:
         return Verdicts(None, p, None)
     alarms = threshold.alarms(scores)
-    if p is not None and threshold.kind == "prior" and threshold.false_alarm_rate is not None:
-        # Rounding must not contradict the verdict at the quantile itself.
-        rate = threshold.false_alarm_rate
+    rate = threshold.false_alarm_rate
+    if p is not None and rate is not None and threshold.n_calibration != len(good_scores):
+        # The prior's are rounded at its quantile, and a file of earlier versions has a calibrated
+        # threshold with at most 512 quantiles of its scores: neither may contradict the verdict.
         p = np.where(alarms, np.minimum(p, rate), np.maximum(p, np.nextafter(rate, 1)))
     typical = typical_score(good_scores, prior)
     return Verdicts(alarms, p, severity(scores, threshold.value, typical))
@@ -75,8 +76,8 @@ def severity(scores: np.ndarray, threshold: float, typical: float) -> np.ndarray
 
     With x = (score - threshold) / w, where w is the distance from the typical score to the
     threshold, it is 0.5 + 0.5 x / (1 + |x|). So 0.75 is as far above the threshold as a typical
-    good part is below it. It rises with the score, and no two scores become equal, so it ranks
-    images as the scores do. w is at least 0.001 max(1, |threshold|).
+    good part is below it. It rises with the score, and no two float32 scores up to 100,000 become
+    equal, so it ranks images as the scores do. w is at least 0.001 max(1, |threshold|).
 
     Args:
       scores: float64 [N], as written.

@@ -342,7 +342,7 @@ def _make_pictures(
         )
 
     results = [(path, result) for path in paths if (result := progress.get(inputs.name(path)))]
-    pictures = map_in_threads(make_picture, results, "report")
+    pictures = map_in_threads(make_picture, results, "making the report")
     return [picture for picture in pictures if picture is not None]
 
 

@@ -21,7 +21,7 @@ from devnet_jax.distributed.cluster import report_progress
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.images import decode_file
-from devnet_jax.inference.scorer import Scores, as_written
+from devnet_jax.inference.scores import Scores, as_written
 from devnet_jax.prediction.inputs import Inputs
 from devnet_jax.prediction.output import Output
 from devnet_jax.prediction.progress import FileResult, Progress

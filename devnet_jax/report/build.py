@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from devnet_jax.config import Config, get_setting, setting_names
+from devnet_jax.data.example import Example
 from devnet_jax.data.few_shot import FewShotDataset
-from devnet_jax.data.source import Example
 from devnet_jax.errors import printable
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.inference.detector import TrainedDetector

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from devnet_jax.inference.scorer import Scores, as_written
+from devnet_jax.inference.scores import Scores, as_written
 from devnet_jax.review.journal import Label
 from devnet_jax.review.order import Suggestion, teaching_order
 

@@ -16,7 +16,7 @@ from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.forward import score_features
-from devnet_jax.inference.scorer import RawScores, Scores
+from devnet_jax.inference.scores import RawScores, Scores
 from devnet_jax.models.devcore import LABELLED_PER_IMAGE, UNLIKE, Features
 from devnet_jax.review.features import FeatureStore, LearningPictures
 from devnet_jax.training.devcore import fit_features

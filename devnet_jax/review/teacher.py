@@ -15,7 +15,7 @@ from devnet_jax.data.store import host_memory
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
 from devnet_jax.inference.overlay import coloured
-from devnet_jax.inference.scorer import RawScores, Scores
+from devnet_jax.inference.scores import RawScores, Scores
 from devnet_jax.review.features import FeatureStore
 from devnet_jax.review.journal import Label
 from devnet_jax.review.learning import LearnedDetector, LearningSet, learn, scores_of

@@ -15,7 +15,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -167,7 +167,6 @@ class Phase:
         *,
         done: int = 0,
         first: str = "",
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts the phase; call `update` as units are done.
 
@@ -176,11 +175,9 @@ class Phase:
           total: number of units; `None` if it is unknown, or the phase cannot be divided.
           unit: name of one unit.
           done: number of units that were done earlier.
-          first: note until the first update, such as "compiling, once per machine".
-          clock: function that returns the time in seconds.
+          first: note until the first update, such as `COMPILING`.
         """
-        self._clock = clock
-        self._pace = Pace(name, total, unit, clock(), done, first)
+        self._pace = Pace(name, total, unit, time.monotonic(), done, first)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._drawn = -math.inf
@@ -205,7 +202,7 @@ class Phase:
     @property
     def time_left(self) -> str:
         """Text such as ", about 3 min left"; "" before a rate was measured."""
-        return describe_left(self._pace.left(self._clock()))
+        return describe_left(self._pace.left(time.monotonic()))
 
     def update(self, n: int = 1, note: str = "") -> None:
         """Counts n more units.
@@ -215,7 +212,7 @@ class Phase:
           note: what else is to be said, such as the loss.
         """
         with self._lock:
-            self._pace.update(n, self._clock(), note)
+            self._pace.update(n, time.monotonic(), note)
             self._show()
 
     def close(self, finished: bool = True) -> None:
@@ -226,9 +223,9 @@ class Phase:
         with self._lock:
             if self._bar is not None:
                 self._draw()
-                self._bar.leave = self._pace.end(self._clock()) is not None
+                self._bar.leave = self._pace.end(time.monotonic()) is not None
                 self._bar.close()
-            elif self._is_shown and finished and (line := self._pace.end(self._clock())):
+            elif self._is_shown and finished and (line := self._pace.end(time.monotonic())):
                 _say(line)
 
     def _tick(self) -> None:
@@ -238,7 +235,7 @@ class Phase:
                     self._show()
 
     def _show(self) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if not self._is_shown:
             return
         if self._bar is None:
@@ -250,7 +247,9 @@ class Phase:
 
     def _draw(self) -> None:
         assert self._bar is not None
-        left = describe_left(self._pace.left(self._clock()) if not self._ended.is_set() else None)
+        left = describe_left(
+            self._pace.left(time.monotonic()) if not self._ended.is_set() else None
+        )
         texts = [left.removeprefix(", "), self._pace.note]
         self._bar.set_postfix_str(", ".join(filter(None, texts)), refresh=False)
         self._bar.n = self._pace.done

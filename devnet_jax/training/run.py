@@ -50,6 +50,11 @@ def train(config: Config, workdir: Workdir) -> None:
     """
     require_trainable(config)
     workdir.require_writable()
+    if workdir.seeds.exists():
+        raise UserError(
+            f"--workdir={workdir.path}: holds runs of several seeds; go on with --seeds, or choose "
+            "another folder"
+        )
     with (
         locked_by_rank_zero(workdir.lock()),
         training_checkpoints(config, workdir) as checkpoints,

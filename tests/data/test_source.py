@@ -24,8 +24,9 @@ from devnet_jax.data.datasets.image_folder import ImageFolder
 from devnet_jax.data.datasets.verify import verify as verify_dataset
 from devnet_jax.data.decode import load_images
 from devnet_jax.data.download import Archive
+from devnet_jax.data.example import Example
 from devnet_jax.data.preprocessing import Preprocessing
-from devnet_jax.data.source import DATASETS, Example, open_source
+from devnet_jax.data.source import DATASETS, open_source
 from devnet_jax.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devnet_jax.data.source import Example
+from devnet_jax.data.example import Example
 from devnet_jax.data.split import Split, grown_split
 from devnet_jax.data.split import few_shot_split as full_split
 from devnet_jax.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from devnet_jax.data.source import Example
+from devnet_jax.data.example import Example
 from devnet_jax.evaluation.compare import changes_of_side, measure_difference
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.comparison import CHANGES, Side

@@ -121,6 +121,7 @@ def test_a_run_and_its_file_get_the_same_threshold_and_eval_keeps_it(
     assert str(good_pictures.parent) not in json.dumps(exported.card)
     assert exported.card["metrics"]["image_auroc"] >= 0
     assert "calibrated_threshold" not in exported.card["metrics"]
+    assert exported.card["metrics"]["prior_threshold"] == exported.thresholds[1].value
     old, new = (ExportedDetector.load(f).score(paths[:3]).scores for f in (file, new_file))
     np.testing.assert_array_equal(old, new)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from devnet_jax.inference.scorer import as_written
+from devnet_jax.errors import UserError
+from devnet_jax.inference.scores import as_written
 from devnet_jax.inference.thresholds import (
     calibrated_threshold,
     given_threshold,
@@ -91,6 +92,27 @@ def test_rounding_at_the_prior_s_quantile_contradicts_no_verdict() -> None:
         assert found.tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("n_kept", [0, 512])
+def test_a_file_of_earlier_versions_has_no_p_value_that_contradicts_its_threshold(
+    n_kept: int,
+) -> None:
+    """It has at most 512 quantiles of the scores behind its threshold, or none of them."""
+    good = np.random.default_rng(4).normal(0.3, 0.5, 1000).astype(np.float32)
+    threshold = calibrated_threshold(good, 0.05)
+    assert threshold is not None
+    kept = np.quantile(good, np.linspace(0, 1, n_kept)) if n_kept else np.empty(0)
+    scores = as_written(np.concatenate([good, np.nextafter(good, np.float32(9))]))
+    verdicts = judge(scores, threshold, kept, Prior())
+    assert verdicts.p_values is not None
+    np.testing.assert_array_equal(verdicts.p_values <= 0.05, scores >= threshold.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_given_threshold_is_finite(value: float) -> None:
+    with pytest.raises(UserError, match="give a score"):
+        given_threshold(value, np.empty(0), Prior())
+
+
 def test_a_given_threshold_has_the_p_value_of_its_score() -> None:
     good = np.arange(20, dtype=np.float64)
     threshold = given_threshold(17.5, good, Prior())
@@ -100,6 +122,8 @@ def test_a_given_threshold_has_the_p_value_of_its_score() -> None:
     by_prior = given_threshold(1.6449, np.empty(0), Prior())
     assert by_prior.false_alarm_rate == pytest.approx(0.05, abs=1e-5)
     assert given_threshold(1.0, np.empty(0), None).false_alarm_rate is None
+    # A score as NumPy has it is the number that tables have, so that this image is an alarm.
+    assert given_threshold(np.float32(0.1), good, None).value == 0.1  # type: ignore[arg-type]
 
 
 def test_severity_by_hand() -> None:

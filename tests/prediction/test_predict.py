@@ -24,7 +24,7 @@ from devnet_jax.config import Config, DatasetConfig, EvaluationConfig, LossConfi
 from devnet_jax.data.decode import load_image
 from devnet_jax.data.preprocessing import Preprocessing
 from devnet_jax.errors import UserError
-from devnet_jax.inference.scorer import Scores
+from devnet_jax.inference.scores import Scores
 from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
@@ -130,7 +130,8 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
     described = f"{n_alarms} of 22 scored ({format_rate(n_alarms, 22).share})"
     assert described in str(prediction)
     assert f"score {threshold:.4g}, the prior's" in str(prediction)
-    assert f"{n_alarms} of 22 scored" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert all(part in page for part in described.split(" ("))
     assert not any(row["reason"] or row["error"] for row in rows)
     assert prediction.n_images == len(rows) == 22
     assert prediction.n_alarms == alarms.count("1")
@@ -250,7 +251,7 @@ def test_alarms_are_decided_by_the_scores_as_written(
         assert (row["score"], row["is_anomaly"]) == ("0.1", "0")
         assert float(row["threshold"]) == threshold
     assert (prediction.n_alarms, prediction.overlays) == (0, None)
-    assert "0 of 2 scored (0%)" in (tmp_path / "out" / "report.html").read_text()
+    assert "0 of 2 scored" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -688,7 +689,7 @@ def test_a_database_damaged_in_the_middle_is_replaced(
 ) -> None:
     path = tmp_path / "results.sqlite"
     progress = Progress(path, "one")
-    results = [FileResult(f"{i:04}.png", f"{i}", 1.25, None, "", "") for i in range(2000)]
+    results = [FileResult(f"{i:04}.png", f"{i}", 1.25, "", "") for i in range(2000)]
     progress.add(results)
     progress.close()
     content = path.read_bytes()
@@ -715,13 +716,13 @@ def test_a_second_process_is_refused(detector: Detector, tmp_path: Path) -> None
 
 def test_progress_returns_the_stored_results(tmp_path: Path) -> None:
     results = [
-        FileResult("a.png", f"5 {2**64}", 1.25, None, "like the labelled Schramme é", ""),
-        FileResult("\udcff\n.png", "", None, None, "", "cannot read '\udcff\n.png'"),
-        FileResult("b.png", "5 3", -0.1, 1e-300, "like the labelled kr\udce4tzer", ""),
+        FileResult("a.png", f"5 {2**64}", 1.25, "like the labelled Schramme é", ""),
+        FileResult("\udcff\n.png", "", None, "", "cannot read '\udcff\n.png'"),
+        FileResult("b.png", "5 3", -0.1, "like the labelled kr\udce4tzer", ""),
     ]
     path = tmp_path / "a #?%\udcff.sqlite"
     progress = Progress(path, "one")
-    progress.add([FileResult("b.png", "1", None, None, "", "damaged")])
+    progress.add([FileResult("b.png", "1", None, "", "damaged")])
     progress.add(results)
     progress.close()
     progress = Progress(path, "one")

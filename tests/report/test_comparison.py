@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from devnet_jax.data.source import Example
+from devnet_jax.data.example import Example
 from devnet_jax.evaluation.compare import changes_of_side, measure_difference
 from devnet_jax.report.comparison import (
     CHANGES,

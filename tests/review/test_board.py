@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from devnet_jax.inference.scorer import Scores
+from devnet_jax.inference.scores import Scores
 from devnet_jax.review.board import Board
 from devnet_jax.review.journal import Label
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from devnet_jax import Detector
 from devnet_jax.config import Config
+from devnet_jax.errors import UserError
 from devnet_jax.runtime.workdir import Workdir
 from devnet_jax.sweep.seeds import SeedRun, Seeds
 from tests import fork_server
@@ -61,7 +63,7 @@ def test_mean_and_spread_are_those_of_the_runs(workdir: Path) -> None:
     values = {
         "image_auroc": aurocs,
         "image_ap": [results["image_ap"] for results in measured],
-        # The two good images that are held out calibrate at the nearest rate, 1/3.
+        # The threshold in force: two good images are held out, which allow the nearest rate, 1/3.
         "false_alarm_rate": [results["calibrated_false_alarm_rate"] for results in measured],
         "miss_rate": [results["calibrated_miss_rate"] for results in measured],
     }
@@ -80,7 +82,7 @@ def test_prints_and_writes_a_table(workdir: Path) -> None:
     mean = f"{summary['mean']:.3f} ± {summary['std']:.3f}"
     rate = content["measures"]["false_alarm_rate"]
     rates = f"{rate['mean']:.1%} ± {rate['std']:.1%}"
-    for text in (mean, rates, f"{workdir}/{content['median_run']}: ", "the calibrated"):
+    for text in (mean, rates, f"{workdir}/{content['median_run']}: ", "the calibrated threshold"):
         assert text in printed
         assert text in table
     for seed in SEEDS:
@@ -116,11 +118,15 @@ def test_killed_it_goes_on_with_the_rest(
     assert read(killed) == read(workdir)
 
 
-def test_refusals(main: Main, command: tuple[str, ...], workdir: Path, trained_core: Path) -> None:
+def test_refusals(
+    main: Main, command: tuple[str, ...], workdir: Path, trained_core: Path, parts: Path
+) -> None:
     single = main(*command, f"--workdir={trained_core}")
     refused(single, f"--workdir={trained_core}: holds a single run; choose another folder")
     several = main("--mode=export", f"--workdir={workdir}", "--output=model.devnet")
     refused(several, "holds runs of several seeds; give one of them", "seed-")
+    with pytest.raises(UserError, match="holds runs of several seeds"):
+        Detector.train(parts, workdir)
     mode = main("--mode=eval", f"--workdir={workdir}/seed-42", "--seeds=3")
     refused(mode, "--seeds goes with --mode=train, not with --mode=eval")
     refused(main(*command, f"--workdir={workdir}", "--seeds=1"), "seeds")

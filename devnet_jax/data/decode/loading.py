@@ -17,6 +17,7 @@ from devnet_jax.data.decode.rgb import to_rgb, to_rgb_image
 from devnet_jax.data.decode.values import Values, values_of_array
 from devnet_jax.data.preprocessing import PADDING, Preprocessing
 from devnet_jax.runtime.host_devices import n_cores
+from devnet_jax.runtime.progress import Phase
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -248,9 +249,6 @@ def map_in_threads(
         if description is None:
             yield from results
             return
-        # Imported late: scoring with an exported detector does without.
-        from devnet_jax.runtime.progress import Phase
-
         with Phase(description, len(items)) as phase:
             for result in results:
                 yield result
