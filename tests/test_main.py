@@ -47,7 +47,7 @@ def test_what_a_run_prints(trained: Path) -> None:
     assert str(trained / "report.html") in out
     # configs/folder.py holds out a fifth of 9 normal images.
     assert "at most 33.3% false alarms, the nearest rate that 2 images allow" in err
-    assert "5% needs 19 normal images held out, and there are 2" in err
+    assert "5% needs 19 normal images held out, not 2" in err
 
 
 def test_what_a_run_leaves(trained: Path, parts: Path) -> None:

@@ -98,8 +98,8 @@ def compare(
         config_b = _settings_of_b(config, workdir, against)
         b = open_detector(config_b, against, needs_dataset=raw is None)
         common = _tested_by_both(a, b) if raw is None else _choose(raw, a, b)
-        scores_a = _score(a, common.of_a, common.examples)
-        scores_b = _score(b, common.of_b, common.examples)
+        scores_a = _score(a, common.of_a, common.examples, "scoring with A")
+        scores_b = _score(b, common.of_b, common.examples, "scoring with B")
         sides = (
             Side(str(a), scores_a, a.detector.threshold),
             Side(str(b), scores_b, b.detector.threshold),
@@ -187,10 +187,12 @@ def _choose(raw: Sequence[Any], a: Opened, b: Opened) -> _Common:
     return _Common(examples, of_a, of_b, len(raw) - len(examples))
 
 
-def _score(opened: Opened, pictures: Pictures, examples: Sequence[Example]) -> np.ndarray:
+def _score(
+    opened: Opened, pictures: Pictures, examples: Sequence[Example], phase: str
+) -> np.ndarray:
     """Returns the scores of pictures as they are written, float64 [N]."""
     paths = [example.path for example in examples]
-    return as_written(score_paths(opened.detector, pictures, paths, "comparing"))
+    return as_written(score_paths(opened.detector, pictures, paths, phase))
 
 
 def changes_of_side(labels: np.ndarray, sides: tuple[Side, Side]) -> list[str]:
@@ -221,7 +223,7 @@ def _most_changed(sides: tuple[Side, Side], changes: Sequence[str]) -> list[int]
 
 def _make_views(opened: Opened, pictures: Pictures, examples: Sequence[Example]) -> list[bytes]:
     """Returns the overlay of each picture as a thumbnail, in process 0; else an empty list."""
-    test = score_test_images(opened.detector, pictures, examples)
+    test = score_test_images(opened.detector, pictures, examples, "drawing maps")
     return [one.overlay or one.image for one in test.pictures] if test is not None else []
 
 
@@ -346,7 +348,7 @@ def _summarise(folder: epath.Path, page: Comparison) -> str:
     else:
         rows.append(("AUROC", "not measured: it needs normal pictures and anomalies"))
     if "changed" in results:
-        counts = "; ".join(f"{n} {CHANGES[name]}" for name, n in results["changed"].items() if n)
-        rows.append(("changed sides", f"{results['n_changed']}" + f": {counts}" * bool(counts)))
+        counts = "; ".join(f"{CHANGES[name]}: {n}" for name, n in results["changed"].items() if n)
+        rows.append(("changed sides", f"{results['n_changed']}" + f" ({counts})" * bool(counts)))
     rows.append(("report", str(folder / "compare.html")))
     return "\n".join(["", *align_rows(rows)])

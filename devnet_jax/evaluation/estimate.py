@@ -8,32 +8,31 @@ import numpy as np
 from sklearn import metrics
 
 from devnet_jax.evaluation.intervals import auroc_interval, rate_interval
-from devnet_jax.inference.thresholds import calibrated_threshold
+from devnet_jax.inference.scorer import as_written
+from devnet_jax.inference.thresholds import Threshold
 
 
 def expected_performance(
-    normal_scores: Sequence[float], anomaly_scores: Sequence[float], false_alarm_rate: float
+    normal_scores: Sequence[float], anomaly_scores: Sequence[float], threshold: Threshold | None
 ) -> dict[str, float]:
     """Returns the measures to expect on new images, with 95 % confidence intervals.
 
     Each score is by a model that has not seen the image. The scores are not quite independent, as
-    any two of these models share training images; the intervals take them for independent. That of
-    the miss rate takes the threshold for fixed.
+    any two of these models share training images; the intervals take them for independent. Misses
+    are counted at the threshold in force, as the report counts the labelled anomalies that would be
+    missed; their interval takes it for fixed.
 
     Args:
       normal_scores: cross-validated scores of normal training images.
       anomaly_scores: those of labelled anomalies.
-      false_alarm_rate: promised rate of the threshold that the miss rate is counted at, in (0, 1).
+      threshold: threshold in force; `None` without one, for no miss rate.
 
     Returns:
-      Entries of eval/metrics.json: expected AUROC and miss rate, their intervals, the numbers of
-      images behind them, and the false-alarm rate that the miss rate is counted at: the promised
-      one, or the nearest that so few normal scores allow (`calibrated_threshold`). Empty if either
-      kind has no score.
+      Entries of eval/metrics.json: expected AUROC and miss rate, their intervals, and the numbers
+      of images behind them. Empty if either kind has no score.
     """
-    # In float32, as the scores of new images are.
-    normal = np.asarray(normal_scores, np.float32)
-    anomalous = np.asarray(anomaly_scores, np.float32)
+    normal = as_written(np.asarray(normal_scores, np.float32))
+    anomalous = as_written(np.asarray(anomaly_scores, np.float32))
     n_normal, n_anomaly = len(normal), len(anomalous)
     if not n_normal or not n_anomaly:
         return {}
@@ -47,13 +46,11 @@ def expected_performance(
         "n_estimate_normal": n_normal,
         "n_estimate_anomaly": n_anomaly,
     }
-    threshold = calibrated_threshold(normal, false_alarm_rate)
-    assert threshold is not None
-    assert threshold.false_alarm_rate is not None
+    if threshold is None:
+        return expected
     n_missed = int(np.sum(~threshold.alarms(anomalous)))
     low, high = rate_interval(n_missed, n_anomaly)
     return expected | {
-        "expected_false_alarm_rate": threshold.false_alarm_rate,
         "expected_miss_rate": n_missed / n_anomaly,
         "expected_miss_rate_low": low,
         "expected_miss_rate_high": high,

@@ -20,6 +20,7 @@ from devnet_jax.distributed.cluster import (
     locked_by_rank_zero,
 )
 from devnet_jax.evaluation.estimate import expected_performance
+from devnet_jax.evaluation.intervals import excess_p_value
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 from devnet_jax.evaluation.scoring import (
     TestScores,
@@ -140,8 +141,9 @@ def estimate_performance(detector: TrainedDetector, workdir: Workdir) -> dict[st
     learned = read_learned(workdir, detector.step)
     if learned is None:
         return {}
-    rate = detector.config.evaluation.false_alarm_rate
-    expected = expected_performance(learned.normal_scores, learned.anomaly_scores, rate)
+    expected = expected_performance(
+        learned.normal_scores, learned.anomaly_scores, detector.threshold
+    )
     described = describe_expected(expected)
     if described is not None:
         n = len(learned.anomaly_scores)
@@ -221,6 +223,15 @@ def measure(
             results[f"{kind}_promised_false_alarm_rate"] = threshold.false_alarm_rate
         for name, rate in alarm_rates(labels, scores, threshold.value).items():
             results[f"{kind}_{name}"] = rate
+        if threshold.kind == "calibrated" and results["n_test_normal"]:
+            assert threshold.n_calibration is not None
+            assert threshold.false_alarm_rate is not None
+            results["calibrated_excess_p_value"] = excess_p_value(
+                int(results["calibrated_n_false_alarms"]),
+                int(results["n_test_normal"]),
+                threshold.n_calibration,
+                threshold.false_alarm_rate,
+            )
     anomalies = np.flatnonzero(labels == 1).tolist()
     if detector.threshold is not None and detector.kinds and anomalies:
         results |= kind_metrics(

@@ -80,6 +80,23 @@ def auroc_interval(
     return float(low), float(high)
 
 
+def excess_p_value(n_alarms: int, n_normal: int, n_calibration: int, rate: float) -> float:
+    """Returns the probability of so many false alarms, or more, if a promise holds.
+
+    With k = ⌊rate·(n+1)⌋, n the number of held-out images, the false-alarm rate of the calibrated
+    threshold follows Beta(k, n+1-k) over draws of them, so the number of false alarms is
+    beta-binomial, as long as test and held-out images are of one distribution.
+
+    Args:
+      n_alarms: number of normal test images that raise an alarm.
+      n_normal: number of normal test images, at least 1.
+      n_calibration: number of held-out images.
+      rate: promised rate, at least 1/(n+1) and below 1.
+    """
+    k = math.floor(rate * (n_calibration + 1) * (1 + 1e-9))
+    return float(stats.betabinom.sf(n_alarms - 1, n_normal, k, n_calibration + 1 - k))
+
+
 class AurocDifference(NamedTuple):
     """The AUROCs of two detectors, A and B, on the same images, and their difference.
 

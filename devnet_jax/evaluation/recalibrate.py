@@ -39,6 +39,7 @@ from devnet_jax.inference.thresholds import (
 )
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.score_files import ReadImage, read_in_chunks, readable_batch
+from devnet_jax.report.digits import format_rate, format_score
 from devnet_jax.report.summary import align_rows
 from devnet_jax.runtime.accounts import expand_home
 from devnet_jax.runtime.numerics import standard_numerics
@@ -68,7 +69,7 @@ class GoodScores:
     def highest(self) -> str:
         """Returns the highest scores with their paths, in words."""
         order = np.argsort(-self.scores, kind="stable")[:_N_HIGHEST]
-        return ", ".join(f"'{self.paths[i]}' {self.scores[i]:.4g}" for i in order)
+        return ", ".join(f"'{self.paths[i]}' {format_score(self.scores[i])}" for i in order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,24 +104,24 @@ class Change:
         needed = n_calibration_needed(rate)
         before = "none"
         if self.before is not None:
-            before = f"{self.before.value:.4g}" + " (the prior's)" * (self.before.kind == "prior")
+            kind = "the prior's" if self.before.kind == "prior" else self.before.kind
+            before = f"{format_score(self.before.value)} ({kind})"
         rows = [
             ("good pictures", f"{n}; left out: {len(self.good.left_out)}"),
             ("threshold before", before),
             (
                 "threshold now",
-                f"{self.after.value:.4g}: at most {rate:.4g} of good pictures raise an alarm; with "
-                f"{n} pictures below {likely:.3g} in nine of ten draws",
+                f"{format_score(self.after.value)}: at most {100 * rate:.3g}% of good pictures "
+                f"raise an alarm; with {n} pictures below {100 * likely:.3g}% in nine of ten draws",
             ),
-            ("pictures needed", f"{needed} for a false-alarm rate of {rate:.4g}"),
+            ("pictures needed", f"{needed} for a false-alarm rate of {100 * rate:.3g}%"),
             (
                 "highest scores",
                 f"{self.good.highest()}: look at them, as a defect raises the threshold",
             ),
         ]
         if self.old_alarms is not None:
-            share = self.old_alarms / n
-            rows += [("alarms before", f"{self.old_alarms} of the {n} pictures ({share:.1%})")]
+            rows += [("alarms before", f"{format_rate(self.old_alarms, n)} of the good pictures")]
         if self.shift is not None:
             s = self.shift
             rows += [

@@ -173,7 +173,9 @@ def score_labelled_anomalies(
         return None
     is_known = len(cross_validated) == len(examples)
     # Evenly spaced in the order of paths, which is that of the kinds, if the scores are not known.
-    scores = as_written(np.array(cross_validated)) if is_known else np.arange(len(examples))
+    scores = (
+        as_written(np.array(cross_validated, np.float32)) if is_known else np.arange(len(examples))
+    )
     threshold = detector.threshold.value if is_known and detector.threshold else None
     chosen = choose_pictures(scores, np.ones(len(scores)), threshold, MAX_LABELLED).tolist()
     test = score_test_images(

@@ -155,17 +155,18 @@ def shortage(n_calibration: int, false_alarm_rate: float) -> str | None:
     if n_calibration >= needed:
         return None
     wanted = (
-        f"a false-alarm rate of {100 * false_alarm_rate:.4g}% needs {needed} normal images held "
-        f"out, and there are {n_calibration}, copies of training images not counted"
+        f"a false-alarm rate of {100 * false_alarm_rate:.3g}% needs {needed} normal images held "
+        f"out, not {n_calibration} (copies of training images are not counted)"
     )
     advice = "train anew with more normal images, or more of them held out"
     advice += " (config.dataset.calibration)"
     if not n_calibration:
         return f"the threshold is not calibrated: {wanted}; {advice}"
     nearest = 100 / (n_calibration + 1)
+    allow = "1 image allows" if n_calibration == 1 else f"{n_calibration} images allow"
     return (
-        f"the threshold promises at most {nearest:.3g}% false alarms, the nearest rate that "
-        f"{n_calibration} images allow: {wanted}; for less, {advice}"
+        f"the calibrated threshold promises at most {nearest:.3g}% false alarms, the nearest rate "
+        f"that {allow}: {wanted}; for less, {advice}"
     )
 
 

@@ -59,9 +59,14 @@ def judge(
 
 
 def typical_score(good_scores: np.ndarray, prior: Prior | None) -> float:
-    """Returns the median score of held-out normal images, or else the prior's mean, or 0."""
+    """Returns the median score of held-out normal images, or else the prior's mean, or 0.
+
+    A single held-out image, at which the calibrated threshold is, tells no spread: the typical
+    score is then a standard deviation of the prior below it.
+    """
     if len(good_scores):
-        return float(np.median(good_scores))
+        spread = prior.std if prior is not None and len(good_scores) == 1 else 0.0
+        return float(np.median(good_scores)) - spread
     return 0.0 if prior is None else prior.mean
 
 

@@ -34,6 +34,7 @@ from devnet_jax.distributed.cluster import (
 )
 from devnet_jax.errors import UserError
 from devnet_jax.inference.detector import TrainedDetector
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction.inputs import Inputs, find_inputs
 from devnet_jax.prediction.output import Output, write_table
 from devnet_jax.prediction.progress import FileResult, Progress
@@ -45,6 +46,7 @@ from devnet_jax.report.build import (
     detector_fields,
 )
 from devnet_jax.report.content import Picture, Report, choose_pictures
+from devnet_jax.report.digits import format_rate, format_threshold
 from devnet_jax.report.page import to_html
 from devnet_jax.report.summary import align_rows
 from devnet_jax.report.thumbnails import side_for, thumbnail
@@ -73,6 +75,7 @@ class Prediction:
       overlays: folder of the overlays; `None` if there are none.
       odd: number of images that are unlike the training images, by reason, the commonest first.
       drift: warning that the scores of images that pass have moved since calibration, or "".
+      threshold: threshold of the alarms, in words, or "".
     """
 
     n_images: int
@@ -83,6 +86,7 @@ class Prediction:
     overlays: Path | None
     odd: Mapping[str, int] = dataclasses.field(default_factory=dict)
     drift: str = ""
+    threshold: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values."""
@@ -103,6 +107,7 @@ class Prediction:
             ("images", self.n_images),
             ("could not be read", self.n_unreadable or None),
             ("alarms", _format_alarms(self.n_alarms, self.n_images - self.n_unreadable)),
+            ("threshold", self.threshold or None),
             ("odd images", self.describe_odd() or None),
             ("warning", self.drift or None),
             ("score of every image", self.table),
@@ -273,6 +278,7 @@ def _write_results(
         overlays=None,
         odd=_count_reasons(odd),
         drift="" if drift is None else str(drift),
+        threshold="" if threshold is None else _describe_threshold(threshold, scores),
     )
     if scored:
         chosen = [scored[i] for i in choose_pictures(scores, first=is_odd)]
@@ -290,6 +296,12 @@ def _write_results(
             n_files - n_overlays,
         )
     return dataclasses.replace(prediction, overlays=output.overlays if n_overlays else None)
+
+
+def _describe_threshold(threshold: Threshold, scores: np.ndarray) -> str:
+    """Returns a threshold in words, such as "score 1.337, calibrated"."""
+    kind = "the prior's" if threshold.kind == "prior" else threshold.kind
+    return f"score {format_threshold(threshold.value, scores)}, {kind}"
 
 
 def _count_reasons(odd: Iterable[str]) -> dict[str, int]:
@@ -377,7 +389,7 @@ def _make_report(
 def _format_alarms(n_alarms: int | None, n_scored: int) -> str | None:
     if n_alarms is None:
         return None
-    return f"{n_alarms} of {n_scored} scored ({n_alarms / n_scored:.1%})"
+    return f"{n_alarms} of {n_scored} scored ({format_rate(n_alarms, n_scored).share})"
 
 
 def _make_notes(detector: TrainedDetector, prediction: Prediction) -> list[str]:

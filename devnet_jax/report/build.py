@@ -22,6 +22,7 @@ from devnet_jax.inference.verdicts import typical_score
 from devnet_jax.report.content import LabelledAnomalies, Picture, Report, choose_pictures
 from devnet_jax.report.digits import format_measure, format_rate
 from devnet_jax.report.summary import (
+    describe_excess,
     describe_expected,
     describe_measure,
     describe_run,
@@ -212,7 +213,7 @@ def _make_notes(
     detector: ImageScorer, duplicates: Sequence[str], results: Mapping[str, Any]
 ) -> list[str]:
     unmeasured = describe_unmeasured(results)
-    notes = [as_sentence(unmeasured)] if unmeasured else []
+    notes = [as_sentence(text) for text in (unmeasured, describe_excess(results)) if text]
     if results.get("n_pixel_vanished"):
         reason = "at the network's resolution, their masks are empty."
         if not detector.preprocessing.shows_all:

@@ -93,7 +93,7 @@ class Report:
       detector: "devnet" or "devcore".
       explanation: method of the overlays: "gradient", "smoothgrad", "score_map" or "none".
       errors: path and error message of each image that could not be read.
-      settings: name, value and default of each setting.
+      settings: name, value and default of each setting; empty for an exported file.
       versions: names and versions of the software.
       labelled_kinds: kinds of defects that the detector knows, offered to those who mark pictures.
       folder: folder that relative paths of pictures start from; "" if it is of no use.

@@ -281,7 +281,7 @@ def _threshold_name(threshold: Threshold) -> str:
 def _promised_rate(threshold: Threshold) -> str:
     if threshold.false_alarm_rate is None:
         return ""
-    rate = f"{100 * threshold.false_alarm_rate:.4g}%"
+    rate = f"{100 * threshold.false_alarm_rate:.3g}%"
     if threshold.n_calibration is None:
         return f"{rate} of the prior"
     return f"at most {rate}, on average" if threshold.kind == "calibrated" else f"about {rate}"

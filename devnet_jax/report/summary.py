@@ -81,13 +81,21 @@ def _measure_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("average precision", describe_measure(results, "image_ap")),
             ("best F1", f"{format_measure(best_f1)} at score {format_score(at)}"),
         ]
-    for kind, name, promise in (
-        ("given", "given threshold", ""),
-        ("calibrated", "calibrated threshold", ", at most {:.4g}% promised"),
-        ("prior", "prior's threshold", ", {:.4g}% if scores follow the prior"),
-    ):
-        if f"{kind}_threshold" in results:
-            rows += [(name, _describe_threshold(results, kind, promise))]
+    thresholds = [
+        (name, _describe_threshold(results, kind, promise))
+        for kind, name, promise in (
+            ("given", "given threshold", ""),
+            ("calibrated", "calibrated threshold", ", at most {:.3g}% promised"),
+            ("prior", "prior's threshold", ", {:.3g}% if scores follow the prior"),
+        )
+        if f"{kind}_threshold" in results
+    ]
+    rows += [
+        (f"{name}{' (in force)' * (i == 0)}", text) for i, (name, text) in enumerate(thresholds)
+    ]
+    excess = describe_excess(results)
+    if excess:
+        rows += [("more than promised", excess)]
     if "pixel_auroc_mean" in results:
         n = results["n_pixel_anomaly"]
         pixel_auroc, aupro = results["pixel_auroc_mean"], results["pixel_aupro"]
@@ -127,6 +135,28 @@ def describe_measure(results: Mapping[str, Any], name: str) -> str:
     return format_measure(results[name], (results[f"{name}_low"], results[f"{name}_high"]))
 
 
+# Probability below which more false alarms than promised are remarked on.
+_UNLIKELY = 0.05
+
+
+def describe_excess(results: Mapping[str, Any]) -> str | None:
+    """Says that more false alarms were observed than a promise lets expect; `None` if not.
+
+    Args:
+      results: content of eval/metrics.json.
+    """
+    p_value = results.get("calibrated_excess_p_value", 1.0)
+    if p_value >= _UNLIKELY:
+        return None
+    rate = format_rate(results["calibrated_n_false_alarms"], results["n_test_normal"])
+    promised = 100 * results["calibrated_promised_false_alarm_rate"]
+    return (
+        f"{rate.counts} good test images raise an alarm, which is unlikely with a promise of "
+        f"{promised:.3g}% (p = {p_value:.2g}): they may not be like the images held out; look at "
+        "them, and set the threshold with good images of today (--mode=recalibrate)"
+    )
+
+
 def describe_unmeasured(results: Mapping[str, Any]) -> str | None:
     """Says which measures the test images do not allow, and why; `None` if they allow all.
 
@@ -152,12 +182,11 @@ def describe_expected(results: Mapping[str, Any]) -> str | None:
     if "expected_auroc" not in results:
         return None
     text = f"AUROC {describe_measure(results, 'expected_auroc')}"
+    if "expected_miss_rate" not in results:
+        return text
     n = results["n_estimate_anomaly"]
     missed = format_rate(round(n * results["expected_miss_rate"]), n)
-    return (
-        f"{text}, {missed.share} missed {missed.in_brackets} at "
-        f"{100 * results['expected_false_alarm_rate']:.3g}% false alarms"
-    )
+    return f"{text}, {missed.share} missed {missed.in_brackets} at the threshold in force"
 
 
 _MAX_NAMED_CLASSES = 8
@@ -178,7 +207,10 @@ def describe_run(config: Config, results: Mapping[str, Any]) -> str:
             shots += f", {protocol} not tested"
     if dataset.contamination:
         shots += f", {dataset.contamination:.0%} of the normal images unlabelled anomalies"
-    steps = f", in {results['step']} steps" if config.model.detector == "devnet" else ""
+    steps = ""
+    if config.model.detector == "devnet":
+        of_last = f" of {results['last_step']}" if "last_step" in results else ""  # not finished
+        steps = f", in {results['step']}{of_last} steps"
     return f"with {shots}{steps}"
 
 

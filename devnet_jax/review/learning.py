@@ -141,8 +141,9 @@ def learn(
         raw = [scores for _, scores in scores_of(detector, store, pictures.calibration)]
         held_out = np.concatenate([scores.scores for scores in raw])
     detector = dataclasses.replace(detector, calibration_scores=held_out)
-    rate = config.evaluation.false_alarm_rate
-    expected = expected_performance(list(head.normal_scores), list(anomaly_scores), rate)
+    expected = expected_performance(
+        list(head.normal_scores), list(anomaly_scores), detector.threshold
+    )
     return LearnedDetector(detector, own, expected)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Note of phases that call a compiled function.
-COMPILING = "the first run on a machine compiles first"
+COMPILING = "loading the program, which the first run on a machine compiles"
 
 _SAID_AFTER = 1.0  # seconds; a shorter phase says nothing
 _ESTIMATED_AFTER = 5.0  # or said that nothing is done yet
@@ -67,6 +67,7 @@ class Pace:
         self._total = total
         self._unit = unit
         self._started = now
+        self._done_earlier = done
         self._measured_from: tuple[float, int] | None = None  # time and units of the first update
         self._updated = now
         self._said: float | None = None  # time of the last line
@@ -132,7 +133,8 @@ class Pace:
 
     def _begin(self) -> str:
         text = self._name if self._total is None else f"{self._name}: {self._amount()}"
-        return f"{text}, {self._count(self.done)} of them done" if self.done else text
+        done = self._done_earlier
+        return f"{text}, {self._count(done)} of them done earlier" if done else text
 
     def _amount(self) -> str:
         """Returns the total with its unit: "83 images", "12.5 MB"."""

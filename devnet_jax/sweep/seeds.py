@@ -35,7 +35,10 @@ MEASURES: Mapping[str, str] = {
     "miss_rate": "missed",
     "pixel_auroc_mean": "pixel AUROC",
 }
-_RATES = ("false_alarm_rate", "miss_rate")
+_RATES = {  # with the names of their counts of cases and of images
+    "false_alarm_rate": ("n_false_alarms", "n_test_normal"),
+    "miss_rate": ("n_missed", "n_test_anomaly"),
+}
 _VARYING = {  # parts of a split, by what they are for people
     "train_anomaly": "the labelled anomalies",
     "train_contamination": "the unlabelled anomalies among the training images",
@@ -168,7 +171,7 @@ class Seeds:
         """Returns the content of seeds.md."""
         summaries = self.summaries
         rows = [
-            ([Cell(str(run.seed)), *(_cell(name, run.measures[name]) for name in summaries)], False)
+            ([Cell(str(run.seed)), *(_cell(run, name) for name in summaries)], False)
             for run in self.runs
         ]
         means = [Cell(_describe(name, summary)) for name, summary in summaries.items()]
@@ -281,10 +284,15 @@ def _title(seeds: Seeds) -> str:
     return f"{seeds.config.detector_name}: {finished}"
 
 
-def _cell(name: str, value: float | None) -> Cell:
+def _cell(run: SeedRun, name: str) -> Cell:
+    value = run.measures[name]
     if value is None:
         return Cell("")
-    return Cell(f"{value:.1%}" if name in _RATES else f"{value:.3f}")
+    if name not in _RATES:
+        return Cell(f"{value:.3f}")
+    count, total = _RATES[name]
+    n = run.results[f"{run.threshold_kind}_{count}"]
+    return Cell(f"{value:.1%} ({n:,} of {run.results[total]:,})")
 
 
 def _describe(name: str, summary: Summary) -> str:

@@ -18,6 +18,7 @@ from devnet_jax import Detector
 from devnet_jax.evaluation.estimate import expected_performance
 from devnet_jax.export.read import ExportedDetector
 from devnet_jax.export.write import export_detector
+from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.report.digits import format_rate
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import Main
@@ -76,7 +77,9 @@ def test_without_anomalies_only_false_alarms_are_measured(
     evaluate: Callable[..., Evaluated],
 ) -> None:
     workdir, metrics, scores, printed = evaluate(lambda path: path.startswith("test/good"))
-    assert metrics.keys() == COMMON | rate_names("false_alarm_rate", "n_false_alarms")
+    assert metrics.keys() == COMMON | {"calibrated_excess_p_value"} | rate_names(
+        "false_alarm_rate", "n_false_alarms"
+    )
     assert (metrics["n_test_normal"], metrics["n_test_anomaly"]) == (5, 0)
     alarms = np.array(scores) >= metrics["prior_threshold"]
     assert metrics["prior_false_alarm_rate"] == pytest.approx(alarms.mean())
@@ -202,12 +205,13 @@ def test_the_expected_performance_is_told_everywhere(evaluate_core: Callable[...
     learned = json.loads((workdir / "learned.json").read_text())
     normal, anomalous = learned["normal_scores"], learned["anomaly_scores"]
     assert len(anomalous) == 3
-    expected = expected_performance(normal, anomalous, 0.3)
+    threshold = Threshold("calibrated", metrics["calibrated_threshold"], None)
+    expected = expected_performance(normal, anomalous, threshold)
     assert "expected_miss_rate" in expected
     assert {name: metrics[name] for name in expected} == expected
     (row,) = re.findall(r"^  expected +(.*), by cross-validation over 3 labels$", printed, re.M)
     number = r"(\d\.\d+) \(\d\.\d\d–\d\.\d\d\), (\d+)% missed \((\d) of 3; \d+–\d+%\)"
-    told = re.fullmatch(rf"AUROC {number} at 30% false alarms", row)
+    told = re.fullmatch(rf"AUROC {number} at the threshold in force", row)
     assert told is not None
     assert float(told[1]) == pytest.approx(expected["expected_auroc"], abs=0.0051)
     assert float(told[2]) / 100 == pytest.approx(expected["expected_miss_rate"], abs=0.0051)
@@ -216,7 +220,9 @@ def test_the_expected_performance_is_told_everywhere(evaluate_core: Callable[...
     assert (
         f"Expected from {len(normal)} normal training images and the 3 labelled anomalies alone, "
         f"by cross-validation: {row} (95% intervals in brackets)."
-    ) in (workdir / "report.html").read_text()
+    ) in (report := (workdir / "report.html").read_text())
+    # The section of labelled anomalies counts the same ones.
+    assert sum(map(int, re.findall(r"(\d+) would be missed", report))) == int(told[3])
 
 
 def shown_labelled(workdir: Path) -> list[tuple[str, float, str]]:

@@ -17,6 +17,7 @@ from devnet_jax.evaluation.intervals import (
     auroc_difference,
     auroc_interval,
     average_precision_interval,
+    excess_p_value,
     rate_interval,
 )
 
@@ -221,3 +222,15 @@ def test_equal_orders_differ_by_exactly_nothing() -> None:
 def test_a_single_anomaly_allows_no_interval() -> None:
     found = auroc_difference(np.array([0, 0, 1]), np.array([0.0, 1, 2]), np.array([0.0, 2, 1]))
     assert found == (1, 0.5, 0.5, None, None, None)
+
+
+def test_the_probability_of_more_false_alarms_than_promised() -> None:
+    # 19 held out at 5 %: k = 1. One image: k/(n+1); two of two: k(k+1)/((n+1)(n+2)).
+    assert excess_p_value(1, 1, 19, 0.05) == pytest.approx(1 / 20)
+    assert excess_p_value(2, 2, 19, 0.05) == pytest.approx(2 / (20 * 21))
+    assert excess_p_value(0, 20, 19, 0.05) == 1
+    # Against counting: thresholds of 42 images at 5 %, and 20 others.
+    rng = np.random.default_rng(5)
+    held_out, test = np.sort(rng.random((40_000, 42)), axis=1), rng.random((40_000, 20))
+    n_alarms = np.sum(test > held_out[:, -2:-1], axis=1)
+    assert excess_p_value(4, 20, 42, 0.05) == pytest.approx(np.mean(n_alarms >= 4), abs=0.005)

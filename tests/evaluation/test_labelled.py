@@ -93,6 +93,8 @@ def test_a_file_and_its_run_agree_on_a_folder_and_a_list(
     assert [row["path"] for row in list_rows] == [f"new/{row['path']}" for row in file_rows]
     assert "is not known which pictures the detector has learned from" in of_file.stderr
     page = (tmp_path / "file" / "report.html").read_text()
+    assert "</code> with <code>--mode=export</code>, which makes a new file" in page
+    assert "keeps it for all commands" not in page
     assert "not known which pictures" in page
     assert page.count('<li class="card"') >= 9
 

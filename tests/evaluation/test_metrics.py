@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 
 from devnet_jax.evaluation.metrics import alarm_rates, image_metrics, kind_metrics
 
@@ -54,6 +55,19 @@ def test_measures_without_the_images_they_need_are_left_out(
     assert image_metrics(np.array(labels), scores) == {}
     found = alarm_rates(np.array(labels), scores, 1.5)
     assert {name: found[name] for name in found if not name.endswith(("low", "high"))} == rates
+
+
+def test_a_perfect_order_is_exactly_1() -> None:
+    """Not 0.9999999999999999, as the sum over 53 steps of the recall is."""
+    result = image_metrics(np.repeat([0, 1], [20, 53]), np.arange(73.0))
+    assert (result["image_ap"], result["image_ap_high"]) == (1, 1)
+
+
+def test_average_precision_with_ties_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 60), rng.integers(0, 8, 60).astype(np.float32)
+    expected = metrics.average_precision_score(labels, scores)
+    assert image_metrics(labels, scores)["image_ap"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_separable_scores_reach_a_perfect_f1() -> None:

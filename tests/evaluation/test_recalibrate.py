@@ -20,6 +20,7 @@ from devnet_jax.export.read import ExportedDetector
 from devnet_jax.export.write import export_detector, rewrite_card
 from devnet_jax.inference.thresholds import Threshold
 from devnet_jax.prediction import predict
+from devnet_jax.report.digits import format_rate, format_score
 from devnet_jax.runtime.workdir import Workdir
 from tests.conftest import Main, tiny_flags
 from tests.drawn import SIZE, noise, save_good
@@ -89,13 +90,19 @@ def test_a_run_and_its_file_get_the_same_threshold_and_eval_keeps_it(
 
     assert before.threshold is not None
     assert row(result.stdout, "good pictures") == f"{N_NEW}; left out: 4"
-    assert row(result.stdout, "threshold before") == f"{before.threshold.value:.4g}"
-    assert row(result.stdout, "threshold now").startswith(f"{threshold.value:.4g}: at most 0.05")
+    assert row(result.stdout, "threshold before") == (
+        f"{format_score(before.threshold.value)} (calibrated)"
+    )
+    assert row(result.stdout, "threshold now").startswith(
+        f"{format_score(threshold.value)}: at most 5% of good pictures"
+    )
     assert row(result.stdout, "pictures needed").startswith("19 for")
     highest = paths[int(np.argmax(before.score(paths).scores))].name
-    assert row(result.stdout, "highest scores").startswith(f"'{mixed / highest}' {scores[-1]:.4g}")
+    assert row(result.stdout, "highest scores").startswith(
+        f"'{mixed / highest}' {format_score(scores[-1])}"
+    )
     n_alarms = int(np.sum(scores >= before.threshold.value))
-    assert row(result.stdout, "alarms before").startswith(f"{n_alarms} of the {N_NEW} pictures")
+    assert row(result.stdout, "alarms before").startswith(str(format_rate(n_alarms, N_NEW)))
     test = stats.ks_2samp(before.calibration_scores, scores)
     moved = row(result.stdout, "scores of good pictures")
     assert f"distance {test.statistic:.2f}, p = {test.pvalue:.2g}" in moved

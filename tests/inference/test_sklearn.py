@@ -177,7 +177,7 @@ def undecided(fitted: DevNet, paths: np.ndarray, pixels: np.ndarray) -> DevNet:
     with pytest.MonkeyPatch.context() as patch:
         # As with a loss without a prior, whose step would have to be compiled.
         patch.setattr("devnet_jax.inference.detector.prior_threshold", lambda *_: None)
-        with pytest.warns(UserWarning, match="needs 19 normal images held out, and there are 0"):
+        with pytest.warns(UserWarning, match="needs 19 normal images held out, not 0"):
             estimator.fit(list(changed), np.repeat([False, True], [14, 8]))
     return estimator
 

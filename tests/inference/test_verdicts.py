@@ -132,6 +132,7 @@ def test_severity_by_hand() -> None:
     np.testing.assert_allclose(found, [0.25, 0.5, 0.75, 0.5 + 0.5 * 2 / 3, 0.5 + 0.5 * 10 / 11])
     assert typical_score(np.array([1.0, 1.0, 9.0]), Prior()) == 1
     assert typical_score(np.empty(0), Prior(0.4, 1.0)) == 0.4
+    assert typical_score(np.array([-2.9]), Prior(0.0, 1.5)) == -4.4  # one picture has no spread
     assert typical_score(np.empty(0), None) == 0
 
 

@@ -29,6 +29,7 @@ from devnet_jax.models.build import make_variables
 from devnet_jax.prediction import predict
 from devnet_jax.prediction.inputs import find_inputs
 from devnet_jax.prediction.progress import FileResult, Progress
+from devnet_jax.report.digits import format_rate
 from devnet_jax.runtime.workdir import Workdir
 from tests import fork_server
 from tests.conftest import BACKBONE, IMAGE_SIZE, Main, environment
@@ -130,9 +131,11 @@ def test_the_table_matches_the_detector(detector: Detector, parts: Path, tmp_pat
     alarms = [row["is_anomaly"] for row in rows]
     assert alarms == ["1" if score >= threshold else "0" for score in scores]
     assert 0 < alarms.count("1") < len(alarms)
-    described = f"{alarms.count('1')} of 22 scored ({alarms.count('1') / 22:.1%})"
+    n_alarms = alarms.count("1")
+    described = f"{n_alarms} of 22 scored ({format_rate(n_alarms, 22).share})"
     assert described in str(prediction)
     assert described in read_page(tmp_path)
+    assert f"score {threshold:.4g}, the prior's" in str(prediction)
     assert not any(row["reason"] or row["error"] for row in rows)
     assert prediction.n_images == len(rows) == 22
     assert prediction.n_alarms == alarms.count("1")
@@ -292,7 +295,7 @@ def test_a_loss_without_a_prior_gives_scores_only(
         assert (row["p_value"], row["threshold"], row["is_anomaly"]) == ("", "", "")
         assert np.isfinite(float(row["score"]))
     report = (tmp_path / "report.html").read_text()
-    for warning in ("No threshold: ", "normal images held out, and there are 0"):
+    for warning in ("No threshold: ", "normal images held out, not 0"):
         assert report.count(warning) == 1
     assert [record.message[:13] for record in caplog.records] == ["no threshold:"]
     with pytest.raises(UserError, match="overlays=anomalous: there is no threshold"):

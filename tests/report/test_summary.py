@@ -49,7 +49,7 @@ def test_measures_have_intervals_and_their_digits() -> None:
 
 def test_rates_have_counts_and_intervals_beside_the_promise() -> None:
     promised = {"calibrated_promised_false_alarm_rate": 0.05}
-    assert rows(**rates("calibrated"), **promised)["calibrated threshold"] == (
+    assert rows(**rates("calibrated"), **promised)["calibrated threshold (in force)"] == (
         "score 0.01170: 5.0% false alarms (1 of 20; 0.9–24%), at most 5% promised; "
         "0% missed (0 of 4; 0–49%)"
     )
@@ -58,4 +58,15 @@ def test_rates_have_counts_and_intervals_beside_the_promise() -> None:
 def test_a_given_threshold_promises_nothing() -> None:
     shown = rows(**rates("given"), given_promised_false_alarm_rate=0.02)
     rate = "5.0% false alarms (1 of 20; 0.9–24%)"
-    assert shown["given threshold"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
+    assert (
+        shown["given threshold (in force)"] == f"score 0.01170: {rate}; 0% missed (0 of 4; 0–49%)"
+    )
+
+
+def test_more_false_alarms_than_promised_are_remarked_on() -> None:
+    promised = {"calibrated_promised_false_alarm_rate": 0.05}
+    found = rates("calibrated") | promised | {"calibrated_n_false_alarms": 4}
+    shown = rows(**found, calibrated_excess_p_value=0.0338)["more than promised"]
+    assert "4 of 20 good test images raise an alarm" in shown
+    assert "unlikely with a promise of 5% (p = 0.034)" in shown
+    assert "more than promised" not in rows(**found, calibrated_excess_p_value=0.06)

@@ -56,7 +56,7 @@ def test_no_estimate_before_a_rate_is_measured() -> None:
 
 def test_units_done_earlier_do_not_count_to_the_rate() -> None:
     pace = Pace("training", 600, "step", now=0, done=400)
-    assert pace.line(1) == "training: 600 steps, 400 of them done"
+    assert pace.line(1) == "training: 600 steps, 400 of them done earlier"
     pace.update(1, now=10)
     pace.update(9, now=19)
     assert pace.left(19) == pytest.approx(190)

@@ -138,8 +138,15 @@ def run(seed: int, **results: float) -> SeedRun:
 
 def test_seeds_without_a_measure_do_not_count(tmp_path: Path) -> None:
     runs = [
-        run(1, image_auroc=0.9, calibrated_threshold=2.0, calibrated_miss_rate=0.5),
-        run(2, prior_threshold=1.6, prior_miss_rate=0.1),
+        run(
+            1,
+            image_auroc=0.9,
+            calibrated_threshold=2.0,
+            calibrated_miss_rate=0.5,
+            calibrated_n_missed=5,
+            n_test_anomaly=10,
+        ),
+        run(2, prior_threshold=1.6, prior_miss_rate=0.1, prior_n_missed=1, n_test_anomaly=10),
         run(3, image_auroc=0.5, calibrated_threshold=2.5, prior_threshold=1.6),
     ]
     seeds = Seeds(Config(), Workdir(tmp_path), [1, 2, 3, 4], runs)
@@ -151,6 +158,7 @@ def test_seeds_without_a_measure_do_not_count(tmp_path: Path) -> None:
     )
     assert seeds.typical is runs[2]  # the lower of the two in the middle
     assert "3 of 4 seeds so far" in seeds.to_markdown()
+    assert "| 1 | 0.900 | 50.0% (5 of 10) |" in seeds.to_markdown()
     ties = [run(seed, image_auroc=1.0, image_ap=ap) for seed, ap in enumerate((0.7, 0.9, 0.8))]
     assert Seeds(Config(), Workdir(tmp_path), [0, 1, 2], ties).typical is ties[2]
     nothing = Seeds(Config(), Workdir(tmp_path), [2], [run(2, n_test_normal=5)])
