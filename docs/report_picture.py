@@ -19,6 +19,7 @@ STYLE = """
 header { padding-top: 1.5rem }
 #control { position: static }
 .charts > :nth-child(n+3), #gallery > :nth-child(n+10) { display: none }
+.filters, #images { display: none !important }
 """
 PARTS = ("header", "dl.numbers", "#control", ".charts", "#gallery")
 
@@ -36,6 +37,11 @@ def main(report: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
         page.goto(Path(report).absolute().as_uri())
         page.add_style_tag(content=STYLE)
+        # Pictures far down are loaded late.
+        page.evaluate(
+            "Promise.all([...document.images].map(each => { each.loading = 'eager'; "
+            "return each.decode(); }))"
+        )
         pictures = [
             Image.open(io.BytesIO(page.locator(part).screenshot()))
             for part in PARTS
