@@ -157,6 +157,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except OSError:
         given = [argument for argument in argv if re.match(r"--?config=", argument)]
         _exit_with_error(f"{given[-1] if given else '--config'}: no such config file")
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):
+            _exit_with_error(
+                f"--{error.flagname}: there are no settings to change; give --config, or the "
+                "--workdir of a run (an exported file keeps its settings)"
+            )
+        _exit_with_error(str(error).strip().splitlines()[-1])
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         _exit_with_error(str(error).strip().splitlines()[-1])
     _start_logging(verbose=flags.FLAGS.verbosity >= 1)

@@ -174,15 +174,17 @@ def draw_histogram(
             for threshold in thresholds:
                 axes.axvline(threshold.value, color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
         for rank, threshold in enumerate(sorted(thresholds, key=lambda each: each.value)):
+            # Of three, the one in the middle is at the bottom, where it covers no other.
+            is_middle = 0 < rank < len(thresholds) - 1
             rows[0].annotate(
                 threshold.kind,
-                (threshold.value, 0.97),
+                (threshold.value, 0.05 if is_middle else 0.97),
                 (3 if rank else -3, 0),
                 xycoords=rows[0].get_xaxis_transform(),
                 textcoords="offset points",
                 rotation=90,
                 ha="left" if rank else "right",
-                va="top",
+                va="bottom" if is_middle else "top",
                 fontsize=9,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             )

@@ -131,6 +131,10 @@ def test_wrong_requests_end_in_one_line_and_write_nothing(
     run, file = (("--mode=eval", f"--workdir={path}") for path in (trained_core, exported_core))
     out, given = f"--output={tmp_path / 'out'}", f"--input={parts}"
     refused(main(*file), "an exported file has no test images", "--input")
+    threshold = "--config.evaluation.threshold=4"
+    refused(
+        main(*file, given, out, threshold), threshold[:-2], "an exported file keeps its settings"
+    )
     refused(main(*run, given), "--output is missing")
     refused(main(*run, out), "--output goes with --input")
     refused(main(*run, given, given, out), "--input is given 2 times")
