@@ -31,7 +31,8 @@ class Scores(NamedTuple):
 
     Attributes:
       scores: float32 [N], anomaly scores. The deviation loss pulls normal images to the prior's
-        mean; with the standard prior, scores read as standard deviations from normal.
+        mean; they are standard deviations from normal only if normal scores spread as the prior
+        does, too.
       maps: float32 [N, h, w], or with tiles [N, T, h, w], signed position scores of the finest
         scale.
       p_values: float64 [N], p-values from the held-out good images, or else under the prior
