@@ -238,7 +238,7 @@ def test_search_in_a_pipeline(pixels: np.ndarray, y: np.ndarray) -> None:
         cv=[(np.arange(0, 22, 2), np.arange(1, 22, 2))],
         error_score="raise",
     )
-    with pytest.warns(UserWarning, match=r"14\.3% .* 5% needs 19 .* there are 6"):
+    with pytest.warns(UserWarning, match=r"14\.3% .* 5% needs 19 normal images held out, not 6"):
         search.fit(pixels, (y == -1).astype(int))
     estimator = search.best_estimator_["detect"]
     good = estimator.detector_.calibration_scores

@@ -255,7 +255,7 @@ def test_alarms_are_decided_by_the_scores_as_written(
         assert (row["score"], row["is_anomaly"]) == ("0.1", "0")
         assert float(row["threshold"]) == threshold
     assert (prediction.n_alarms, prediction.overlays) == (0, None)
-    assert "0 of 2 scored (0.0%)" in read_page(tmp_path / "out")
+    assert "0 of 2 scored (0%)" in read_page(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
