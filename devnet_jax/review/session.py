@@ -228,8 +228,10 @@ class ReviewSession:
     @showing(False)  # the page shows the progress
     def _work(self) -> None:
         """Does what there is to do until the review ends."""
-        while not self._ends:
+        while True:
             with self._condition:
+                if self._ends:  # under the lock: else `close` may notify before the wait begins
+                    return
                 due = self._due()
                 if due is None:
                     wait = self._table_due and max(self._table_due - time.monotonic(), 0.01)

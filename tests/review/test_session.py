@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,6 +237,47 @@ def test_a_full_disk_is_said_and_the_table_is_written_later(
     soon(lambda: session.state()["error"] is None)
     rows = table(tmp_path / "work" / "review" / "labels.csv")
     assert rows["test-scratch-000.png"]["defect"] == "scratch"
+
+
+class LateAtTheLock:
+    """A condition at which one thread, once `may_enter` is cleared, waits before it enters."""
+
+    def __init__(self, condition: threading.Condition, thread: threading.Thread) -> None:
+        self._condition, self._thread = condition, thread
+        self.may_enter, self.is_waiting = threading.Event(), threading.Event()
+        self.may_enter.set()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is self._thread and not self.may_enter.is_set():
+            self.is_waiting.set()
+            assert self.may_enter.wait(10)
+        self._condition.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._condition.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._condition, name)
+
+
+def test_it_ends_if_it_is_closed_just_before_the_thread_waits(opened: Opener) -> None:
+    """Once, the thread missed the notification of the end, and the review never ended."""
+    session = opened()
+    wait(session)
+    late = LateAtTheLock(session._condition, session._thread)
+    session._condition = late  # type: ignore[assignment]
+    session.learn()  # the thread enters by the new condition after that
+    wait(session)
+    late.may_enter.clear()
+    with session._condition:
+        session._condition.notify()
+    assert late.is_waiting.wait(10)
+    closing = threading.Thread(target=session.close, daemon=True)
+    closing.start()
+    soon(lambda: session._ends)
+    late.may_enter.set()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_masks_that_do_not_fit_are_refused(opened: Opener) -> None:
