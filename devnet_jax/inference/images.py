@@ -22,6 +22,7 @@ from devnet_jax.errors import UserError
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 Errors = Literal["raise", "coerce"]  # the two ways with images that cannot be read, as in pandas
 ImagesLike = ImageLike | Iterable[ImageLike] | Batch
+_Given = ImageLike | UserError  # an image, or why an open file cannot be read
 
 # A Pillow image reads its file lazily, and the same one may be given twice to two threads.
 _pillow_lock = threading.Lock()
@@ -72,7 +73,7 @@ def read_images(
         raise UserError("no image is given; give one, or a sequence of them")
     decode = functools.partial(_decode, white_level=preprocessing.white_level)
 
-    def fit(numbered: tuple[int, ImageLike]) -> tuple[np.ndarray, tuple[int, int], str]:
+    def fit(numbered: tuple[int, _Given]) -> tuple[np.ndarray, tuple[int, int], str]:
         try:
             image = decode(*numbered)
             fitted = fit_image(image, _name(*numbered), preprocessing)
@@ -98,7 +99,7 @@ def _is_network_input(images: ImagesLike, preprocessing: Preprocessing) -> bool:
     )
 
 
-def _as_list(images: ImagesLike) -> list[ImageLike]:
+def _as_list(images: ImagesLike) -> list[_Given]:
     """Returns the images one by one."""
     if _is_array(images):
         images = _to_array(images, "the images")
@@ -123,17 +124,17 @@ def _as_list(images: ImagesLike) -> list[ImageLike]:
     return [_read(image) for image in images]
 
 
-def _read(image: ImageLike) -> ImageLike:
-    """Returns the content of an open file, and other images as they are."""
+def _read(image: ImageLike) -> _Given:
+    """Returns the content of an open file, or why it has none; other images as they are."""
     if not hasattr(image, "read"):
         return image
     try:
         content = image.read()
     except (OSError, ValueError) as error:  # such as a closed file
         reason = one_line(error).rstrip(".")
-        raise UserError(f"an image file cannot be read ({reason}): open it again") from None
+        return UserError(f"an image file cannot be read ({reason}): open it again")
     if isinstance(content, str):
-        raise UserError("an image file is open as text; open it with mode 'rb'")
+        return UserError("an image file is open as text; open it with mode 'rb'")
     return cast(bytes, content)
 
 
@@ -150,13 +151,15 @@ def _to_array(image: object, name: str) -> np.ndarray:
         raise UserError(f"{name} cannot be converted to an array ({one_line(error)})") from None
 
 
-def _name(i: int, image: ImageLike) -> str:
+def _name(i: int, image: _Given) -> str:
     """Returns the name of an image, for messages."""
     return str(image) if isinstance(image, (str, os.PathLike)) else f"number {i}"
 
 
-def _decode(i: int, image: ImageLike, white_level: int) -> Image.Image:
+def _decode(i: int, image: _Given, white_level: int) -> Image.Image:
     """Returns an image as an upright Pillow image of mode L or RGB."""
+    if isinstance(image, UserError):
+        raise image
     name = _name(i, image)
     if _is_array(image):
         return to_pillow(_to_array(image, f"image {name}"), name, white_level)

@@ -224,6 +224,11 @@ def test_an_unreadable_picture_costs_the_others_nothing_and_never_looks_good(
 
     scorer = Brightness()
     assert np.isnan(scorer.score(missing, errors="coerce").scores).tolist() == [True]
+    with picture.open("rb") as file:
+        found = scorer.score([closed(), file, io.StringIO("text")], errors="coerce")
+    assert np.isnan(found.scores).tolist() == [True, False, True]
+    assert "closed file" in found.errors[0]
+    assert "open as text" in found.errors[2]
     assert scorer.score(picture, errors="coerce").errors == [""]
     with pytest.raises(UserError, match=r"errors='ignore': give \"raise\" or \"coerce\""):
         scorer.score(picture, errors="ignore")
