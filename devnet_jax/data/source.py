@@ -37,7 +37,7 @@ class Source:
     """A prepared data set, opened for random access from any thread.
 
     Attributes:
-      name: name of the data set and its category or folder: "mvtec_ad/bottle".
+      name: name for messages: "mvtec_ad/bottle", or that of a folder or list.
       examples: all of train, then all of test, each sorted by path.
       fingerprint: hash that changes when the raw files change.
       folder: folder of the prepared data; it is replaced when the raw files change.
@@ -49,7 +49,7 @@ class Source:
         """Opens the data that `builder` has prepared; the images stay on disk."""
         self.folder = Path(builder.data_dir)
         index = _read_index(self.folder)
-        self.name = "/".join(filter(None, (builder.name, builder.builder_config_name)))
+        self.name = builder.title
         self.fingerprint: str = index["fingerprint"]
         self.white_level: int = index["white_level"]
         self.is_own_data = not builder.NEEDS_TEST_IMAGES

@@ -213,6 +213,14 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         """Returns the name of the TFDS config: by default the category."""
         return category
 
+    @property
+    def title(self) -> str:
+        """Name for messages: "mvtec_ad/bottle"; the folder's or list's own, without its hash."""
+        config = self.builder_config_name
+        if config is None or self.NAME_IDENTIFIES_DATA:
+            return "/".join(filter(None, (self.name, config)))
+        return config.rpartition("-")[0]
+
     def _info(self) -> tfds.core.DatasetInfo:
         file_bytes = tfds.features.Tensor(shape=(), dtype=np.bytes_)
         return _LocalDatasetInfo(
