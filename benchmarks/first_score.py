@@ -1,7 +1,7 @@
 """Measures the time from a new Python process to the first score, of runs and exported files.
 
-python benchmarks/first_score.py --detector runs/my_parts --detector my_parts.devnet \
-    --picture part.png --before OLD_CLONE
+python benchmarks/first_score.py --detector runs/my_parts my_parts.devnet --picture part.png \
+    --before OLD_CLONE
 
 Each detector is loaded, and scores one picture twice, in two processes that share a compilation
 cache which is empty at first. With --before another clone of the package does the same in turn.
@@ -47,10 +47,18 @@ def measure(package: Path, detector: Path, picture: Path, cache: Path) -> list[f
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
     }
-    environment |= {"PYTHONPATH": str(package), "XDG_CACHE_HOME": str(cache)}
-    command = [sys.executable, "-c", _PROGRAM, str(detector), str(picture)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    environment["XDG_CACHE_HOME"] = str(cache)
+    command = [sys.executable, "-c", _PROGRAM, detector.absolute(), picture.absolute()]
+    done = subprocess.run(  # `python -c` imports from the working directory first
+        command, cwd=package, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def commit(clone: Path) -> str:
+    """Returns the first digits of the commit of a clone."""
+    command = ["git", "-C", str(clone), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def times_table(times: Sequence[tuple[str, str, list[list[float]]]]) -> str:
@@ -65,7 +73,7 @@ def times_table(times: Sequence[tuple[str, str, list[list[float]]]]) -> str:
 def main() -> None:
     parser = page_parser("first_score.py", __doc__)
     parser.add_argument(
-        "--detector", type=Path, action="append", required=True, help="run or exported file"
+        "--detector", type=Path, nargs="+", required=True, help="runs and exported files"
     )
     parser.add_argument("--picture", type=Path, required=True, help="picture to score")
     parser.add_argument("--before", type=Path, help="other clone of the project")
@@ -73,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     clones = {"now": Path(__file__).parents[1]}
     if arguments.before:
-        clones = {"before": arguments.before, **clones}
+        clones = {f"commit {commit(arguments.before)}": arguments.before, **clones}
     times: dict[tuple[str, str], list[list[float]]] = {}
     for _ in range(arguments.rounds):
         for detector in arguments.detector:
@@ -81,7 +89,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as cache:
                     for process in ("first process", "second process"):
                         key = (detector.name, f"{name}, {process}")
-                        found = measure(clone, detector.absolute(), arguments.picture, Path(cache))
+                        found = measure(clone, detector, arguments.picture, Path(cache))
                         times.setdefault(key, []).append(found)
                         print(*key, *(f"{seconds:.2f}" for seconds in found), flush=True)
     page = f"""\
