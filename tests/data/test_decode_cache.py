@@ -229,7 +229,7 @@ def decoded_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
 
     def recording_load_image(data: bytes, name: str, preprocessing: Preprocessing) -> np.ndarray:
-        paths.append(name.partition("/")[2].partition("/")[2])
+        paths.append(name.partition("/")[2])  # without the name of the data set
         return load_image(data, name, preprocessing)
 
     monkeypatch.setattr(loading, "load_image", recording_load_image)
