@@ -124,7 +124,7 @@ def test_the_network_goes_on_with_new_pictures_if_it_is_told_to(
     result = main(*told, "--config.train.epochs=3")
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: config.train.epochs = 3: data set image_folder")
+    assert last.startswith("error: config.train.epochs = 3: data set images has grown")
     assert "use more" in last
     assert split_of(run) == before
 
