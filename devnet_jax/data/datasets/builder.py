@@ -11,6 +11,8 @@ import abc
 import hashlib
 import io
 import logging
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +221,7 @@ class AnomalyDatasetBuilder(tfds.core.ShardBasedBuilder, abc.ABC):
         config = self.builder_config_name
         if config is None or self.NAME_IDENTIFIES_DATA:
             return "/".join(filter(None, (self.name, config)))
-        return config.rpartition("-")[0]
+        return config.rpartition("-")[0]  # of `name_with_hash`
 
     def _info(self) -> tfds.core.DatasetInfo:
         file_bytes = tfds.features.Tensor(shape=(), dtype=np.bytes_)
@@ -290,6 +292,19 @@ class _LocalDatasetInfo(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Does nothing: our data sets are not in TFDS's bucket."""
+
+
+def name_with_hash(name: str, default: str, paths: Iterable[Path]) -> str:
+    """Returns the name of a TFDS config for one's own data: a name, and a hash that tells it apart.
+
+    Args:
+      name: name of a folder or a list; characters that TFDS does not allow are replaced.
+      default: name if no character is allowed.
+      paths: full paths that identify the data.
+    """
+    digest = hashlib.sha256(b"\0".join(map(os.fsencode, paths))).hexdigest()
+    allowed = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or default
+    return f"{allowed}-{digest[:8]}"
 
 
 def _encode(text: str) -> bytes:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from devnet_jax.data.datasets.builder import (
     NORMAL,
     AnomalyDatasetBuilder,
     RawExample,
+    name_with_hash,
 )
 from devnet_jax.data.decode.file_types import is_named_as_image
 from devnet_jax.data.paths import leave_out, list_files, name_some
@@ -53,8 +51,7 @@ class ImageFolder(AnomalyDatasetBuilder):
         if folder is None:
             return None
         path = folder.resolve()
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.name).strip("_") or "folder"
-        return f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        return name_with_hash(path.name, "folder", [path])
 
 
 def read_class_folders(folder: Path, *, needs_test_images: bool) -> list[RawExample]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from devnet_jax.data.datasets.builder import AnomalyDatasetBuilder, RawExample
+from devnet_jax.data.datasets.builder import AnomalyDatasetBuilder, RawExample, name_with_hash
 from devnet_jax.data.datasets.label_list import read_list
 from devnet_jax.data.digests import FileDigests
 
@@ -53,7 +51,5 @@ class ImageList(AnomalyDatasetBuilder):
     @classmethod
     def config_name(cls, folder: Path | None, category: str | None) -> str | None:
         """Returns the table's name and a hash of its path and the folder's, to tell lists apart."""
-        paths = [os.fsencode(path.resolve()) for path in (cls.LABELS, folder or cls.LABELS.parent)]
-        digest = hashlib.sha256(b"\0".join(paths)).hexdigest()
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", cls.LABELS.stem).strip("_") or "list"
-        return f"{name}-{digest[:8]}"
+        paths = [path.resolve() for path in (cls.LABELS, folder or cls.LABELS.parent)]
+        return name_with_hash(cls.LABELS.stem, "list", paths)
